@@ -1,0 +1,49 @@
+"""Simulate fleets of IoT devices: live, offline, and replayed byte for byte.
+
+The friendly names are here; everything loads on first use, so that `import iotsim` costs
+nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from iotsim.registry import PUBLIC, resolve
+
+if TYPE_CHECKING:
+    from iotsim.errors import IotsimError as IotsimError
+    from iotsim.fleet import Fleet as Fleet
+    from iotsim.profiles import Profile as Profile
+    from iotsim.result import Result as Result
+    from iotsim.run import Run as Run
+    from iotsim.run import runs as runs
+    from iotsim.taps import Tap as Tap
+    from iotsim.taps import tap as tap
+    from iotsim.verification import Verification as Verification
+    from iotsim.verification import verify as verify
+
+__version__ = "0.1.0"
+__all__ = (  # equals registry.PUBLIC; a test holds them together
+    "Fleet",
+    "IotsimError",
+    "Profile",
+    "Result",
+    "Run",
+    "Tap",
+    "Verification",
+    "runs",
+    "tap",
+    "verify",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in PUBLIC:
+        value = resolve(PUBLIC, name, "name")
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'iotsim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,172 @@
+"""Every error that iotsim raises on purpose.
+
+Each class builds its own one-line text from data: what was given, why it cannot be, what is
+allowed, what to do. Each inherits the builtin that a caller would catch anyway.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = (
+    "IotsimError",
+    "BadValue",
+    "UnknownName",
+    "ProfileError",
+    "MissingExtra",
+    "LoopRunning",
+    "NoLoop",
+    "NameInUse",
+    "DeviceFailed",
+    "StalledError",
+    "ForeignAwait",
+    "ConnectError",
+    "SavedRunError",
+    "RunFailed",
+)
+
+_SHOWN_CHARS = 60
+
+
+def shown(value: object) -> str:
+    """Return a repr that stays short and on one line, whatever was given."""
+    text = repr(value)
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
+
+
+class IotsimError(Exception):
+    """Base of every error that iotsim raises on purpose; its text is one line."""
+
+
+class BadValue(IotsimError, ValueError):
+    """A value that cannot be used: `name=given` cannot be, because `why`; `allowed`."""
+
+    def __init__(self, name: str, given: object, why: str, allowed: str = "") -> None:
+        self.name, self.given, self.why, self.allowed = name, given, why, allowed
+        tail = f" {allowed}" if allowed else ""
+        super().__init__(f"{name}={shown(given)} {why}.{tail}")
+
+
+class UnknownName(IotsimError, LookupError):
+    """A name that nothing answers to; offers the closest and lists what is known."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[str], where: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        close = difflib.get_close_matches(str(name), self.known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        prefix = f"{where}: " if where else ""
+        listed = ", ".join(self.known) or "none"
+        super().__init__(f"{prefix}no {kind} called {shown(name)}.{hint} Known: {listed}.")
+
+
+class ProfileError(IotsimError, ValueError):
+    """A profile that cannot be used; names file, line and field where they are known."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        self.where, self.problem = where, problem
+        super().__init__(f"{where}: {problem}")
+
+
+class MissingExtra(IotsimError, ImportError):
+    """A guest library that is not installed; says which extra brings it."""
+
+    def __init__(self, purpose: str, package: str, extra: str) -> None:
+        self.purpose, self.package, self.extra = purpose, package, extra
+        super().__init__(
+            f'{purpose} needs {package}. Install it with: pip install "iotsim[{extra}]"'
+        )
+
+
+class LoopRunning(IotsimError, RuntimeError):
+    """A call that would have to start an event loop where one already runs."""
+
+    def __init__(self, instead: str) -> None:
+        super().__init__(
+            "an event loop is already running here (Jupyter always has one). "
+            f"Write `{instead}` in the cell instead."
+        )
+
+
+class NoLoop(IotsimError, RuntimeError):
+    """A call that needs a running event loop where none runs."""
+
+    def __init__(self, call: str, instead: str) -> None:
+        super().__init__(
+            f"{call} needs a running event loop and there is none here. "
+            f"In a script write `{instead}`."
+        )
+
+
+class NameInUse(IotsimError, RuntimeError):
+    """Another specification is already live under the same name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"a different fleet is already live under the name {name!r}. Stop it first, give this "
+            "one another name, or call start(replace=True)."
+        )
+
+
+class DeviceFailed(IotsimError, RuntimeError):
+    """A scripted device raised: says which device, when in simulated time, and with which seed."""
+
+    def __init__(self, device_id: str, time: str, seed: int, cause: BaseException) -> None:
+        self.device_id, self.time, self.seed = device_id, time, seed
+        text = " ".join(str(cause).split())
+        detail = f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+        super().__init__(f"device {device_id!r} failed at {time} (seed={seed}): {detail}")
+        self.__cause__ = cause
+
+
+class StalledError(IotsimError, RuntimeError):
+    """Virtual time stands still because parties wait for something the kernel does not own."""
+
+    def __init__(self, waiting: Iterable[str], seconds: float) -> None:
+        self.waiting = list(waiting)
+        head = "; ".join(self.waiting[:3]) or "unknown"
+        more = f" and {len(self.waiting) - 3} more" if len(self.waiting) > 3 else ""
+        super().__init__(
+            f"virtual time has stood still for {seconds:g} s: {head}{more}. "
+            "Devices may only await dev.sleep, or the kernel's Event and Queue."
+        )
+
+
+class ForeignAwait(IotsimError, RuntimeError):
+    """A scripted device awaited something that cannot be awaited offline."""
+
+    def __init__(self, device_id: str, line: str, what: str) -> None:
+        self.device_id, self.line = device_id, line
+        super().__init__(
+            f"device {device_id!r} awaits {what} at {line}: offline, a device may only await "
+            "dev.sleep, or the kernel's Event and Queue. Use run() for devices that do real I/O."
+        )
+
+
+class ConnectError(IotsimError, ConnectionError):
+    """A broker could not be reached, or refused us."""
+
+    def __init__(self, url: str, why: str, todo: str = "") -> None:
+        self.url, self.why = url, why
+        tail = f" {todo}" if todo else ""
+        super().__init__(f"cannot publish to {url}: {why}.{tail}")
+
+
+class SavedRunError(IotsimError, ValueError):
+    """A saved run that cannot be read: truncated, foreign or newer than this iotsim."""
+
+    def __init__(self, path: object, why: str, todo: str = "") -> None:
+        self.path, self.why = str(path), why
+        tail = f" {todo}" if todo else ""
+        super().__init__(f"{path}: {why}.{tail}")
+
+
+class RunFailed(IotsimError, RuntimeError):
+    """A run ended with errors; the first is shown, all are in `errors`."""
+
+    def __init__(self, name: str, errors: Iterable[BaseException]) -> None:
+        self.errors = tuple(errors)
+        more = f" (and {len(self.errors) - 1} more)" if len(self.errors) > 1 else ""
+        super().__init__(f"run {name!r} ended with errors: {self.errors[0]}{more}")

@@ -1,0 +1,56 @@
+"""Names that are resolved on first use: public names, doors, publishers.
+
+`import iotsim` must stay cheap, and a lower layer must not import a door above it. Both are a
+name here and a module imported when somebody asks.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from iotsim.errors import UnknownName
+
+PUBLIC = {
+    "Fleet": "iotsim.fleet:Fleet",
+    "Profile": "iotsim.profiles:Profile",
+    "Result": "iotsim.result:Result",
+    "Run": "iotsim.run:Run",
+    "Tap": "iotsim.taps:Tap",
+    "Verification": "iotsim.verification:Verification",
+    "IotsimError": "iotsim.errors:IotsimError",
+    "runs": "iotsim.run:runs",
+    "tap": "iotsim.taps:tap",
+    "verify": "iotsim.verification:verify",
+}
+
+DOORS = {
+    "plot": "iotsim.plots:plot_result",
+}
+
+PUBLISHERS = {
+    "memory": "iotsim.publishers.memory:MemoryPublisher",
+    "console": "iotsim.publishers.console:ConsolePublisher",
+    "file": "iotsim.publishers.files:FilePublisher",
+    "mqtt": "iotsim.publishers.mqtt:MqttPublisher",
+    "mqtts": "iotsim.publishers.mqtt:MqttPublisher",
+}
+
+
+def resolve(table: dict[str, str], name: str, kind: str) -> Any:
+    """Return the object that `name` stands for, importing its module on first use.
+
+    Raises
+    ------
+    UnknownName
+        If the table has no such name; the text lists those it has.
+    """
+    if name not in table:
+        raise UnknownName(kind, name, table)
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def door(name: str) -> Any:
+    """Return the function behind a door such as `plot`."""
+    return resolve(DOORS, name, "door")
