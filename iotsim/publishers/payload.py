@@ -1,0 +1,142 @@
+"""Readings as they stand on the wire: one JSON document per reading.
+
+The keys are device_id, device_type, timestamp, fields (sorted), labels (sorted, with
+device_type). Numbers are what orjson writes for them; NaN is null. A block is encoded column by
+column: what does not change between the readings of a device is prepared once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+import numpy as np
+import orjson
+
+from iotsim.readings import Column, Group, Ints, Readings
+from iotsim.units import US_PER_SECOND, instant_text
+
+TopicOf = Callable[[Group, int], str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Messages:
+    """A block of messages in the order they must leave, ready for any transport.
+
+    Attributes
+    ----------
+    topics, payloads, ids : sequences of equal length
+        Where to, what, and the identity `run/device/seq/copy` that survives every retry.
+    time_us : int64 array
+        The simulated time of each message.
+    """
+
+    topics: Sequence[str]
+    payloads: Sequence[bytes]
+    ids: Sequence[str]
+    time_us: Ints
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+
+class Encoder:
+    """Encodes readings of any group for one run.
+
+    Parameters
+    ----------
+    run_id : str
+        First part of every message id.
+    topic_of : callable (group, device index) -> str
+    """
+
+    def __init__(self, run_id: str, topic_of: TopicOf) -> None:
+        self.run_id = run_id
+        self._topic_of = topic_of
+        self._parts: dict[int, tuple[list[str], list[bytes], bytes, list[str]]] = {}
+        self._second = (-1, b"")
+
+    def encode(self, readings: Readings) -> Messages:
+        """Return one message per row, in row order."""
+        topics, heads, tail, names = self._fixed(readings.group)
+        rows = readings.device.tolist()
+        payloads = list(
+            map(
+                b"".join,
+                zip(
+                    [heads[i] for i in rows],
+                    self._times(readings.time_us),
+                    *_field_parts(readings),
+                    repeat(tail),
+                    strict=False,
+                ),
+            )
+        )
+        ids = [
+            f"{names[i]}/{n}/0" for i, n in zip(rows, readings.seq.tolist(), strict=True)
+        ]
+        return Messages([topics[i] for i in rows], payloads, ids, readings.time_us)
+
+    def _fixed(self, group: Group) -> tuple[list[str], list[bytes], bytes, list[str]]:
+        if group.index not in self._parts:
+            kind = orjson.dumps(group.device_type)
+            labels = dict(sorted({**group.labels, "device_type": group.device_type}.items()))
+            heads = [
+                b'{"device_id":%b,"device_type":%b,"timestamp":"' % (orjson.dumps(name), kind)
+                for name in group.ids
+            ]
+            topics = [self._topic_of(group, i) for i in range(len(group))]
+            names = [f"{self.run_id}/{name}" for name in group.ids]
+            tail = b',"labels":' + orjson.dumps(labels) + b"}"
+            self._parts[group.index] = (topics, heads, tail, names)
+        return self._parts[group.index]
+
+    def _times(self, time_us: Ints) -> list[bytes]:
+        # Most rows of a block share their second: its text is made once.
+        seconds, micros = np.divmod(time_us, US_PER_SECOND)
+        made: list[bytes] = []
+        for second, micro in zip(seconds.tolist(), micros.tolist(), strict=True):
+            if second != self._second[0]:
+                text = instant_text(second * US_PER_SECOND)[:20].encode()
+                self._second = (second, text)
+            made.append(b'%b%06dZ"' % (self._second[1], micro))
+        return made
+
+
+def _field_parts(readings: Readings) -> list[Sequence[bytes] | repeat[bytes]]:
+    names = sorted(readings.columns)
+    if any(readings.columns[name].present is not None for name in names):
+        return [_sparse_fields(readings, names)]
+    parts: list[Sequence[bytes] | repeat[bytes]] = []
+    lead = b',"fields":{'
+    for name in names:
+        parts += [repeat(lead + orjson.dumps(name) + b":"), texts(readings.columns[name])]
+        lead = b","
+    parts.append(repeat(b"}" if names else lead + b"}"))
+    return parts
+
+
+def _sparse_fields(readings: Readings, names: Sequence[str]) -> list[bytes]:
+    # Scripted devices may leave a field out: absent is not null.
+    rows: list[list[bytes]] = [[] for _ in range(len(readings))]
+    for name in names:
+        column = readings.columns[name]
+        key = orjson.dumps(name) + b":"
+        present = repeat(True) if column.present is None else column.present.tolist()
+        for row, there, text in zip(rows, present, texts(column), strict=False):
+            if there:
+                row.append(key + text)
+    return [b',"fields":{' + b",".join(row) + b"}" for row in rows]
+
+
+def texts(column: Column) -> list[bytes]:
+    """Return the JSON text of every value of a column."""
+    values = column.values
+    if column.kind in ("text", "json"):
+        known = [orjson.dumps(value) for value in column.categories] + [b"null"]
+        return [known[code] for code in values.tolist()]
+    if not len(values):
+        return []
+    dense = np.ascontiguousarray(values)
+    return orjson.dumps(dense, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].split(b",")
