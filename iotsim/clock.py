@@ -1,0 +1,105 @@
+"""Time as an object: simulated time is whole microseconds, virtual or paced.
+
+Nothing else in iotsim reads a clock. Changing the speed of a paced clock changes its pace, never
+what happens at an instant.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Literal, TypeAlias
+
+from iotsim.errors import BadValue
+
+Speed: TypeAlias = float | int | Literal["max"]
+SPEED_MAX = 1e9
+
+
+def monotonic() -> float:
+    """Return seconds of the machine's monotonic clock."""
+    return time.monotonic()
+
+
+def wall_us() -> int:
+    """Return the wall clock in microseconds since 1970, cut to whole milliseconds."""
+    return time.time_ns() // 1_000_000 * 1000
+
+
+def check_speed(speed: Any) -> float:
+    """Return the speed as a factor of real time; `"max"` is infinity.
+
+    Examples
+    --------
+    >>> check_speed("max"), check_speed(60)
+    (inf, 60.0)
+    """
+    allowed = f"Give a factor of real time above 0 and up to {SPEED_MAX:g}, or 'max'."
+    if isinstance(speed, str):
+        if speed == "max":
+            return math.inf
+        raise BadValue("speed", speed, "is not a speed", allowed)
+    try:
+        factor = float(speed)
+    except (TypeError, ValueError, OverflowError):
+        raise BadValue("speed", speed, "is not a speed", allowed) from None
+    if isinstance(speed, bool) or not 0 < factor <= SPEED_MAX:
+        raise BadValue("speed", speed, "is out of range", allowed)
+    return factor
+
+
+class PacedClock:
+    """Simulated time that follows real time at a chosen speed.
+
+    Simulated time = anchor + elapsed real time × speed, whoever is late; a pause stops it. At
+    speed infinity the clock is virtual: it stands where it was last moved to.
+    """
+
+    def __init__(self, start_us: int, speed: float) -> None:
+        self.speed = speed
+        self.paused = False
+        self._anchor_us = start_us
+        self._anchor_s = monotonic()
+
+    @property
+    def virtual(self) -> bool:
+        """Whether time jumps instead of following real time."""
+        return math.isinf(self.speed)
+
+    def now_us(self) -> int:
+        """Return the simulated instant."""
+        if self.paused or self.virtual:
+            return self._anchor_us
+        elapsed_s = monotonic() - self._anchor_s
+        return self._anchor_us + int(elapsed_s * self.speed * 1_000_000)
+
+    def move_to(self, time_us: int) -> None:
+        """Put a virtual clock to a later instant."""
+        if self.virtual:
+            self._anchor_us = max(self._anchor_us, time_us)
+
+    def real_s_until(self, time_us: int) -> float:
+        """Return real seconds until an instant: infinity when paused, 0 if it has passed."""
+        if self.paused:
+            return math.inf
+        if self.virtual:
+            return 0.0
+        return max(0.0, (time_us - self.now_us()) / (self.speed * 1_000_000))
+
+    def set_speed(self, speed: float) -> None:
+        """Change the pace from now on."""
+        self._anchor(self.now_us())
+        self.speed = speed
+
+    def pause(self) -> None:
+        """Stop simulated time."""
+        self._anchor(self.now_us())
+        self.paused = True
+
+    def resume(self) -> None:
+        """Let simulated time go on from where it stopped."""
+        self.paused = False
+        self._anchor_s = monotonic()
+
+    def _anchor(self, time_us: int) -> None:
+        self._anchor_us, self._anchor_s = time_us, monotonic()
