@@ -11,7 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from datetime import timedelta
+from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 from warnings import warn
 
@@ -21,6 +25,7 @@ import numpy.typing as npt
 from iotsim.errors import BadValue, UnknownName
 from iotsim.readings import Ints, Kind
 from iotsim.seeding import Words, combine_many, fnv1a, stream_keys
+from iotsim.units import duration_text
 
 Values: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -120,12 +125,25 @@ class Signal:
     ----------------
     version : int
         Part of every stream's key; a changed formula gets a new one.
-    kind : str
-        What the values are: float, int, bool, text or json.
+    type_name : str
+        The name under which profiles know it; set by `register`.
+    aliases : mapping
+        Other spellings of parameters that profiles may use.
     """
 
     version: ClassVar[int] = 1
-    kind: ClassVar[Kind] = "float"
+    type_name: ClassVar[str] = ""
+    aliases: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def located(cls, parameters: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+        """Return the parameters with relative paths resolved against a folder."""
+        return parameters
+
+    @property
+    def kind(self) -> Kind:
+        """What the values are: float, int, bool, text or json."""
+        return "float"
 
     @property
     def categories(self) -> tuple[Any, ...]:
@@ -145,52 +163,83 @@ class Signal:
         """Return the function for one device: tick -> value."""
         raise AssertionError(f"{type(self).__name__} lacks single()")
 
+    def spec(self) -> dict[str, Any]:
+        """Return the signal as plain JSON values: its type and the parameters that were given."""
+        given: dict[str, Any] = {"type": self.type_name}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.default is MISSING or not _same(value, entry.default):
+                given[entry.name] = plain(value)
+        return given
+
+
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and bool(value == default)
+
+
+def plain(value: Any) -> Any:
+    """Return a parameter as the JSON value that means the same."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain(value.tolist())
+    if isinstance(value, timedelta):
+        return duration_text(value // timedelta(microseconds=1))
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
 
 _REGISTRY: dict[str, type[Signal]] = {}
-_BUILT_IN = (
-    "constant",
-    "composite",
-    "dependent",
-    "diurnal",
-    "brownian",
-    "gaussian",
-    "markov",
-    "playback",
-    "sine",
-    "spike",
-    "uniform",
-)
+BUILT_IN = {
+    "brownian": "iotsim.signals.brownian",
+    "composite": "iotsim.signals.composite",
+    "constant": "iotsim.signals.constant",
+    "depends_on": "iotsim.signals.dependent",
+    "diurnal": "iotsim.signals.diurnal",
+    "gaussian": "iotsim.signals.gaussian",
+    "markov": "iotsim.signals.markov",
+    "playback": "iotsim.signals.playback",
+    "sine_wave": "iotsim.signals.sine",
+    "spike": "iotsim.signals.spike",
+    "static": "iotsim.signals.constant",
+    "uniform_random": "iotsim.signals.uniform",
+}
 
 
 def register(name: str) -> Callable[[type[Signal]], type[Signal]]:
-    """Give a signal class the name that profiles use for it."""
+    """Give a signal class the name that profiles use for it.
+
+    Raises
+    ------
+    BadValue
+        If the name belongs to a signal that comes with iotsim.
+    """
 
     def put(cls: type[Signal]) -> type[Signal]:
+        if name in BUILT_IN and cls.__module__ != BUILT_IN[name]:
+            raise BadValue("signal", name, "comes with iotsim", "Choose another name.")
+        cls.type_name = name
         _REGISTRY[name] = cls
         return cls
 
     return put
 
 
-def known() -> dict[str, type[Signal]]:
+def known() -> Mapping[str, type[Signal]]:
     """Return every signal by name: the built-in ones and those of installed packages."""
-    if not known.loaded:  # type: ignore[attr-defined]
-        known.loaded = True  # type: ignore[attr-defined]
-        _load()
+    _load()
     return _REGISTRY
 
 
-known.loaded = False  # type: ignore[attr-defined]
-
-
+@cache
 def _load() -> None:
-    from importlib import import_module
-
-    for module in _BUILT_IN:
-        import_module(f"iotsim.signals.{module}")
+    for module in BUILT_IN.values():
+        import_module(module)
     for entry in entry_points(group="iotsim.signals"):
         try:
-            _REGISTRY.setdefault(entry.name, entry.load())
+            if entry.name not in _REGISTRY:
+                register(entry.name)(entry.load())
         except Exception as error:
             warn(f"signal {entry.name!r} could not be loaded: {error}", stacklevel=2)
 
@@ -210,15 +259,19 @@ def build(type_name: str, parameters: Mapping[str, Any]) -> Signal:
         raise UnknownName("signal", type_name, signals)
     cls = signals[type_name]
     allowed = {entry.name: entry for entry in fields(cls)}
-    for name in parameters:
+    given: dict[str, Any] = {}
+    for spelling, value in parameters.items():
+        name = cls.aliases.get(spelling, spelling)
         if name not in allowed:
             raise UnknownName(f"parameter of {type_name!r}", name, allowed)
+        if name in given:
+            raise BadValue(spelling, value, "is given twice", f"Keep {name} alone.")
+        given[name] = value
     for name, entry in allowed.items():
-        required = entry.default is MISSING and entry.default_factory is MISSING
-        if required and name not in parameters:
+        if entry.default is MISSING and entry.default_factory is MISSING and name not in given:
             listed = ", ".join(sorted(allowed))
-            raise BadValue(name, None, f"is missing; {type_name!r} needs it", f"Known: {listed}.")
-    return cls(**parameters)
+            raise BadValue("type", type_name, f"lacks {name}", f"Give it; it takes: {listed}.")
+    return cls(**given)
 
 
 def number(name: str, value: Any, *, least: float | None = None, above: float | None = None,

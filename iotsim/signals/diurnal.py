@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -38,6 +39,8 @@ class Diurnal(Signal):
     timezone : str, optional
         Whose hours they are, by its IANA name; UTC if not given.
     """
+
+    aliases: ClassVar[Mapping[str, str]] = {"stddev": "noise_stddev"}
 
     baseline: Any
     amplitude: Any
