@@ -1,0 +1,1 @@
+"""Where readings go: the pump, its lanes, and one module per protocol."""

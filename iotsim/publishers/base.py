@@ -1,0 +1,196 @@
+"""What every protocol is made of: a publisher, one link per lane, and the link's verdicts.
+
+A `Publisher` is built from a URL and options, opens nothing, and makes one `Link` per lane. The
+lane (see `lane`) owns queue, window, in-flight store, retry and reconnection; the link only
+knows its protocol and reports to its `Verdicts` what became of each token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, cast
+
+from iotsim.errors import BadValue, UnknownName
+from iotsim.registry import PUBLISHERS, resolve
+from iotsim.transport.addresses import redacted
+
+Item: TypeAlias = tuple[str, bytes, str, float]  # topic, payload, id, first handed over at (s)
+Blame: TypeAlias = Literal["message", "cut", "other"]
+Backpressure: TypeAlias = Literal["block", "drop_oldest"]
+
+QUEUE_MESSAGES = 10_000
+QUEUE_MESSAGES_MAX = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Why a link ended, and whether a message may have been the cause.
+
+    `blame` is "message" if the peer said so, "cut" if it closed without a word, "other" if the
+    cause lies elsewhere (a deadline of ours, a broker that shuts down).
+    """
+
+    why: str
+    blame: Blame = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a lane: how many messages it queues, and what happens beyond."""
+
+    queue_messages: int = QUEUE_MESSAGES
+    backpressure: Backpressure = "block"
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> Limits:
+        """Return the limits among a publisher's options, and remove them from there."""
+        count = options.pop("queue_messages", QUEUE_MESSAGES)
+        policy = options.pop("backpressure", "block")
+        return cls(
+            whole("queue_messages", count, 1, QUEUE_MESSAGES_MAX), checked_backpressure(policy)
+        )
+
+
+LIMIT_OPTIONS = ("queue_messages", "backpressure")
+
+
+class Verdicts(Protocol):
+    """What a link reports to its lane; every call is synchronous, on the lane's loop."""
+
+    def acknowledged(self, tokens: Sequence[int]) -> None:
+        """Take what the peer took (or, without acknowledgements, the client)."""
+
+    def refused(self, tokens: Sequence[int], reason: str, *, retry: bool = False) -> None:
+        """Take what was not taken; `retry` if the same message may be taken later."""
+
+    def lost(self, loss: Loss) -> None:
+        """Take the end of a link that was not asked to end; nothing more comes from it."""
+
+    def ready(self) -> None:
+        """Take the news that a link whose `send` returned False has room again."""
+
+
+class Link(Protocol):
+    """One connection, opened again after each loss; keeps its session over that."""
+
+    async def open(self) -> int:
+        """Connect, and return how many messages may be in flight.
+
+        Raises
+        ------
+        ConnectError
+            If there is no connection within a deadline of its own.
+        """
+
+    def send(self, tokens: Sequence[int], items: Sequence[Item]) -> bool:
+        """Hand messages to the client in one write; True if it takes more at once.
+
+        Never waits. A token that was sent before is a replay. Verdicts may come before it
+        returns.
+        """
+
+    def drop(self) -> None:
+        """End the connection at once; no verdict comes after it."""
+
+    async def close(self) -> None:
+        """Say goodbye, flush and end the connection; a deadline of its own bounds it."""
+
+
+class Publisher(Protocol):
+    """A destination: where, how, with which limits. Its repr shows no secret."""
+
+    @property
+    def url(self) -> str:
+        """The address, without secrets."""
+
+    @property
+    def limits(self) -> Limits:
+        """What bounds each lane."""
+
+    def lanes(self, devices: int) -> int:
+        """Return how many connections so many devices share."""
+
+    def link(self, lane: int, run_id: str, verdicts: Verdicts) -> Link:
+        """Return the link of one lane; it is not connected."""
+
+
+def build(url: str, **options: Any) -> Publisher:
+    """Return the publisher that a URL and its options stand for; nothing is opened.
+
+    Parameters
+    ----------
+    url : str
+        `mqtt://host:1883`, `mqtts://host`, `memory:name`, `console:` or `file:out.ndjson`.
+    **options
+        What the protocol offers; every protocol has `queue_messages` and `backpressure`.
+
+    Raises
+    ------
+    UnknownName
+        If the scheme or an option is unknown; the text lists those there are.
+    BadValue
+        If a value cannot be used.
+
+    Examples
+    --------
+    >>> build("memory:readings").url
+    'memory:readings'
+    """
+    if not isinstance(url, str) or ":" not in url:
+        given = redacted(url) if isinstance(url, str) else url
+        raise BadValue("url", given, "has no scheme", f"Known: {', '.join(sorted(PUBLISHERS))}.")
+    scheme = url.partition(":")[0].lower()
+    kind = resolve(PUBLISHERS, scheme, "publisher")
+    return cast(Publisher, kind.build(url, **options))
+
+
+def check_options(scheme: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise if an option is none of those that the scheme knows."""
+    allowed = sorted({*known, *LIMIT_OPTIONS})
+    for name in options:
+        if name not in allowed:
+            raise UnknownName(f"{scheme} option", name, allowed)
+
+
+def checked_backpressure(value: Any) -> Backpressure:
+    """Return a back-pressure policy, or raise."""
+    if value == "slow_down":
+        raise BadValue(
+            "backpressure", value, "is not available yet", "Use 'block' or 'drop_oldest'."
+        )
+    return cast(Backpressure, choice("backpressure", value, ("block", "drop_oldest")))
+
+
+def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """Return a value that must be one of a few words, or raise."""
+    if value not in allowed:
+        raise BadValue(name, value, "is unknown", f"Use one of: {', '.join(allowed)}.")
+    return str(value)
+
+
+def whole(name: str, value: Any, low: int, high: int) -> int:
+    """Return a whole number within bounds, or raise."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        allowed = f"Give a whole number from {low:,} to {high:,}."
+        raise BadValue(name, value, "cannot be used", allowed)
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False, or raise."""
+    if not isinstance(value, bool):
+        raise BadValue(name, value, "is not a yes or no", "Give True or False.")
+    return value
+
+
+def text(name: str, value: Any) -> str | None:
+    """Return text or None, or raise without showing what was given."""
+    if value is not None and not isinstance(value, str):
+        raise BadValue(name, type(value), "is not text", "Give a str.")
+    return value
+
+
+def with_defaults(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults with the given options over them."""
+    return {**defaults, **options}

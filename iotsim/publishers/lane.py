@@ -1,0 +1,430 @@
+"""One lane of a pump: queue, window, in-flight store, retry, reconnection.
+
+Order within a lane is the order of the tokens: messages are handed to the link in that order,
+and after a lost link everything without a verdict is handed over again, first and in the same
+order, under the same ids. All of it runs on one event loop; the only task is the one that
+reconnects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice, repeat
+from typing import TypeAlias
+
+from iotsim.clock import monotonic
+from iotsim.errors import ConnectError
+from iotsim.publishers.base import Item, Limits, Link, Loss, Verdicts
+from iotsim.publishers.ledger import Ledger
+from iotsim.publishers.payload import Messages
+from iotsim.seeding import fnv1a, squares64, unit
+
+OPEN_S = 10.0
+ACK_DEADLINE_S = 30.0
+BACKOFF_FIRST_S = 0.1
+BACKOFF_CEILING_S = 5.0
+TRIES_MAX = 8  # of one message that the peer refuses for now
+BATCH = 512  # messages joined in one write
+
+Settled: TypeAlias = Callable[[Sequence[str], str, Sequence[float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """What all lanes of a pump share."""
+
+    url: str
+    run_id: str
+    limits: Limits
+    ledger: Ledger
+    notice: Callable[[str], None]
+    changed: Callable[[], None]
+    settled: Settled | None = None
+    ack_deadline_s: float = ACK_DEADLINE_S
+
+
+async def pause(seconds: float) -> None:
+    """Return after some seconds, without polling."""
+    over = asyncio.Event()
+    timer = asyncio.get_running_loop().call_later(seconds, over.set)
+    try:
+        await over.wait()
+    finally:
+        timer.cancel()
+
+
+class _Slice:
+    # Part of a block of messages: what of it still waits in the queue.
+    __slots__ = ("messages", "start", "stop")
+
+    def __init__(self, messages: Messages, start: int, stop: int) -> None:
+        self.messages, self.start, self.stop = messages, start, stop
+
+    def items(self, count: int, now_s: float) -> Iterable[Item]:
+        first, last = self.start, self.start + count
+        block = self.messages
+        return zip(
+            block.topics[first:last],
+            block.payloads[first:last],
+            block.ids[first:last],
+            repeat(now_s, count),
+            strict=True,
+        )
+
+
+class Lane:
+    """Carries messages to one link, in order, and accounts for each (a `Verdicts`)."""
+
+    def __init__(
+        self, index: int, make_link: Callable[[Verdicts], Link], settings: LaneSettings
+    ) -> None:
+        self.index = index
+        self.connected = False
+        self.queued = 0
+        self._settings = settings
+        self._ledger = settings.ledger
+        self._capacity = settings.limits.queue_messages
+        self._link = make_link(self)
+        self._queue: deque[_Slice] = deque()
+        self._flight: dict[int, Item] = {}
+        self._waiting: dict[int, Item] = {}  # sent before, to be sent again first
+        self._held: set[int] = set()  # those of _waiting that the peer refused for now
+        self._tries: dict[int, int] = {}
+        self._suspects: dict[int, int] = {}
+        self._next_token = 0
+        self._window = 0
+        self._careful: int | None = None
+        self._writable = False
+        self._feed_due = False
+        self._failures = 0
+        self._draws = 0
+        self._jitter_key = fnv1a(f"{settings.run_id}/{index}") | 1
+        self._room = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._down = asyncio.Event()
+        self._stopping = False
+        self._keeper: asyncio.Task[None] | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._oldest: tuple[int, float] = (-1, 0.0)
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect for the first time; raises ConnectError."""
+        self._start(await self._open_link())
+        self._keeper = asyncio.get_running_loop().create_task(
+            self._keep(), name=f"iotsim lane {self.index}"
+        )
+
+    async def close(self) -> None:
+        """End the link and settle what is left: queued is dropped, in flight is unknown."""
+        self.stop_admission()
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper], timeout=1.0)
+        self._cancel_timers()
+        was_connected, self.connected = self.connected, False
+        if was_connected:
+            await self._link.close()
+        else:
+            self._link.drop()
+        self._write_off()
+
+    def stop_admission(self) -> None:
+        """Take no more messages; callers that wait for room are let go."""
+        self._stopping = True
+        self._room.set()
+
+    def _write_off(self) -> None:
+        ledger, why = self._ledger, "stopped before it was sent"
+        ledger.move("in_flight", "unknown", len(self._flight))
+        ledger.move("queued", "dropped", self.queued + len(self._held), why)
+        self._queue.clear()
+        self._flight.clear()
+        self._waiting.clear()
+        self._held.clear()
+        self.queued = 0
+
+    # -- admission ----------------------------------------------------------------------------
+
+    async def offer(self, messages: Messages) -> None:
+        """Queue messages; waits for room under `block`, drops the oldest otherwise."""
+        count = len(messages)
+        if self._stopping:
+            self._ledger.offer(count, "dropped", "offered after the stop")
+        elif self._settings.limits.backpressure == "drop_oldest":
+            self._append(messages, 0, count)
+            self._drop_oldest(self.queued - self._capacity)
+        elif not self._turn.locked() and self.queued + count <= self._capacity:
+            self._append(messages, 0, count)
+        else:
+            await self._offer_in_parts(messages)
+
+    async def _offer_in_parts(self, messages: Messages) -> None:
+        start, stop = 0, len(messages)
+        try:
+            async with self._turn:  # first come, first served: order per device
+                while start < stop and not self._stopping:
+                    part = min(stop - start, self._capacity - self.queued)
+                    if part > 0:
+                        self._append(messages, start, start + part)
+                        start += part
+                    else:
+                        self._room.clear()
+                        await self._room.wait()
+        finally:
+            if start < stop:
+                self._ledger.offer(stop - start, "dropped", "stopped while waiting for room")
+
+    def _append(self, messages: Messages, start: int, stop: int) -> None:
+        if start == stop:
+            return
+        self._queue.append(_Slice(messages, start, stop))
+        self.queued += stop - start
+        self._ledger.offer(stop - start)
+        self._settings.changed()
+        self._kick()
+
+    def _drop_oldest(self, excess: int) -> None:
+        dropped = 0
+        while dropped < excess:
+            head = self._queue[0]
+            part = min(excess - dropped, head.stop - head.start)
+            head.start += part
+            dropped += part
+            if head.start == head.stop:
+                self._queue.popleft()
+        if dropped:
+            self.queued -= dropped
+            self._ledger.move("queued", "dropped", dropped, "queue full, oldest dropped")
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def _kick(self) -> None:
+        # Whatever is offered within one turn of the loop leaves in one write.
+        if not self._feed_due and self.connected:
+            self._feed_due = True
+            asyncio.get_running_loop().call_soon(self._feed)
+
+    def _feed(self) -> None:
+        self._feed_due = False
+        while self.connected and self._writable and (self._waiting or self.queued):
+            window = self._window if self._careful is None else self._careful
+            room = min(window - len(self._flight), BATCH)
+            if room <= 0:
+                break
+            batch = self._take_waiting(room) if self._waiting else self._take_queued(room)
+            self._flight.update(batch)
+            self._writable = self._hand_over(batch)
+        self._arm("oldest", self._settings.ack_deadline_s / 4, self._check_oldest)
+
+    def _hand_over(self, batch: dict[int, Item]) -> bool:
+        try:
+            return self._link.send(list(batch), list(batch.values()))
+        except Exception as error:  # a fault of the link must not lose the account
+            self._end_link(Loss(f"the link failed: {type(error).__name__}: {error}"))
+            return False
+
+    def _take_waiting(self, room: int) -> dict[int, Item]:
+        batch = dict(islice(self._waiting.items(), room))
+        for token in batch:
+            del self._waiting[token]
+        held = len(self._held.intersection(batch)) if self._held else 0
+        self._held.difference_update(batch)
+        self._ledger.retries += len(batch)
+        self._ledger.move("queued", "in_flight", held)
+        self._ledger.move("unknown", "in_flight", len(batch) - held)
+        return batch
+
+    def _take_queued(self, room: int) -> dict[int, Item]:
+        now_s = monotonic()
+        batch: dict[int, Item] = {}
+        while room and self._queue:
+            head = self._queue[0]
+            part = min(room, head.stop - head.start)
+            token = self._next_token
+            batch.update(zip(range(token, token + part), head.items(part, now_s), strict=True))
+            self._next_token += part
+            head.start += part
+            room -= part
+            if head.start == head.stop:
+                self._queue.popleft()
+        self.queued -= len(batch)
+        self._ledger.move("queued", "in_flight", len(batch))
+        self._room.set()
+        return batch
+
+    # -- verdicts -----------------------------------------------------------------------------
+
+    def acknowledged(self, tokens: Sequence[int]) -> None:
+        """Take the acknowledgement of messages in flight."""
+        items = [self._flight.pop(token) for token in tokens if token in self._flight]
+        if not items:
+            return
+        now_s = monotonic()
+        self._ledger.move("in_flight", "acknowledged", len(items))
+        seconds = [now_s - item[3] for item in items]
+        self._ledger.latency.add(seconds)
+        self._forget(tokens)
+        self._failures = 0
+        if self._careful is not None:
+            self._careful += len(items)
+            if self._careful >= self._window:
+                self._careful = None
+        self._report(items, "acknowledged", seconds)
+
+    def refused(self, tokens: Sequence[int], reason: str, *, retry: bool = False) -> None:
+        """Take the refusal of messages in flight; those to retry wait for a back-off."""
+        again: list[int] = []
+        final: list[int] = []
+        for token in tokens:
+            if token in self._flight:
+                tries = self._tries.get(token, 0) + 1
+                (again if retry and tries < TRIES_MAX else final).append(token)
+        items = [self._flight.pop(token) for token in final]
+        self._ledger.move("in_flight", "refused", len(items), reason)
+        self._forget(final)
+        for token in again:
+            self._tries[token] = self._tries.get(token, 0) + 1
+            self._held.add(token)
+            self._waiting[token] = self._flight.pop(token)
+        if again:
+            self._ledger.move("in_flight", "queued", len(again))
+            self._waiting = dict(sorted(self._waiting.items()))
+            self._writable = False
+            delay_s = self._backoff_s(max(self._tries[token] for token in again))
+            self._arm("retry", delay_s, self.ready)
+        if items:
+            self._settings.notice(f"refused: {reason} (topic {items[0][0]!r:.80})")
+            self._report(items, f"refused: {reason}", ())
+
+    def lost(self, loss: Loss) -> None:
+        """Take the end of the link: what is in flight is unknown until it is sent again."""
+        if not self.connected:
+            return
+        self.connected = self._writable = False
+        self._settings.notice(f"link lost: {loss.why}")
+        self._ledger.move("in_flight", "unknown", len(self._flight))
+        self._suspect(loss)
+        self._waiting = dict(sorted({**self._flight, **self._waiting}.items()))
+        self._flight = {}
+        self._cancel_timers()
+        self._settings.changed()
+        self._down.set()
+
+    def ready(self) -> None:
+        """Feed a link again that had enough."""
+        if self.connected:
+            self._writable = True
+            self._kick()
+
+    def _report(self, items: Sequence[Item], outcome: str, seconds: Sequence[float]) -> None:
+        if self._settings.settled is not None:
+            self._settings.settled([item[2] for item in items], outcome, seconds)
+        self._settings.changed()
+        if self._waiting or self.queued:
+            self._kick()
+
+    def _forget(self, tokens: Sequence[int]) -> None:
+        if self._tries or self._suspects:
+            for token in tokens:
+                self._tries.pop(token, None)
+                self._suspects.pop(token, None)
+
+    # -- poison -------------------------------------------------------------------------------
+
+    def _suspect(self, loss: Loss) -> None:
+        # A peer answers in order, so the oldest without an answer may have ended the link. It is
+        # sent again alone; if the link ends again at that, it is refused. A bare close counts
+        # only beside a second one with the message alone: brokers are killed, too.
+        if not self._flight or loss.blame == "other":
+            return
+        token = next(iter(self._flight))
+        alone = len(self._flight) == 1
+        strikes = self._suspects.get(token, 0) + 1
+        self._suspects = {token: strikes}
+        self._careful = 1
+        if alone and strikes >= (2 if loss.blame == "message" else 3):
+            item = self._flight.pop(token)
+            reason = "ended the connection twice"
+            self._suspects.clear()
+            self._failures = 0
+            self._ledger.move("unknown", "refused", 1, reason)
+            self._settings.notice(f"refused: {reason}: {loss.why} (topic {item[0]!r:.80})")
+            self._report([item], f"refused: {reason}", ())
+
+    # -- connection ---------------------------------------------------------------------------
+
+    async def _open_link(self) -> int:
+        try:
+            async with asyncio.timeout(OPEN_S):
+                return await self._link.open()
+        except TimeoutError:
+            self._link.drop()
+            raise ConnectError(self._settings.url, f"no answer in {OPEN_S:g} s") from None
+
+    async def _keep(self) -> None:
+        while True:
+            await self._down.wait()
+            self._down.clear()
+            self._failures += 1
+            while True:
+                await pause(self._backoff_s(self._failures))
+                try:
+                    window = await self._open_link()
+                except ConnectError as error:
+                    self._failures += 1
+                    self._suspects.clear()  # a broker that is away was not ended by a message
+                    self._settings.notice(str(error))
+                else:
+                    break
+            self._ledger.reconnects += 1
+            self._start(window)
+
+    def _start(self, window: int) -> None:
+        self._window = window
+        self.connected = self._writable = True
+        self._kick()
+
+    def _backoff_s(self, failures: int) -> float:
+        ceiling_s = min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16), BACKOFF_CEILING_S)
+        self._draws += 1
+        return ceiling_s * (0.5 + 0.5 * unit(squares64(self._draws, self._jitter_key)))
+
+    def _end_link(self, loss: Loss) -> None:
+        self._link.drop()
+        self.lost(loss)
+
+    # -- timers -------------------------------------------------------------------------------
+
+    def _arm(self, name: str, delay_s: float, callback: Callable[[], None]) -> None:
+        if name not in self._timers and self.connected:
+
+            def fire() -> None:
+                self._timers.pop(name, None)
+                callback()
+
+            self._timers[name] = asyncio.get_running_loop().call_later(delay_s, fire)
+
+    def _check_oldest(self) -> None:
+        # The oldest in flight must change within the deadline; it is looked at four times in it.
+        if not self._flight:
+            return
+        token, now_s = next(iter(self._flight)), monotonic()
+        if token != self._oldest[0]:
+            self._oldest = (token, now_s)
+        elif now_s - self._oldest[1] >= self._settings.ack_deadline_s:
+            self._oldest = (-1, 0.0)
+            deadline_s = self._settings.ack_deadline_s
+            self._end_link(Loss(f"no acknowledgement for {deadline_s:g} s"))
+            return
+        self._arm("oldest", self._settings.ack_deadline_s / 4, self._check_oldest)
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()

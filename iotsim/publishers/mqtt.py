@@ -1,0 +1,143 @@
+"""MQTT: what may be set, and which client carries it (5: a session of our own; 3.1.1: paho)."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from iotsim.errors import BadValue, MissingExtra
+from iotsim.publishers.base import (
+    Limits,
+    Link,
+    Verdicts,
+    check_options,
+    choice,
+    flag,
+    text,
+    whole,
+    with_defaults,
+)
+from iotsim.transport.addresses import Address, Credentials, tls_context
+
+DEVICES_PER_LANE = 10_000
+LANES_MAX = 8
+_DEFAULTS: dict[str, Any] = {
+    "qos": 1,
+    "connections": None,
+    "version": "5",
+    "keepalive": 10,
+    "retain": False,
+    "client_id": "iotsim",
+    "ca": None,
+    "verify": True,
+    "username": None,
+    "password": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MqttPublisher:
+    """An MQTT broker; devices share a few connections, each device always the same one.
+
+    Attributes
+    ----------
+    address : Address
+    qos : {0, 1, 2}
+    connections : int or None
+        None: one for every 10,000 devices, at most 8.
+    version : {"5", "3.1.1"}
+    keepalive : int
+        Seconds.
+    retain : bool
+    client_id : str
+        Prefix of the client ids `<prefix>-<run id>-<lane>`.
+    ca : str or None
+        PEM file of the authorities to trust instead of the system's.
+    verify : bool
+        False: the broker's certificate is not looked at.
+    """
+
+    address: Address
+    limits: Limits
+    qos: int = 1
+    connections: int | None = None
+    version: str = "5"
+    keepalive: int = 10
+    retain: bool = False
+    client_id: str = "iotsim"
+    ca: str | None = None
+    verify: bool = True
+    credentials: Credentials = field(default_factory=Credentials, repr=False)
+
+    @classmethod
+    def build(cls, url: str, **options: Any) -> Self:
+        """Return the publisher for a URL and options; see `publishers.base.build`."""
+        scheme = url.partition(":")[0].lower()
+        check_options(scheme, options, _DEFAULTS)
+        limits = Limits.take(options)
+        given = with_defaults(options, _DEFAULTS)
+        address = Address.parse(url, 8883 if scheme == "mqtts" else 1883)
+        if scheme == "mqtt" and (given["ca"] is not None or given["verify"] is not True):
+            name = "ca" if given["ca"] is not None else "verify"
+            raise BadValue(name, given[name], "needs TLS", "Use mqtts:// in the URL.")
+        if given["connections"] is not None:
+            whole("connections", given["connections"], 1, 1000)
+        ca = text("ca", given["ca"])
+        if scheme == "mqtts":
+            tls_context(ca, flag("verify", given["verify"]))
+        return cls(
+            address=address,
+            limits=limits,
+            qos=whole("qos", given["qos"], 0, 2),
+            connections=given["connections"],
+            version=choice("version", given["version"], ("5", "3.1.1")),
+            keepalive=whole("keepalive", given["keepalive"], 2, 3600),
+            retain=flag("retain", given["retain"]),
+            client_id=_client_prefix(given["client_id"]),
+            ca=ca,
+            verify=given["verify"],
+            credentials=Credentials.of(
+                address,
+                text("username", given["username"]),
+                text("password", given["password"]),
+                "MQTT",
+            ),
+        )
+
+    @property
+    def url(self) -> str:
+        """The address, without user and password."""
+        return str(self.address)
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """A fresh client context, or None for plain TCP."""
+        return tls_context(self.ca, self.verify) if self.address.scheme == "mqtts" else None
+
+    def lanes(self, devices: int) -> int:
+        """Return how many connections so many devices share."""
+        if self.connections is not None:
+            return self.connections
+        return min(max(1, -(-devices // DEVICES_PER_LANE)), LANES_MAX)
+
+    def link(self, lane: int, run_id: str, verdicts: Verdicts) -> Link:
+        """Return the link of one lane; raises MissingExtra if its client is not installed."""
+        name = f"{self.client_id}-{run_id}-{lane}"
+        if self.version == "5":
+            try:
+                from iotsim.publishers.mqtt5_session import Mqtt5Link
+            except ModuleNotFoundError:
+                raise MissingExtra("publishing over MQTT 5", "mqtt5", "mqtt") from None
+            return Mqtt5Link(self, name, verdicts)
+        try:
+            from iotsim.publishers.mqtt311 import Mqtt311Link
+        except ModuleNotFoundError:
+            raise MissingExtra("publishing over MQTT 3.1.1", "paho-mqtt", "mqtt") from None
+        return Mqtt311Link(self, name, verdicts)
+
+
+def _client_prefix(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 1 <= len(value) <= 64:
+        raise BadValue("client_id", value, "cannot be a prefix", "Give 1 to 64 characters.")
+    return value

@@ -1,0 +1,195 @@
+"""MQTT 3.1.1 through paho, which runs in a thread of its own; its callbacks enter our loop.
+
+paho neither reconnects nor replays here: each opening is a new client with a clean session, and
+the lane sends again what had no verdict. The broker of MQTT 3.1.1 cannot refuse a message; what
+it forbids it acknowledges or drops the connection for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from iotsim.errors import ConnectError
+from iotsim.publishers.base import Item, Loss, Verdicts
+from iotsim.publishers.mqtt import MqttPublisher
+from iotsim.transport.addresses import failure_text
+
+WINDOW = 20  # paho looks through all of its outgoing messages at each acknowledgement
+CONNECT_S = 5.0
+CONNACK_S = 4.0
+CLOSE_S = 0.4
+
+
+class Mqtt311Link:
+    """One MQTT 3.1.1 connection of a lane (a `Link`)."""
+
+    def __init__(self, publisher: MqttPublisher, client_id: str, verdicts: Verdicts) -> None:
+        self._publisher = publisher
+        self._client_id = client_id
+        self._verdicts = verdicts
+        self._client: paho.Client | None = None
+        self._connack: asyncio.Future[str] | None = None
+        self._ended = asyncio.Event()
+        self._tokens: dict[int, int] = {}  # paho's message id → token
+        self._early: set[int] = set()  # acknowledged before publish() had returned
+
+    async def open(self) -> int:
+        """Connect, and return how many messages may be in flight."""
+        self.drop()
+        loop = asyncio.get_running_loop()
+        self._connack = loop.create_future()
+        self._ended = asyncio.Event()
+        self._tokens.clear()
+        self._early.clear()
+        client = self._client = self._made(loop)
+        threading.Thread(
+            target=self._work, args=(client, loop), name=f"iotsim {self._client_id}", daemon=True
+        ).start()
+        try:
+            async with asyncio.timeout(CONNECT_S + CONNACK_S):
+                problem = await self._connack
+        except TimeoutError:
+            problem = "the broker does not answer"
+        except BaseException:
+            self.drop()
+            raise
+        if problem:
+            self.drop()
+            raise ConnectError(self._publisher.url, problem)
+        return WINDOW
+
+    def _made(self, loop: asyncio.AbstractEventLoop) -> paho.Client:
+        publisher = self._publisher
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            clean_session=True,
+            protocol=paho.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        client.suppress_exceptions = True
+        client.connect_timeout = CONNECT_S
+        client.max_inflight_messages_set(WINDOW)
+        client.max_queued_messages_set(WINDOW)
+        if publisher.credentials:
+            client.username_pw_set(
+                publisher.credentials.username, publisher.credentials.password or None
+            )
+        if publisher.tls is not None:
+            client.tls_set_context(publisher.tls)
+
+        def enter(callback: Callable[..., None], *args: Any) -> None:
+            try:
+                loop.call_soon_threadsafe(callback, client, *args)
+            except RuntimeError:  # the loop is closed: nobody is left to tell
+                client.disconnect()
+
+        client.on_connect = lambda _c, _u, _f, code, _p: enter(self._connected, code)
+        client.on_publish = lambda _c, _u, mid, _code, _p: enter(self._published, mid)
+        client.on_disconnect = lambda _c, _u, _f, code, _p: enter(self._gone, str(code))
+        return client
+
+    def _work(self, client: paho.Client, loop: asyncio.AbstractEventLoop) -> None:
+        # A thread of ours: it connects, waits for paho's network thread, and always says so.
+        address = self._publisher.address
+        why = "paho's thread ended"
+        try:
+            client.connect(address.host, address.port, self._publisher.keepalive)
+            if client is self._client:
+                client.loop_start()
+                thread = client._thread
+                if thread is not None:
+                    thread.join()
+        except Exception as error:
+            why = failure_text(error)
+        finally:
+            try:
+                loop.call_soon_threadsafe(self._over, client, why)
+            except RuntimeError:
+                pass
+
+    # -- on our loop --------------------------------------------------------------------------
+
+    def _connected(self, client: paho.Client, code: Any) -> None:
+        if client is self._client and self._connack is not None and not self._connack.done():
+            refused = f"the broker refused us: {code}" if code.is_failure else ""
+            self._connack.set_result(refused)
+
+    def _published(self, client: paho.Client, mid: int) -> None:
+        if client is self._client:
+            token = self._tokens.pop(mid, None)
+            if token is None:
+                self._early.add(mid)
+            else:
+                self._verdicts.acknowledged([token])
+
+    def _gone(self, client: paho.Client, why: str) -> None:
+        if client is not self._client:
+            return
+        opening = self._connack is not None and not self._connack.done()
+        if opening and self._connack is not None:
+            self._connack.set_result(f"the broker ended the connection ({why})")
+        self.drop()
+        if not opening:
+            self._verdicts.lost(Loss(f"the connection ended ({why})", "cut"))
+
+    def _over(self, client: paho.Client, why: str) -> None:
+        self._ended.set()
+        self._gone(client, why)
+
+    def send(self, tokens: Sequence[int], items: Sequence[Item]) -> bool:
+        """Hand messages to paho; False if it takes no more."""
+        client, publisher = self._client, self._publisher
+        if client is None:
+            return False
+        for token, (topic, payload, _, _) in zip(tokens, items, strict=True):
+            try:
+                if "\0" in topic:
+                    raise ValueError("NUL in the topic")
+                info = client.publish(topic, payload, publisher.qos, publisher.retain)
+            except (ValueError, TypeError) as error:
+                self._verdicts.refused([token], str(error))
+                continue
+            if info.rc not in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_NO_CONN):
+                self._verdicts.refused([token], paho.error_string(info.rc), retry=True)
+            elif publisher.qos == 0 or info.mid in self._early:
+                self._early.discard(info.mid)
+                self._verdicts.acknowledged([token])
+            else:
+                self._tokens[info.mid] = token
+        return True
+
+    def drop(self) -> None:
+        """End the connection at once; no verdict comes after it."""
+        client, self._client = self._client, None
+        if client is not None:
+            _cut(client)
+
+    async def close(self) -> None:
+        """Send DISCONNECT and let paho's thread end, within a deadline."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        client.disconnect()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._ended.wait()
+        except TimeoutError:
+            _cut(client)
+
+
+def _cut(client: paho.Client) -> None:
+    # Without its socket paho's network thread ends; stopping it properly could wait for ever.
+    connection = cast("socket.socket | None", client.socket())
+    if connection is not None:
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it was closed already
+            pass

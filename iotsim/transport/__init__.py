@@ -1,0 +1,1 @@
+"""Shared connections: addresses, credentials and TLS, one place for every protocol."""
