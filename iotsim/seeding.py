@@ -200,3 +200,9 @@ def scaled(words: Words, limit: int) -> npt.NDArray[np.int64]:
     """Return whole numbers in [0, limit) from 64-bit words; `limit` below 2**53."""
     whole = np.floor(unit_many(words) * float(limit)).astype(np.int64)
     return np.minimum(whole, limit - 1)
+
+
+def shared_key(seed: int, label: str, value: str) -> int:
+    """Return the key that devices with the same value of a label share."""
+    parent = combine(mix((seed + GOLDEN) & _MASK), fnv1a("shared label"))
+    return combine(combine(parent, fnv1a(label)), fnv1a(value))

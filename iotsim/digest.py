@@ -1,0 +1,203 @@
+"""One number for all readings of a run, whatever order and pieces they came in.
+
+Every reading gives one word per field and one for itself: a bijective mix of device (with its
+labels), tick, published time and value. Words are added up modulo 2**64 per device and per field
+and stretch of time; sums do not depend on order or on the split into blocks, shards or files. A
+flipped bit changes exactly one word, a missing or doubled reading adds or removes words, and
+swapped readings change both. The hex digest is two mixed lanes over the devices' sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from iotsim.readings import Column, Group, Readings
+from iotsim.seeding import Words, combine, combine_many, fnv1a, fnv1a_many, mix_many
+
+DIGEST_VERSION = 1
+STRETCHES_MAX = 128
+STRETCH_US_MIN = 1_000_000
+_SEQ, _TIME, _VALUE = (
+    np.uint64(0xD1342543DE82EF95),
+    np.uint64(0x9E3779B97F4A7C15),
+    np.uint64(0xAF251AF3B0F025B5),
+)
+_LANES = (0x243F6A8885A308D3, 0x13198A2E03707344)
+_KINDS = {"float": 1, "int": 2, "bool": 3, "text": 4, "json": 5}
+_MASK = 2**64 - 1
+
+
+@dataclass(slots=True)
+class _GroupSums:
+    group: Group
+    keys: Words
+    sums: Words
+    rows: npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Stretches:
+    """Sums of words per field and stretch of time; the stretch doubles to stay few."""
+
+    start_us: int
+    width_us: int = STRETCH_US_MIN
+    sums: dict[str, Words] = field(default_factory=dict)
+
+    def widen(self, last_us: int) -> None:
+        """Double the width until an instant falls within the bound."""
+        while (last_us - self.start_us) // self.width_us >= STRETCHES_MAX:
+            self.width_us *= 2
+            for name, words in self.sums.items():
+                halved = words[0::2] + words[1::2]
+                self.sums[name] = np.concatenate([halved, np.zeros_like(halved)])
+
+    def of(self, name: str) -> Words:
+        """Return the sums of a field, shape (stretches,)."""
+        if name not in self.sums:
+            self.sums[name] = np.zeros(STRETCHES_MAX, dtype=np.uint64)
+        return self.sums[name]
+
+
+class Digest:
+    """The running digest of one run.
+
+    Parameters
+    ----------
+    start_us : int
+        Where the run began; only the stretches depend on it.
+    """
+
+    def __init__(self, start_us: int) -> None:
+        self.stretches = Stretches(start_us)
+        self._groups: dict[int, _GroupSums] = {}
+
+    def add(self, readings: Readings) -> None:
+        """Add readings of one group."""
+        if not len(readings):
+            return
+        group = self._sums_of(readings.group)
+        words = readings.time_us.view(np.uint64) * _TIME
+        words += readings.seq.view(np.uint64) * _SEQ
+        words += group.keys[readings.device]
+        words = mix_many(words)
+        stretch = self._stretch(readings)
+        total = words
+        self._add_stretch("", stretch, words)
+        for name, column in readings.columns.items():
+            cells = _cells(name, column, words)
+            self._add_stretch(name, stretch, cells)
+            total = total + cells
+        _add_devices(group, readings, total)
+
+    def hexdigest(self) -> str:
+        """Return 32 hex digits; 32 zeros for no readings."""
+        lanes = [0, 0]
+        for group in self._groups.values():
+            seen = group.rows > 0
+            words = mix_many(group.sums[seen] + group.rows[seen].view(np.uint64) * _SEQ)
+            for i, lane in enumerate(_LANES):
+                devices = combine_many(group.keys[seen] ^ np.uint64(lane), words)
+                lanes[i] = (lanes[i] + int(devices.sum(dtype=np.uint64))) & _MASK
+        return f"{lanes[0]:016x}{lanes[1]:016x}"
+
+    @property
+    def rows(self) -> int:
+        """How many readings were added."""
+        return sum(int(group.rows.sum()) for group in self._groups.values())
+
+    def devices(self) -> Iterable[tuple[Group, Words, npt.NDArray[np.int64]]]:
+        """Yield each group with its devices' sums and numbers of readings."""
+        for index in sorted(self._groups):
+            group = self._groups[index]
+            yield group.group, group.sums, group.rows
+
+    def _sums_of(self, group: Group) -> _GroupSums:
+        if group.index not in self._groups:
+            self._groups[group.index] = _GroupSums(
+                group,
+                device_words(group),
+                np.zeros(len(group), dtype=np.uint64),
+                np.zeros(len(group), dtype=np.int64),
+            )
+        return self._groups[group.index]
+
+    def _stretch(self, readings: Readings) -> int | npt.NDArray[np.int64]:
+        stretches = self.stretches
+        first, last = int(readings.time_us.min()), int(readings.time_us.max())
+        stretches.widen(last)
+        low = max(0, (first - stretches.start_us) // stretches.width_us)
+        if low == (last - stretches.start_us) // stretches.width_us:
+            return low
+        places = (readings.time_us - stretches.start_us) // stretches.width_us
+        return np.maximum(places, 0)
+
+    def _add_stretch(self, name: str, stretch: int | npt.NDArray[np.int64], words: Words) -> None:
+        sums = self.stretches.of(name)
+        if isinstance(stretch, int):
+            sums[stretch] += words.sum(dtype=np.uint64)
+        else:
+            np.add.at(sums, stretch, words)
+
+
+def device_words(group: Group) -> Words:
+    """Return the words that stand for a group's devices: id, type and labels."""
+    labels = orjson.dumps(dict(group.labels), option=orjson.OPT_SORT_KEYS).decode()
+    typed = combine(fnv1a(group.device_type), fnv1a(labels))
+    return combine_many(typed, fnv1a_many(group.ids))
+
+
+def _add_devices(group: _GroupSums, readings: Readings, words: Words) -> None:
+    if readings.grid is not None:
+        ticks, wide = readings.grid
+        devices = readings.device[:wide]
+        group.sums[devices] += words.reshape(ticks, wide).sum(axis=0, dtype=np.uint64)
+        group.rows[devices] += ticks
+    else:
+        np.add.at(group.sums, readings.device, words)
+        np.add.at(group.rows, readings.device, 1)
+
+
+def _cells(name: str, column: Column, rows: Words) -> Words:
+    key = fnv1a(name)
+    bits = _bits(column) ^ np.uint64(combine(key, _KINDS[column.kind]))
+    bits *= _VALUE
+    nulls = _nulls(column)
+    if nulls is not None:
+        bits[nulls] = combine(key, 0)
+    bits ^= bits >> np.uint64(32)
+    bits += rows
+    cells = mix_many(bits)
+    if column.present is not None:
+        cells[~column.present] = 0
+    return cells
+
+
+def _bits(column: Column) -> Words:
+    values = column.values
+    if column.kind in ("text", "json"):
+        known = [_category_word(value) for value in (*column.categories, None)]
+        return np.array(known, dtype=np.uint64)[values]
+    if column.kind == "bool":
+        return values.astype(np.uint64)
+    return np.ascontiguousarray(values).view(np.uint64)
+
+
+def _category_word(value: object) -> int:
+    if isinstance(value, str):
+        return fnv1a(value)
+    return fnv1a(orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
+
+
+def _nulls(column: Column) -> npt.NDArray[np.bool_] | None:
+    if column.kind == "float":
+        mask = np.isnan(column.values)
+    elif column.kind in ("text", "json"):
+        mask = column.values < 0
+    else:
+        return None
+    return mask if mask.any() else None

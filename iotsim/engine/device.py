@@ -1,0 +1,303 @@
+"""Devices that a person scripts: one coroutine each, with its own time, draws and readings.
+
+    async def meter(dev):
+        while True:
+            dev.emit(power=dev.draw("power", "gaussian", mean=400, stddev=25))
+            await dev.sleep("5s")
+
+The same profile that a block steps for a thousand devices can be followed by one coroutine
+(`follow`): the bytes are the same, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from iotsim.engine.grid import jitter_keys, site_of
+from iotsim.engine.kernel import Body, Event, Kernel, Queue, Sleep
+from iotsim.errors import BadValue
+from iotsim.readings import RESERVED, WIRE_COLUMNS, Column, Group, Readings
+from iotsim.seeding import device_key, squares64, stream_key, unit
+from iotsim.signals.base import Single, Site, Tick, build
+from iotsim.signals.resolution import Resolution
+from iotsim.units import Duration, duration_us
+
+if TYPE_CHECKING:
+    from iotsim.profiles import Profile
+
+DRAW_VERSION = 1
+_PLAIN = (float, int, bool, str, type(None))
+_TAKEN = frozenset((*RESERVED, *WIRE_COLUMNS))
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INT_MAX = 2**63
+
+
+class Device:
+    """One scripted device: what `async def device(dev)` gets.
+
+    Attributes
+    ----------
+    id : str
+    labels : mapping of str to str
+    start_us, now_us : int
+        When it began and what time it is for it, in microseconds since 1970.
+    seed : int
+        The seed of the run.
+    """
+
+    __slots__ = (
+        "_cast", "_counts", "_i", "_key", "_seq", "_singles", "body", "id", "now_us", "order",
+        "start_us",
+    )
+
+    def __init__(self, cast: Cast, i: int, order: int, start_us: int) -> None:
+        self.id = cast.group.ids[i]
+        self.order, self.start_us, self.now_us = order, start_us, start_us
+        self.body: Body | None = None
+        self._cast, self._i, self._seq = cast, i, 0
+        self._key: int | None = None
+        self._counts: dict[str, int] | None = None
+        self._singles: dict[Any, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Device {self.id!r} at {self.now.isoformat()}>"
+
+    @property
+    def name(self) -> str:
+        """The id; what the kernel calls a party."""
+        return self.id
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The device's labels."""
+        return self._cast.group.labels
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self._cast.seed
+
+    @property
+    def now(self) -> datetime:
+        """The simulated time of this device."""
+        return _EPOCH + timedelta(microseconds=self.now_us)
+
+    @property
+    def elapsed(self) -> float:
+        """Simulated seconds since the device began."""
+        return (self.now_us - self.start_us) / 1e6
+
+    async def sleep(self, duration: Duration | None = None) -> None:
+        """Wait in simulated time; without a duration, one interval of `add(..., every=)`."""
+        if duration is None:
+            step_us = self._interval_us("dev.sleep() without a duration")
+        elif duration.__class__ is str and duration in _SLEEPS:
+            step_us = _SLEEPS[duration]
+        else:
+            step_us = duration_us(duration, "sleep", zero=True)
+            if isinstance(duration, str) and len(_SLEEPS) < _SLEEPS_MAX:
+                _SLEEPS[duration] = step_us
+        await Sleep(self.now_us + step_us)
+
+    def emit(self, **fields: Any) -> None:
+        """Publish one reading, now, with these fields.
+
+        Raises
+        ------
+        BadValue
+            If a field has the name of a column of every frame, or a value that is not JSON.
+        """
+        for name, value in fields.items():
+            if name in _TAKEN or name in self._cast.group.labels:
+                raise BadValue("field", name, "is the name of a column of every frame")
+            if value.__class__ not in _PLAIN:
+                fields[name] = _plain(name, value)
+            elif value.__class__ is int and not -_INT_MAX <= value < _INT_MAX:
+                raise BadValue(name, value, "does not fit 64 bits")
+        self._cast.rows.append((self._i, self._seq, self.now_us, fields))
+        self._seq += 1
+
+    def draw(
+        self, name: str, signal: str | None = None, *, resolution: float | None = None,
+        **parameters: Any,
+    ) -> Any:
+        """Return the next value of a named stream of this device.
+
+        Parameters
+        ----------
+        name : str
+            Of the stream; a field's name gives the draws that a profile's field would use.
+        signal : str, optional
+            Which signal to draw from; a uniform number in [0, 1) if not given.
+        resolution : float, optional
+            Round to this step.
+        **parameters
+            Of the signal. Those of a walk (brownian, markov) must stay the same.
+        """
+        if self._counts is None:
+            self._counts, self._singles = {}, {}
+        n = self._counts.get(name, 0)
+        self._counts[name] = n + 1
+        if signal is None:
+            return unit(squares64(n, self._stream(name)))
+        single, rounding = self._single(name, signal, resolution, parameters)
+        value = single(Tick(n, self.now_us, {}))
+        return value if rounding is None else rounding.one(value)
+
+    def event(self) -> Event:
+        """Return a new event that devices of this run can wait for."""
+        return Event(self._cast.kernel)
+
+    def queue(self, size_max: int = 1024) -> Queue:
+        """Return a new queue between devices of this run."""
+        return Queue(self._cast.kernel, size_max)
+
+    def _stream(self, name: str) -> int:
+        assert self._singles is not None
+        key = self._singles.get(name)
+        if key is None:
+            key = self._singles[name] = stream_key(self._device_key(), name, DRAW_VERSION)
+        return int(key)
+
+    def _device_key(self) -> int:
+        if self._key is None:
+            self._key = device_key(self._cast.seed, self.id)
+        return self._key
+
+    def _single(
+        self, name: str, signal: str, resolution: float | None, parameters: dict[str, Any]
+    ) -> tuple[Single, Resolution | None]:
+        assert self._singles is not None
+        known = (name, signal, resolution, repr(parameters))
+        if known not in self._singles:
+            interval_us = self._cast.interval_us or 0
+            if signal in ("brownian", "markov", "sine_wave") and not interval_us:
+                interval_us = self._interval_us(f"dev.draw(…, {signal!r})")
+            parents = np.array([self._device_key()], dtype=np.uint64)
+            made = build(signal, parameters).single(Site(parents, name, interval_us))
+            rounding = None if resolution is None else Resolution.of(resolution)
+            self._singles[known] = (made, rounding)
+        single, rounding = self._singles[known]
+        return single, rounding
+
+    def _interval_us(self, what: str) -> int:
+        if self._cast.interval_us is None:
+            raise BadValue("every", None, f"is missing: {what} needs it", "Use add(…, every='5s').")
+        return self._cast.interval_us
+
+
+_SLEEPS: dict[str, int] = {}
+_SLEEPS_MAX = 1024
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    import orjson
+
+    try:
+        return orjson.loads(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+    except (TypeError, ValueError):
+        kind = type(value).__name__
+        raise BadValue(name, value, f"is a {kind}, which JSON cannot hold") from None
+
+
+class Cast:
+    """The scripted devices of one group: where their readings gather.
+
+    Parameters
+    ----------
+    group : Group
+    seed : int
+    kernel : Kernel
+    interval_us : int, optional
+        From `add(..., every=)`.
+    """
+
+    def __init__(self, group: Group, seed: int, kernel: Kernel, interval_us: int | None) -> None:
+        self.group, self.seed, self.kernel, self.interval_us = group, seed, kernel, interval_us
+        self.rows: list[tuple[int, int, int, dict[str, Any]]] = []
+
+    def flush(self) -> Readings | None:
+        """Return what was emitted since the last call, or None."""
+        if not self.rows:
+            return None
+        rows, self.rows = self.rows, []
+        names = list(dict.fromkeys(name for row in rows for name in row[3]))
+        return Readings(
+            group=self.group,
+            device=np.fromiter((row[0] for row in rows), dtype=np.int32, count=len(rows)),
+            seq=np.fromiter((row[1] for row in rows), dtype=np.int64, count=len(rows)),
+            time_us=np.fromiter((row[2] for row in rows), dtype=np.int64, count=len(rows)),
+            columns={name: _column([row[3] for row in rows], name) for name in names},
+        )
+
+
+_ABSENT = object()
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> Column:
+    values = [row.get(name, _ABSENT) for row in rows]
+    present = None
+    if any(value is _ABSENT for value in values):
+        present = np.array([value is not _ABSENT for value in values])
+        values = [None if value is _ABSENT else value for value in values]
+    kinds = {type(value) for value in values if value is not None}
+    holes = any(value is None for value in values)
+    if kinds <= {float}:
+        floats = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
+        floats[~np.isfinite(floats)] = np.nan
+        return Column("float", floats + 0.0, present=present)
+    if kinds == {int} and not holes:
+        return Column("int", np.array(values, dtype=np.int64), present=present)
+    if kinds == {bool} and not holes:
+        return Column("bool", np.array(values, dtype=np.bool_), present=present)
+    return _coded("text" if kinds == {str} else "json", values, present)
+
+
+def _coded(kind: Any, values: list[Any], present: Any) -> Column:
+    place: dict[Any, int] = {}
+    categories: list[Any] = []
+    codes = []
+    for value in values:
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            codes.append(-1)
+            continue
+        known = (type(value), repr(value))
+        if known not in place:
+            place[known] = len(categories)
+            categories.append(value)
+        codes.append(place[known])
+    return Column(kind, np.array(codes, dtype=np.int32), tuple(categories), present)
+
+
+async def follow(dev: Device, profile: Profile) -> None:
+    """Be one device of a profile: the readings that a block gives it, tick by tick."""
+    cast = dev._cast
+    key = np.array([dev._device_key()], dtype=np.uint64)
+    singles = [
+        (field, field.signal.single(site_of(field, profile, cast.group, cast.seed, key)))
+        for field in profile.fields
+    ]
+    jitter_key = int(jitter_keys(key)[0])
+    n = 0
+    while True:
+        values: dict[str, Any] = {}
+        tick = Tick(n, dev.now_us, values)
+        for field, single in singles:
+            value = single(tick)
+            if field.kind == "float":
+                value = value + 0.0 if field.resolution is None else field.resolution.one(value)
+            values[field.name] = value
+        shift_us = 0
+        if profile.jitter_us:
+            shift_us = int(math.floor(unit(squares64(n, jitter_key)) * float(profile.jitter_us)))
+            shift_us = min(shift_us, profile.jitter_us - 1)
+        cast.rows.append((dev._i, n, dev.now_us + shift_us, values))
+        n += 1
+        await Sleep(dev.start_us + n * profile.interval_us)

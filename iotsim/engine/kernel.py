@@ -1,0 +1,234 @@
+"""Parties under one clock: a heap of (time, party), stepped in a fixed order.
+
+A party is a coroutine with its own simulated time. It may await the kernel's primitives only:
+`Sleep`, `Event`, `Queue`. `Kernel` steps parties by hand, without asyncio: it works inside a
+running loop and without threads. `LiveKernel` gives every party a task on the running loop, so
+that it may also do real I/O; content is the same, because a party's time is the time it was woken
+for and never the time at which it happened to run. Ties are broken by the party's order.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from types import CodeType
+from typing import Any, Protocol, TypeAlias
+
+from iotsim.errors import ForeignAwait
+
+Body: TypeAlias = Coroutine[Any, None, None]
+
+
+class Party(Protocol):
+    """What the kernel needs of a party."""
+
+    name: str
+    order: int
+    now_us: int
+    body: Body | None
+
+
+class Sleep:
+    """An awaitable: wake me at an instant."""
+
+    __slots__ = ("until_us",)
+
+    def __init__(self, until_us: int) -> None:
+        self.until_us = until_us
+
+    def __await__(self) -> Generator[Sleep, None, None]:
+        yield self
+
+
+class Park:
+    """An awaitable: wake me when somebody says so."""
+
+    __slots__ = ("waiters",)
+
+    def __init__(self, waiters: deque[Any]) -> None:
+        self.waiters = waiters
+
+    def __await__(self) -> Generator[Park, None, None]:
+        yield self
+
+
+class Kernel:
+    """Steps parties by hand, in order of (time, party order).
+
+    Parameters
+    ----------
+    on_failure : callable (party, exception)
+        Told of a party that raised; the others go on.
+    """
+
+    def __init__(self, on_failure: Callable[[Any, BaseException], None]) -> None:
+        self.current: Any = None
+        self._heap: list[tuple[int, int, Any]] = []
+        self._on_failure = on_failure
+        self._alive: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._alive)
+
+    def spawn(self, party: Any, at_us: int) -> None:
+        """Begin a party at an instant."""
+        self._alive[party.order] = party
+        self.wake_at(party, at_us)
+
+    def wake_at(self, party: Any, time_us: int) -> None:
+        """Wake a party at an instant, or at its own time if that is later."""
+        heapq.heappush(self._heap, (max(time_us, party.now_us), party.order, party))
+
+    def run_until(self, limit_us: int) -> None:
+        """Step every party that is due before an instant."""
+        heap = self._heap
+        while heap and heap[0][0] < limit_us:
+            time_us, _, party = heapq.heappop(heap)
+            if party.body is None:
+                continue
+            party.now_us = time_us
+            self._step(party)
+        self.current = None
+
+    def _step(self, party: Any) -> None:
+        self.current = party
+        try:
+            request = party.body.send(None)
+        except StopIteration:
+            self._end(party)
+        except Exception as error:
+            self._end(party)
+            self._on_failure(party, error)
+        else:
+            if type(request) is Sleep:
+                until_us = request.until_us
+                heapq.heappush(self._heap, (until_us, party.order, party))
+            elif type(request) is Park:
+                request.waiters.append(party)
+            else:
+                self._refuse(party, request)
+
+    def _refuse(self, party: Any, request: Any) -> None:
+        line = place_of(party.body)
+        if hasattr(request, "cancel"):
+            request.cancel()
+        party.body.close()
+        self._end(party)
+        self._on_failure(party, ForeignAwait(party.name, line, describe(request)))
+
+    def _end(self, party: Any) -> None:
+        party.body = None
+        self._alive.pop(party.order, None)
+
+    def close(self) -> None:
+        """End every party where it stands."""
+        for party in list(self._alive.values()):
+            if party.body is not None:
+                try:
+                    party.body.close()
+                except Exception as error:
+                    self._on_failure(party, error)
+            self._end(party)
+        self._heap.clear()
+
+
+class Event:
+    """A flag that parties can wait for.
+
+    Examples
+    --------
+    >>> event = Event(Kernel(print))
+    >>> event.is_set
+    False
+    """
+
+    __slots__ = ("_kernel", "_waiters", "is_set")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.is_set = False
+        self._kernel = kernel
+        self._waiters: deque[Any] = deque()
+
+    def set(self) -> None:
+        """Set the flag and wake all who wait, at the setter's time."""
+        self.is_set = True
+        _wake(self._kernel, self._waiters, len(self._waiters))
+
+    def clear(self) -> None:
+        """Take the flag down."""
+        self.is_set = False
+
+    async def wait(self) -> None:
+        """Return at once if the flag is set, else when it is."""
+        while not self.is_set:
+            await Park(self._waiters)
+
+
+class Queue:
+    """A bounded first-in-first-out queue between parties.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    size_max : int
+        `put` waits while that many items wait.
+    """
+
+    __slots__ = ("_getters", "_items", "_kernel", "_putters", "size_max")
+
+    def __init__(self, kernel: Kernel, size_max: int = 1024) -> None:
+        self.size_max = size_max
+        self._kernel = kernel
+        self._items: deque[Any] = deque()
+        self._getters: deque[Any] = deque()
+        self._putters: deque[Any] = deque()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    async def put(self, item: Any) -> None:
+        """Add an item; waits while the queue is full."""
+        while len(self._items) >= self.size_max:
+            await Park(self._putters)
+        self._items.append(item)
+        _wake(self._kernel, self._getters, 1)
+
+    async def get(self) -> Any:
+        """Take the oldest item; waits while there is none."""
+        while not self._items:
+            await Park(self._getters)
+        item = self._items.popleft()
+        _wake(self._kernel, self._putters, 1)
+        return item
+
+
+def _wake(kernel: Kernel, waiters: deque[Any], count: int) -> None:
+    now_us = kernel.current.now_us if kernel.current is not None else 0
+    for _ in range(min(count, len(waiters))):
+        kernel.wake_at(waiters.popleft(), now_us)
+
+
+def place_of(body: Body | None) -> str:
+    """Return `file:line` of the innermost await of a coroutine, as far as it is Python."""
+    place, inner = "an unknown line", body
+    while inner is not None:
+        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None)
+        if frame is None:
+            break
+        code: CodeType = frame.f_code
+        if not _is_library(code.co_filename):
+            place = f"{code.co_filename}:{frame.f_lineno}"
+        inner = getattr(inner, "cr_await", None) or getattr(inner, "gi_yieldfrom", None)
+    return place
+
+
+def _is_library(filename: str) -> bool:
+    return "asyncio" in filename.replace("\\", "/").split("/")[-2:-1]
+
+
+def describe(request: Any) -> str:
+    """Return what a foreign awaitable is, in a few words."""
+    if request is None:
+        return "asyncio.sleep(0) or a bare yield"
+    return f"an asyncio {type(request).__name__}"

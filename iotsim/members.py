@@ -1,0 +1,207 @@
+"""The members of a fleet: what one `add` call put in, and the group of devices it stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from types import CodeType, MappingProxyType
+from typing import Any, TypeAlias
+
+from iotsim.errors import BadValue, ProfileError, UnknownName, shown
+from iotsim.profiles import Profile
+from iotsim.readings import RESERVED, WIRE_COLUMNS, Group
+from iotsim.topics import check_topic
+from iotsim.units import Duration, duration_text, duration_us
+
+Script: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
+
+DEFAULT_ID = "{type}-{index:04d}"
+COUNT_MAX = 10_000_000
+_ID_BYTES_MAX = 128
+_PLACES = re.compile(r"\{(type|index|n)(:0?\d+d?)?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Devices that one `add` call put into a fleet.
+
+    Attributes
+    ----------
+    type : str
+        Device type: of the profile, or the name of the scripted function.
+    profile : Profile or None
+        With the interval of `every=` already in it.
+    script : callable or None
+        `async def device(dev)`.
+    count : int
+    labels : mapping
+        The profile's labels and those of the call.
+    interval_us : int or None
+        The profile's, or what `every=` gave a scripted device.
+    id_template : str
+    first : int
+        The index of the first device among those of its type.
+    """
+
+    type: str
+    profile: Profile | None
+    script: Script | None
+    count: int
+    labels: Mapping[str, str]
+    interval_us: int | None
+    id_template: str
+    first: int
+
+    def group(self, index: int) -> Group:
+        """Return the group of devices, with their ids made."""
+        last = self.first + self.count
+        if self.id_template == DEFAULT_ID:
+            names = [f"{self.type}-{i:04d}" for i in range(self.first, last)]
+        else:
+            names = [
+                self.id_template.format(type=self.type, index=i, n=i + 1)
+                for i in range(self.first, last)
+            ]
+        return Group(index, self.type, names, self.labels)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the members as plain JSON values, for a saved run."""
+        found: dict[str, Any] = {"type": self.type, "count": self.count, "first": self.first,
+                                 "labels": dict(self.labels), "id": self.id_template}
+        if self.profile is not None:
+            found["profile"] = self.profile.spec()
+        if self.script is not None:
+            found["script"] = {"name": self.type, "code": script_hash(self.script)}
+            if self.interval_us is not None:
+                found["every"] = duration_text(self.interval_us)
+        return found
+
+
+def members_of(
+    device: Any, *, count: Any, labels: Any, every: Duration | None, id: Any, first: Callable[
+        [str], int]
+) -> Members:
+    """Return the members for the arguments of `add`, checked.
+
+    Parameters
+    ----------
+    device : str, Profile or coroutine function
+    count, labels, every, id
+        As people gave them to `add`.
+    first : callable (type) -> int
+        How many devices of a type the fleet already has.
+    """
+    profile, script = _kind(device)
+    if profile is not None and every is not None:
+        profile = Profile.from_spec(
+            {**profile.spec(), "telemetry_interval": duration_text(duration_us(every, "every"))},
+            name=f"profile {profile.type!r} with every={every!r}",
+        )
+    interval_us = profile.interval_us if profile is not None else None
+    if script is not None and every is not None:
+        interval_us = duration_us(every, "every")
+    type_name = profile.type if profile is not None else script_name(script)
+    checked = _labels({**(profile.labels if profile is not None else {}), **_mapping(labels)})
+    if profile is not None:
+        _check_fields(profile, checked)
+    number = _count(count)
+    return Members(type_name, profile, script, number, checked, interval_us,
+                   _id_template(id, number), first(type_name))
+
+
+def _kind(device: Any) -> tuple[Profile | None, Script | None]:
+    import inspect
+
+    if isinstance(device, Profile):
+        return device, None
+    if inspect.iscoroutinefunction(device):
+        return None, device
+    if isinstance(device, str) or hasattr(device, "__fspath__"):
+        return Profile.load(device), None
+    allowed = "Give the name of a profile, a path, a Profile, or an `async def device(dev)`."
+    why = "is a plain function" if callable(device) else "is not a device"
+    raise BadValue("profile", device, why, allowed)
+
+
+def script_name(script: Script | None) -> str:
+    """Return the device type of a scripted function: its name."""
+    name = getattr(script, "__name__", "")
+    if not name.isidentifier():
+        raise BadValue("profile", script, "has no name", "Write it as `async def meter(dev)`.")
+    return name
+
+
+def script_hash(script: Script) -> str:
+    """Return a hash of a function's name and bytecode: re-running a cell gives the same.
+
+    Line numbers and file names do not count.
+    """
+    code = getattr(script, "__code__", None)
+    text = repr(_code_facts(code)) if isinstance(code, CodeType) else repr(script)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _code_facts(code: CodeType) -> tuple[Any, ...]:
+    constants = tuple(
+        _code_facts(value) if isinstance(value, CodeType) else repr(value)
+        for value in code.co_consts
+    )
+    return code.co_name, code.co_code, constants, code.co_names, code.co_varnames
+
+
+def _count(count: Any) -> int:
+    allowed = f"Give a whole number from 1 to {COUNT_MAX:,}."
+    if isinstance(count, bool) or not hasattr(count, "__index__"):
+        raise BadValue("count", count, "is not a whole number", allowed)
+    if not 1 <= count.__index__() <= COUNT_MAX:
+        raise BadValue("count", count, "is out of range", allowed)
+    return int(count.__index__())
+
+
+def _mapping(labels: Any) -> Mapping[str, Any]:
+    if labels is None:
+        return {}
+    if not isinstance(labels, Mapping):
+        raise BadValue("labels", labels, "is not a mapping", "Give {'site': 'north'}.")
+    return labels
+
+
+def _labels(labels: Mapping[Any, Any]) -> Mapping[str, str]:
+    for name, value in labels.items():
+        for what, text in (("label", name), (f"labels[{shown(name)}]", value)):
+            if not isinstance(text, str) or not text or not text.isprintable() or len(text) > 128:
+                raise BadValue(what, text, "is not 1 to 128 printable characters",
+                               "Give {'site': 'north'}.")
+        if name in (*RESERVED, *WIRE_COLUMNS, "id", "fraction", "count"):
+            raise BadValue("label", name, "is a reserved name", "Choose another one.")
+    return MappingProxyType(dict(labels))
+
+
+def _check_fields(profile: Profile, labels: Mapping[str, str]) -> None:
+    where = f"profile {profile.type!r}"
+    for field in profile.fields:
+        if field.name in labels:
+            raise ProfileError(where, f"{field.name!r} is a field and a label. Rename one.")
+        if field.shared is not None and field.shared not in labels:
+            known = UnknownName("label", field.shared, labels)
+            raise ProfileError(where, f"field {field.name!r} is shared by a label that these "
+                                      f"devices lack: {known} Give add(…, labels=…).")
+    check_topic(profile.topic_template, labels)
+
+
+def _id_template(template: Any, count: int) -> str:
+    if template is None:
+        return DEFAULT_ID
+    allowed = "Give text with {index}, {n} or {type}, such as 'gw-{n}'."
+    if not isinstance(template, str) or not template.isprintable() or not template:
+        raise BadValue("id", template, "is not printable text", allowed)
+    fixed = _PLACES.sub("", template)
+    if "{" in fixed or "}" in fixed or any(sign in fixed for sign in "/+#*>\\") or " " in fixed:
+        raise BadValue("id", template, "has a sign that ids cannot hold", allowed)
+    if len(template.encode()) > _ID_BYTES_MAX:
+        raise BadValue("id", template, f"is over {_ID_BYTES_MAX} bytes", allowed)
+    if count > 1 and not re.search(r"\{(index|n)", template):
+        raise BadValue("id", template, f"gives {count} devices the same id", allowed)
+    return template

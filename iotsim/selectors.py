@@ -1,0 +1,197 @@
+"""Who is meant: `"device_type=pump,site=north"`, `"fraction=10%"`, `ids([...])`.
+
+A selector is parsed when it is written and resolved when it takes effect, against the groups of a
+fleet. Fractions and counts go by a hash of the id, so that devices that come and go do not change
+who else is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from iotsim.errors import BadValue, UnknownName
+from iotsim.readings import Group
+from iotsim.seeding import combine_many, fnv1a, fnv1a_many, unit_many
+
+_ALLOWED = (
+    "Give 'all', terms such as 'device_type=pump,site=north', 'id=a|b', 'fraction=10%', "
+    "'count=5', or ids([...])."
+)
+_CHOICE = fnv1a("selector")
+_OWN = ("id", "device_type", "fraction", "count")
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """A selector that names devices one by one; empty selects nothing."""
+
+    names: tuple[str, ...]
+
+
+Where: TypeAlias = "str | Ids | Selector"
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A parsed selector.
+
+    Attributes
+    ----------
+    terms : tuple of (key, values)
+        All must hold; one of the values is enough.
+    fraction : float or None
+        Of those left, in [0, 1], by hash threshold.
+    count : int or None
+        Of those left, the ones with the lowest hashes.
+    """
+
+    terms: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    fraction: float | None = None
+    count: int | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{key}={'|'.join(values)}" for key, values in self.terms]
+        parts += [f"fraction={self.fraction * 100:g}%"] if self.fraction is not None else []
+        parts += [f"count={self.count}"] if self.count is not None else []
+        return ",".join(parts) or "all"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """Who a selector matched.
+
+    Attributes
+    ----------
+    masks : mapping of group index to bool array, shape (devices,)
+    count : int
+    note : str
+        Says so when nobody matched, and why; else empty.
+    """
+
+    masks: Mapping[int, npt.NDArray[np.bool_]]
+    count: int
+    note: str
+
+
+def ids(names: Iterable[str]) -> Ids:
+    """Return a selector of these device ids; `ids([])` selects nothing.
+
+    Examples
+    --------
+    >>> ids(["pump-0001"]).names
+    ('pump-0001',)
+    """
+    if isinstance(names, str):
+        raise BadValue("ids", names, "is text, not a list of ids", f"Write ids([{names!r}]).")
+    return Ids(tuple(names))
+
+
+def parse(where: Where) -> Selector:
+    """Return the selector that people wrote.
+
+    Raises
+    ------
+    BadValue
+        If it is empty, or a term has no value, or a fraction or count cannot be.
+
+    Examples
+    --------
+    >>> str(parse("site=north,fraction=10%"))
+    'site=north,fraction=10%'
+    """
+    if isinstance(where, Selector):
+        return where
+    if isinstance(where, Ids):
+        return Selector((("id", where.names),))
+    if not isinstance(where, str) or not where.strip():
+        why = "is empty" if isinstance(where, str) else "is not a selector"
+        raise BadValue("where", where, why, _ALLOWED)
+    if where.strip() == "all":
+        return Selector()
+    terms: dict[str, tuple[str, ...]] = {}
+    for term in where.split(","):
+        key, equals, text = (part.strip() for part in term.partition("="))
+        values = tuple(value.strip() for value in text.split("|"))
+        if not key or not equals or not all(values):
+            raise BadValue("where", where, f"has a term {term.strip()!r} without a value", _ALLOWED)
+        if key in terms:
+            raise BadValue("where", where, f"names {key!r} twice", "Write 'key=a|b' for either.")
+        terms[key] = values
+    fraction = _fraction(terms.pop("fraction", None), where)
+    count = _count(terms.pop("count", None), where)
+    return Selector(tuple(terms.items()), fraction, count)
+
+
+def _fraction(values: tuple[str, ...] | None, where: str) -> float | None:
+    if values is None:
+        return None
+    text = values[0]
+    try:
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        number = -1.0
+    if len(values) > 1 or not 0 <= number <= 1:
+        raise BadValue("where", where, "has no fraction from 0 % to 100 %", _ALLOWED)
+    return number
+
+
+def _count(values: tuple[str, ...] | None, where: str) -> int | None:
+    if values is None:
+        return None
+    if len(values) > 1 or not values[0].isdecimal():
+        raise BadValue("where", where, "has a count that is not a whole number", _ALLOWED)
+    return int(values[0])
+
+
+def select(where: Where, groups: Sequence[Group]) -> Selection:
+    """Return which devices of the groups a selector matches.
+
+    Raises
+    ------
+    UnknownName
+        If a key is neither a label of any group nor id, device_type, fraction or count.
+    """
+    selector = parse(where)
+    labels = {name for group in groups for name in group.labels}
+    for key, _ in selector.terms:
+        if key not in labels and key not in _OWN:
+            raise UnknownName("selector key", key, (*_OWN, *labels))
+    masks = {group.index: _mask(selector, group) for group in groups}
+    if selector.fraction is not None or selector.count is not None:
+        _thin(selector, groups, masks)
+    count = sum(int(mask.sum()) for mask in masks.values())
+    note = "" if count else f"where={str(selector)!r} matches no device"
+    return Selection(masks, count, note)
+
+
+def _mask(selector: Selector, group: Group) -> npt.NDArray[np.bool_]:
+    mask = np.ones(len(group), dtype=np.bool_)
+    for key, values in selector.terms:
+        if key == "id":
+            wanted = set(values)
+            mask &= np.fromiter((name in wanted for name in group.ids), np.bool_, len(group))
+        elif key == "device_type":
+            mask &= group.device_type in values
+        else:
+            mask &= group.labels.get(key) in values
+    return mask
+
+
+def _thin(
+    selector: Selector, groups: Sequence[Group], masks: dict[int, npt.NDArray[np.bool_]]
+) -> None:
+    hashes = {g.index: combine_many(_CHOICE, fnv1a_many(g.ids)) for g in groups}
+    if selector.fraction is not None:
+        for index, mask in masks.items():
+            mask &= unit_many(hashes[index]) < selector.fraction
+    if selector.count is not None:
+        left = np.concatenate([hashes[index][mask] for index, mask in masks.items()])
+        if len(left) > selector.count:
+            limit = np.sort(left)[selector.count] if selector.count else np.uint64(0)
+            for index, mask in masks.items():
+                mask &= hashes[index] < limit
