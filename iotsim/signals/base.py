@@ -31,6 +31,7 @@ Values: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Single: TypeAlias = Callable[["Tick"], Any]
 
+NUMBER_MAX = 1e100  # no product or sum of a few parameters overflows
 NARROW_DEVICES = 32  # below this width a recursion is faster in Python floats
 
 
@@ -167,6 +168,8 @@ class Signal:
         """Return the signal as plain JSON values: its type and the parameters that were given."""
         given: dict[str, Any] = {"type": self.type_name}
         for entry in fields(self):
+            if not entry.init:
+                continue
             value = getattr(self, entry.name)
             if entry.default is MISSING or not _same(value, entry.default):
                 given[entry.name] = plain(value)
@@ -258,7 +261,7 @@ def build(type_name: str, parameters: Mapping[str, Any]) -> Signal:
     if type_name not in signals:
         raise UnknownName("signal", type_name, signals)
     cls = signals[type_name]
-    allowed = {entry.name: entry for entry in fields(cls)}
+    allowed = {entry.name: entry for entry in fields(cls) if entry.init}
     given: dict[str, Any] = {}
     for spelling, value in parameters.items():
         name = cls.aliases.get(spelling, spelling)
@@ -292,4 +295,6 @@ def number(name: str, value: Any, *, least: float | None = None, above: float | 
     too_small = (least is not None and result < least) or (above is not None and result <= above)
     if too_small or (most is not None and result > most):
         raise BadValue(name, value, "is out of range", allowed)
+    if abs(result) > NUMBER_MAX:
+        raise BadValue(name, value, "is beyond any measure", "Give a number of at most 1e100.")
     return result

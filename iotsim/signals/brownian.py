@@ -88,6 +88,9 @@ class Brownian(Signal):
             context.prec = 40
             dt = Decimal(interval_us) / 1_000_000
             theta, sigma = _exact(self.mean_reversion), _exact(self.volatility)
+            # 1 − e^(−θ dt) loses as many digits as θ dt has zeros.
+            zeros = -(theta * dt).adjusted() if theta else 0
+            context.prec = 40 if zeros <= 10 else 40 + 2 * zeros
             drift = _exact(self.drift)
             if theta == 0:
                 keep, shift, spread = Decimal(1), drift * dt, sigma * dt.sqrt()
@@ -96,20 +99,21 @@ class Brownian(Signal):
                 mean = _exact(self.start if self.mean is None else self.mean)
                 shift = (mean + drift / theta) * (1 - keep)
                 spread = sigma * ((1 - keep * keep) / (2 * theta)).sqrt()
-        low = -np.inf if self.min is None else float(self.min)
-        high = np.inf if self.max is None else float(self.max)
-        return Transition(float(keep), float(shift), float(spread), low, high)
+        # + 0.0 makes −0 a 0: which of the two np.maximum returns depends on the processor.
+        low = -np.inf if self.min is None else float(self.min) + 0.0
+        high = np.inf if self.max is None else float(self.max) + 0.0
+        return Transition(float(keep), float(shift) + 0.0, float(spread), low, high)
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""
-        state = np.full(len(site.parents), float(self.start))
+        state = np.full(len(site.parents), float(self.start) + 0.0)
         return _Brownian(self.transition(site.interval_us), site.keys(self.version), state)
 
     def single(self, site: Site) -> Single:
         """Return the function for one device."""
         step, key = self.transition(site.interval_us), site.key(self.version)
         keep, shift, spread, low, high = step.keep, step.shift, step.spread, step.low, step.high
-        x = float(self.start)
+        x = float(self.start) + 0.0
 
         def value(tick: Tick) -> float:
             nonlocal x

@@ -1,1 +1,159 @@
-"""Soon."""
+"""A state that changes by a table of probabilities."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iotsim.errors import BadValue, UnknownName
+from iotsim.readings import Kind
+from iotsim.seeding import Words, draws, squares64, unit, unit_many
+from iotsim.signals.base import Floats, Signal, Single, Site, Source, Steps, Tick, number, register
+from iotsim.units import duration_us
+
+Codes = npt.NDArray[np.int32]
+STATES_MAX = 256
+TRANSITIONS_PER_TICK_MAX = 10_000
+
+
+@register("markov")
+@dataclass(frozen=True, slots=True)
+class Markov(Signal):
+    """A chain of states; each transition takes the row of the state that was.
+
+    With r uniform in [0, 1), the next state is the first whose cumulative probability exceeds r.
+
+    Parameters
+    ----------
+    states : list of str
+        All different.
+    transition_matrix : list of lists of float
+        One row and one column per state; each row sums to 1.
+    initial_state : str, optional
+        The state before the first transition; the first of the list if not given.
+    per : "tick" or duration
+        Once in every reading, or at whole multiples of a time since the device's start. The first
+        reading stands one interval after it.
+    """
+
+    states: Any
+    transition_matrix: Any
+    initial_state: Any = None
+    per: Any = "tick"
+
+    def __post_init__(self) -> None:
+        states = _check_states(self.states)
+        _check_matrix(self.transition_matrix, states)
+        if self.initial_state is not None and self.initial_state not in states:
+            raise UnknownName("state", self.initial_state, states, "initial_state")
+        if self.per != "tick":
+            duration_us(self.per, "per")
+
+    @property
+    def kind(self) -> Kind:
+        """Text."""
+        return "text"
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The states."""
+        return tuple(self.states)
+
+    @property
+    def _first(self) -> int:
+        return 0 if self.initial_state is None else list(self.states).index(self.initial_state)
+
+    @property
+    def _table(self) -> list[list[float]]:
+        return [list(accumulate(float(p) for p in row)) for row in self.transition_matrix]
+
+    def _per_us(self, interval_us: int) -> int:
+        per_us = interval_us if self.per == "tick" else duration_us(self.per, "per")
+        if interval_us // per_us > TRANSITIONS_PER_TICK_MAX:
+            raise BadValue("per", self.per, "is too short for the interval",
+                           "Give at least a ten-thousandth of telemetry_interval.")
+        return per_us
+
+    def block(self, site: Site) -> Source:
+        """Return the source for many devices."""
+        state = np.full(len(site.parents), self._first, dtype=np.int32)
+        return _Markov(np.array(self._table), site.keys(self.version), state,
+                       site.interval_us, self._per_us(site.interval_us))
+
+    def single(self, site: Site) -> Single:
+        """Return the function for one device: tick -> the state itself."""
+        key, table, states = site.key(self.version), self._table, self.categories
+        interval_us, per_us = site.interval_us, self._per_us(site.interval_us)
+        state = self._first
+
+        def value(tick: Tick) -> str:
+            nonlocal state
+            first = tick.n * interval_us // per_us
+            for i in range(first, (tick.n + 1) * interval_us // per_us):
+                column = bisect_right(table[state], unit(squares64(i, key)))
+                state = column if column < len(states) else state
+            return states[state]
+
+        return value
+
+
+def _check_states(states: Any) -> list[str]:
+    allowed = f"Give a list of 1 to {STATES_MAX} different texts."
+    if not isinstance(states, Sequence) or isinstance(states, (str, bytes)):
+        raise BadValue("states", states, "is not a list", allowed)
+    if not 1 <= len(states) <= STATES_MAX:
+        raise BadValue("states", states, "is empty or too long", allowed)
+    for state in states:
+        if not isinstance(state, str):
+            raise BadValue("states", state, "is not text", "Put quotes around it.")
+    if len(set(states)) < len(states):
+        raise BadValue("states", states, "names a state twice", allowed)
+    return list(states)
+
+
+def _check_matrix(matrix: Any, states: list[str]) -> None:
+    name, size = "transition_matrix", len(states)
+    allowed = f"Give {size} rows of {size} probabilities, one for each state."
+    rows = matrix.tolist() if isinstance(matrix, np.ndarray) else matrix
+    if not isinstance(rows, Sequence) or isinstance(rows, (str, bytes)) or len(rows) != size:
+        raise BadValue(name, matrix, f"does not have {size} rows", allowed)
+    for i, row in enumerate(rows):
+        place = f"{name}[{i}]"
+        if not isinstance(row, Sequence) or isinstance(row, (str, bytes)) or len(row) != size:
+            raise BadValue(place, row, f"does not have {size} columns", allowed)
+        total = sum(number(f"{place}[{j}]", part, least=0, most=1) for j, part in enumerate(row))
+        if abs(total - 1.0) > 1e-9:
+            raise BadValue(place, row, f"sums to {total:.12g}, not to 1",
+                           f"Mend the row of {states[i]!r}.")
+
+
+@dataclass(slots=True)
+class _Markov:
+    table: Floats
+    keys: Words
+    state: Codes
+    interval_us: int
+    per_us: int
+
+    def step(self, steps: Steps) -> Codes:
+        out = np.empty(steps.shape, dtype=np.int32)
+        state, keys = self.state[steps.devices], self.keys[steps.devices]
+        first = steps.first * self.interval_us // self.per_us
+        for t in range(steps.ticks):
+            last = (steps.first + t + 1) * self.interval_us // self.per_us
+            for i in range(first, last):
+                self._move(state, draws(keys, np.array([i], dtype=np.uint64)))
+            first = last
+            out[t] = state
+        return out
+
+    def _move(self, state: Codes, words: Words) -> None:
+        rows = self.table[state]
+        column = (rows <= unit_many(words)[:, None]).sum(axis=1, dtype=np.int32)
+        np.copyto(state, column, where=column < len(self.table))
