@@ -48,10 +48,7 @@ class Schema(BaseModel):
     @classmethod
     def _labels(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
-            check_name("label", name)
-            if len(text) > NAME_CHARS_MAX or not text.isprintable():
-                raise BadValue(name, text, "cannot be the value of a label",
-                               "Give printable text of at most 128 characters.")
+            check_label(name, text)
         return value
 
     @field_validator("topic_template")
@@ -168,9 +165,19 @@ def check_name(what: str, name: Any) -> str:
         raise BadValue(what, name, "is not text", allowed)
     if not name or len(name) > NAME_CHARS_MAX or not name.isprintable() or name != name.strip():
         raise BadValue(what, name, "cannot be a name", allowed)
-    if name in _TAKEN and not (what == "label" and name == "device_type"):
+    if name in _TAKEN and (what, name) != ("label", "device_type"):
         raise BadValue(what, name, "is a column that iotsim makes itself", "Choose another name.")
     return name
+
+
+def check_label(name: Any, text: Any) -> None:
+    """Raise if a label cannot have this name or this value."""
+    check_name("label", name)
+    allowed = "Give printable text of at most 128 characters."
+    if not isinstance(text, str):
+        raise BadValue(name, text, "is not text", allowed)
+    if len(text) > NAME_CHARS_MAX or not text.isprintable():
+        raise BadValue(name, text, "cannot be the value of a label", allowed)
 
 
 def check_type(value: Any) -> str:

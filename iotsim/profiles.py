@@ -7,10 +7,7 @@ iotsim, or made in code with the same keys.
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,53 +15,12 @@ from typing import Any
 from iotsim import documents
 from iotsim.documents import Document, Place
 from iotsim.errors import BadValue, IotsimError, ProfileError, UnknownName, shown
-from iotsim.readings import Kind
-from iotsim.signals.base import Signal, build, known
-from iotsim.signals.resolution import Resolution
+from iotsim.fields import Field as Field
+from iotsim.fields import make, ordered
 from iotsim.topics import DEFAULT_TOPIC
 from iotsim.topics import check_topic as check_topic
 from iotsim.topics import topic as topic
 from iotsim.units import duration_text
-
-_COMMON = ("type", "resolution", "unit", "shared")
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One measured quantity of a device.
-
-    Attributes
-    ----------
-    name : str
-    signal : Signal
-    resolution : Resolution or None
-        What values are rounded to before they are published.
-    unit : str or None
-        Documentation for people; nothing is converted.
-    shared : str or None
-        A label: devices with the same value of it share the field's stream.
-    """
-
-    name: str
-    signal: Signal
-    resolution: Resolution | None = None
-    unit: str | None = None
-    shared: str | None = None
-
-    @property
-    def kind(self) -> Kind:
-        """What the values are: float, int, bool, text or json."""
-        return self.signal.kind
-
-    def spec(self) -> dict[str, Any]:
-        """Return the field as plain JSON values, as a profile spells it."""
-        found = self.signal.spec()
-        if self.resolution is not None:
-            found["resolution"] = self.resolution.step / self.resolution.per_unit
-        for name in ("unit", "shared"):
-            if getattr(self, name) is not None:
-                found[name] = getattr(self, name)
-        return found
 
 
 class Profile:
@@ -155,14 +111,15 @@ class Profile:
             return ProfileError(document.where(place), str(problem))
 
         schema = check(document.value, fail)
+        interval_us = schema.telemetry_interval
         found = {
-            name: _field(name, given, document, folder)
+            name: make(name, given, interval_us, document, folder)
             for name, given in schema.telemetry_fields.items()
         }
         labels = {name: text for name, text in schema.labels.items() if name != "device_type"}
         self.type, self.labels = schema.type, MappingProxyType(labels)
-        self.fields = _ordered(found, document)
-        self.interval_us, self.phase_us = schema.telemetry_interval, schema.phase
+        self.fields = ordered(found, document)
+        self.interval_us, self.phase_us = interval_us, schema.phase
         self.jitter_us, self.protocol = schema.jitter, schema.protocol
         self.topic_template, self.qos = schema.topic_template, schema.qos
         self.backpressure = schema.backpressure
@@ -225,6 +182,43 @@ class Profile:
     def names(cls) -> list[str]:
         """Return the names of the profiles that come with iotsim, sorted."""
         return sorted(path.stem for path in _bundled().glob("*.yaml"))
+
+    def labels_with(self, extra: Mapping[str, str], group: str = "") -> dict[str, str]:
+        """Return the labels of devices that are added with labels of their own.
+
+        Parameters
+        ----------
+        extra : mapping of str to str
+            Wins over the profile's labels.
+        group : str
+            How errors call the devices.
+
+        Raises
+        ------
+        BadValue, UnknownName
+            If a label cannot be, is a field as well, or one is missing that the topic template or
+            a `shared` field needs.
+        """
+        from iotsim.profile_schema import check_label
+
+        group = group or self.type
+        for name, text in extra.items():
+            check_label(name, text)
+            if any(field.name == name for field in self.fields):
+                raise BadValue("label", name, f"is a field of {shown(group)} as well",
+                               "Rename it: both are columns.")
+        if extra.get("device_type", self.type) != self.type:
+            raise BadValue("device_type", extra["device_type"], "is not the type of the profile",
+                           "Leave the label out.")
+        merged = {**self.labels, **extra}
+        merged.pop("device_type", None)
+        check_topic(self.topic_template, merged)
+        for field in self.fields:
+            if field.shared is not None and field.shared not in merged:
+                why = f"is a label that the devices of {shown(group)} do not have"
+                raise BadValue("shared", field.shared, f"{why} (field {shown(field.name)})",
+                               f"Add them with labels={{{field.shared!r}: …}}.")
+        return merged
 
     def spec(self) -> dict[str, Any]:
         """Return the profile as plain JSON values, under the keys of its YAML."""
@@ -306,63 +300,3 @@ def _as_dicts(value: Any) -> Any:
 def _bundled() -> Path:
     inside = Path(__file__).with_name("_profiles")
     return inside if inside.is_dir() else Path(__file__).parent.parent / "profiles"
-
-
-def _field(name: str, given: Mapping[str, Any], document: Document, folder: Path) -> Field:
-    place = ("telemetry_fields", name)
-    try:
-        return _build_field(name, given, folder)
-    except IotsimError as error:
-        inner = error.name if isinstance(error, (BadValue, UnknownName)) else ""
-        steps = tuple(int(step) if step.isdigit() else step
-                      for step in re.findall(r"[^.\[\]]+", str(inner)))
-        raise ProfileError(document.where((*place, *steps)),
-                           f"field {shown(name)}: {error}") from error
-
-
-def _build_field(name: str, given: Mapping[str, Any], folder: Path) -> Field:
-    type_name = given.get("type")
-    if not isinstance(type_name, str):
-        raise BadValue("type", type_name, "is not the name of a signal",
-                       f"Give one of: {', '.join(sorted(known()))}.")
-    parameters = {key: value for key, value in given.items() if key not in _COMMON}
-    signals = known()
-    if type_name in signals:
-        parameters = dict(signals[type_name].located(parameters, folder))
-    signal = build(type_name, parameters)
-    resolution = given.get("resolution")
-    if resolution is not None and signal.kind != "float":
-        raise BadValue("resolution", resolution, f"makes no sense for values of kind {signal.kind}",
-                       "Leave it out.")
-    for key in ("unit", "shared"):
-        text = given.get(key)
-        if text is not None and not (isinstance(text, str) and text and text.isprintable()):
-            raise BadValue(key, text, "is not text", "Give printable text, in quotes if needed.")
-    return Field(name, signal, None if resolution is None else Resolution.of(resolution),
-                 given.get("unit"), given.get("shared"))
-
-
-def _ordered(found: Mapping[str, Field], document: Document) -> tuple[Field, ...]:
-    for name, field in found.items():
-        place = document.where(("telemetry_fields", name))
-        for need in field.signal.needs:
-            if need not in found:
-                raise ProfileError(place, f"field {shown(name)}: "
-                                          f"{UnknownName('field', need, found)}")
-            if found[need].kind in ("text", "json"):
-                raise ProfileError(place, f"field {shown(name)}: {shown(need)} is "
-                                          f"{found[need].kind}, not a number. Depend on numbers.")
-    sorter = TopologicalSorter({name: field.signal.needs for name, field in found.items()})
-    try:
-        sorter.prepare()
-    except CycleError as error:
-        circle = [str(name) for name in error.args[1]]
-        where = document.where(("telemetry_fields", circle[0]))
-        raise ProfileError(where, f"fields depend on each other in a circle: "
-                                  f"{' → '.join(circle)}. Break it.") from None
-    placed: dict[str, Field] = {}
-    while sorter.is_active():
-        ready = set(sorter.get_ready())
-        placed.update((name, field) for name, field in found.items() if name in ready)
-        sorter.done(*ready)
-    return tuple(placed.values())

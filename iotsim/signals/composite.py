@@ -22,10 +22,9 @@ from iotsim.signals.base import (
     Tick,
     build,
     known,
-    plain,
     register,
 )
-from iotsim.units import duration_us
+from iotsim.units import duration_text, duration_us
 
 OPERATIONS = ("sum", "product", "chain")
 PARTS_MAX, DEPTH_MAX = 32, 5
@@ -45,10 +44,10 @@ class Composite(Signal):
         Each `{"type": …}` with its parameters; in a chain also `for`, how long its turn is.
     """
 
-    parts: Any
+    parts: Any = field(compare=False)
     op: str = "sum"
-    signals: tuple[Signal, ...] = field(init=False, repr=False, compare=False)
-    turns_us: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    signals: tuple[Signal, ...] = field(init=False, repr=False)
+    turns_us: tuple[int, ...] = field(init=False, repr=False)  # when each turn ends
 
     def __post_init__(self) -> None:
         if self.op not in OPERATIONS:
@@ -83,10 +82,10 @@ class Composite(Signal):
 
     def spec(self) -> dict[str, Any]:
         """Return the signal as plain JSON values."""
-        parts = [
-            {**signal.spec(), **({"for": plain(part["for"])} if "for" in part else {})}
-            for signal, part in zip(self.signals, self.parts, strict=True)
-        ]
+        parts = [signal.spec() for signal in self.signals]
+        if self.op == "chain":
+            for part, begin, end in zip(parts, (0, *self.turns_us), self.turns_us, strict=False):
+                part["for"] = duration_text(end - begin)
         return {"type": self.type_name, "op": self.op, "parts": parts}
 
     @property

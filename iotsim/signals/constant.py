@@ -26,6 +26,7 @@ from iotsim.signals.base import (
 from iotsim.signals.uniform import bounds
 
 _JSON_BYTES_MAX = 65_536
+_PLAIN_JSON = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
 @register("constant")
@@ -81,20 +82,18 @@ class Static(Signal):
     value: Any
 
     def __post_init__(self) -> None:
-        value = self.value
-        if isinstance(value, np.generic):
-            object.__setattr__(self, "value", value.item())
-        elif isinstance(value, float) and not math.isfinite(value):
+        value = self.value.item() if isinstance(self.value, np.generic) else self.value
+        if isinstance(value, float) and not math.isfinite(value):
             raise BadValue("value", value, "is not finite", "JSON has no such number.")
         try:
-            size = len(orjson.dumps(self.value))
+            text = orjson.dumps(value, option=_PLAIN_JSON)
         except TypeError:
-            raise BadValue("value", value, "is not a JSON value",
-                           "Give a number, text, true, false, null, or a list or mapping of such.",
-                           ) from None
-        if size > _JSON_BYTES_MAX:
+            allowed = "Give a number, text, true, false, null, or a list or mapping of such."
+            raise BadValue("value", value, "is not a JSON value", allowed) from None
+        object.__setattr__(self, "value", orjson.loads(text))  # a copy that nobody else can change
+        if len(text) > _JSON_BYTES_MAX:
             raise BadValue("value", value, "is over 65,536 bytes of JSON", "Give less.")
-        if self.kind == "int" and not -(2**63) <= self.value < 2**63:
+        if self.kind == "int" and not -(2**63) <= value < 2**63:
             raise BadValue("value", value, "is out of range", "Give a whole number of 64 bits.")
 
     def __eq__(self, other: object) -> bool:

@@ -55,6 +55,8 @@ class Dependent(Signal):
             raise BadValue("offset", self.offset, "belongs to of", "Add it in the expression.")
         law = _linear(self.of, self.offset) if self.expression is None else parse(self.expression)
         object.__setattr__(self, "law", law)
+        if self.of is not None:
+            object.__setattr__(self, "of", dict(self.of))
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from iotsim.errors import BadValue, UnknownName
 from iotsim.readings import Kind
 from iotsim.seeding import Words, draws, squares64, unit, unit_many
 from iotsim.signals.base import Floats, Signal, Single, Site, Source, Steps, Tick, number, register
-from iotsim.units import duration_us
+from iotsim.units import duration_text, duration_us
 
 Codes = npt.NDArray[np.int32]
 STATES_MAX = 256
@@ -52,8 +52,11 @@ class Markov(Signal):
         _check_matrix(self.transition_matrix, states)
         if self.initial_state is not None and self.initial_state not in states:
             raise UnknownName("state", self.initial_state, states, "initial_state")
+        rows = tuple(tuple(float(part) for part in row) for row in self.transition_matrix)
+        object.__setattr__(self, "states", tuple(states))
+        object.__setattr__(self, "transition_matrix", rows)
         if self.per != "tick":
-            duration_us(self.per, "per")
+            object.__setattr__(self, "per", duration_text(duration_us(self.per, "per")))
 
     @property
     def kind(self) -> Kind:
@@ -67,11 +70,11 @@ class Markov(Signal):
 
     @property
     def _first(self) -> int:
-        return 0 if self.initial_state is None else list(self.states).index(self.initial_state)
+        return 0 if self.initial_state is None else self.categories.index(self.initial_state)
 
     @property
     def _table(self) -> list[list[float]]:
-        return [list(accumulate(float(p) for p in row)) for row in self.transition_matrix]
+        return [list(accumulate(row)) for row in self.transition_matrix]
 
     def _per_us(self, interval_us: int) -> int:
         per_us = interval_us if self.per == "tick" else duration_us(self.per, "per")

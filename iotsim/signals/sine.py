@@ -10,7 +10,7 @@ import numpy as np
 from iotsim.signals.base import Floats, Signal, Single, Site, Source, Steps, Tick, register
 from iotsim.signals.uniform import bounds
 from iotsim.signals.waves import sine, sine_many
-from iotsim.units import duration_us
+from iotsim.units import duration_text, duration_us
 
 
 @register("sine_wave")
@@ -27,11 +27,11 @@ class Sine(Signal):
 
     min: Any
     max: Any
-    period: Any = "60s"
+    period: Any = "1m"
 
     def __post_init__(self) -> None:
         bounds(self.min, self.max)
-        duration_us(self.period, "period")
+        object.__setattr__(self, "period", duration_text(duration_us(self.period, "period")))
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""
