@@ -139,7 +139,7 @@ class Digest:
     def _add_stretch(self, name: str, stretch: int | npt.NDArray[np.int64], words: Words) -> None:
         sums = self.stretches.of(name)
         if isinstance(stretch, int):
-            sums[stretch] += words.sum(dtype=np.uint64)
+            sums[stretch : stretch + 1] += words.sum(dtype=np.uint64)  # a scalar would warn
         else:
             np.add.at(sums, stretch, words)
 

@@ -234,14 +234,15 @@ class Cast:
             device=np.fromiter((row[0] for row in rows), dtype=np.int32, count=len(rows)),
             seq=np.fromiter((row[1] for row in rows), dtype=np.int64, count=len(rows)),
             time_us=np.fromiter((row[2] for row in rows), dtype=np.int64, count=len(rows)),
-            columns={name: _column([row[3] for row in rows], name) for name in names},
+            columns={name: column_of([row[3] for row in rows], name) for name in names},
         )
 
 
 _ABSENT = object()
 
 
-def _column(rows: list[dict[str, Any]], name: str) -> Column:
+def column_of(rows: list[dict[str, Any]], name: str) -> Column:
+    """Return the column of one field of rows of JSON values; a missing key is absent."""
     values = [row.get(name, _ABSENT) for row in rows]
     present = None
     if any(value is _ABSENT for value in values):

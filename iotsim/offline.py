@@ -1,0 +1,114 @@
+"""Running a fleet offline: as fast as the machine computes, without a loop or a thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iotsim.arrow import Writer
+from iotsim.capture import Bound, Capture
+from iotsim.digest import Digest
+from iotsim.engine.simulation import Simulation
+from iotsim.errors import BadValue
+from iotsim.result import Result
+from iotsim.units import DEFAULT_START, Duration, Instant, clock_text, duration_us, instant_us
+
+if TYPE_CHECKING:
+    from iotsim.fleet import Fleet
+
+WINDOW_ROWS = 1_000_000
+WINDOW_US_MIN = 1_000_000
+_PROGRESS_AFTER_S = 1.0
+
+
+def generate(
+    fleet: Fleet,
+    duration: Duration,
+    *,
+    start: Instant | None,
+    to: str | Path | None,
+    progress: bool | None,
+) -> Result:
+    """Return the result of running a fleet offline; see `Fleet.generate`."""
+    duration_total_us = duration_us(duration)
+    start_us = instant_us(DEFAULT_START if start is None else start)
+    check_devices(fleet)
+    simulation = Simulation(fleet.members, fleet.seed, start_us)
+    digests, capture = Digest(start_us), Capture(Bound())
+    writer = None if to is None else Writer(to, simulation.groups, kinds_of(fleet))
+    end_us = start_us + duration_total_us
+    try:
+        with _bar(fleet.name, duration_total_us, progress) as bar:
+            now_us = start_us
+            while now_us < end_us:
+                step_us = _window_us(simulation, duration_total_us)
+                until_us = min(end_us, now_us + step_us)
+                for readings in simulation.advance(until_us):
+                    digests.add(readings)
+                    if writer is None:
+                        capture.add(readings)
+                    else:
+                        writer.add(readings)
+                bar.update((until_us - now_us) / 1e6)
+                now_us = until_us
+        if writer is not None:
+            writer.close()
+    except BaseException:
+        if writer is not None:
+            writer.abandon()
+        raise
+    finally:
+        simulation.close()
+    return Result(
+        fleet=fleet,
+        start_us=start_us,
+        end_us=end_us,
+        groups=tuple(simulation.groups),
+        capture=capture,
+        digests=digests,
+        errors=tuple(simulation.failures.kept),
+        path=None if writer is None else writer.path,
+    )
+
+
+def check_devices(fleet: Fleet) -> None:
+    """Raise if there is nobody to simulate."""
+    if not fleet.members:
+        raise BadValue("fleet", fleet.name, "has no devices", "Give it some: fleet.add('pump').")
+
+
+def kinds_of(fleet: Fleet) -> dict[str, str]:
+    """Return the kinds of the fields that the fleet's profiles declare."""
+    from iotsim.capture import common_kind
+
+    kinds: dict[str, str] = {}
+    for member in fleet.members:
+        for field in member.profile.fields if member.profile is not None else ():
+            kinds[field.name] = common_kind(kinds.get(field.name, field.kind), field.kind)
+    return kinds
+
+
+def _window_us(simulation: Simulation, duration_total_us: int) -> int:
+    window_us = duration_total_us
+    if simulation.rate_hz:
+        window_us = int(WINDOW_ROWS / simulation.rate_hz * 1e6)
+    if simulation.casts:
+        window_us = min(window_us, duration_total_us // 100)
+    # Whole intervals give the blocks whole rectangles.
+    longest_us = max((block.profile.interval_us for block in simulation.blocks), default=1)
+    return max(WINDOW_US_MIN, window_us // longest_us * longest_us)
+
+
+def _bar(name: str, duration_total_us: int, progress: bool | None) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        total=duration_total_us / 1e6,
+        desc=f"{name} {clock_text(duration_total_us)}",
+        unit="s",
+        unit_scale=True,
+        delay=_PROGRESS_AFTER_S if progress is None else 0,
+        disable=progress is False,
+        leave=False,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+    )

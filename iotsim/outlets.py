@@ -1,0 +1,112 @@
+"""Where readings go: what one `publish_to` call said, and what it means for a fleet's devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iotsim.publishers.base import Publisher, build
+from iotsim.readings import Group
+from iotsim.selectors import Selector, Where, parse, select
+from iotsim.topics import DEFAULT_TOPIC, check_topic, topic
+from iotsim.transport.addresses import redacted
+
+if TYPE_CHECKING:
+    from iotsim.members import Members
+
+_HAVE_QOS = ("mqtt", "mqtts")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Outlet:
+    """One `publish_to`: an address, a topic template, who, and options.
+
+    Attributes
+    ----------
+    url : str
+    topic : str or None
+        None takes each profile's own.
+    where : Selector
+    options : mapping
+    """
+
+    url: str
+    topic: str | None
+    where: Selector
+    options: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        who = "" if self.where == Selector() else f" where {self.where}"
+        return f"{redacted(self.url)}{who}"
+
+    def __repr__(self) -> str:
+        return f"<Outlet {self}>"
+
+    def publisher(self, qos: int | None, backpressure: str | None) -> Publisher:
+        """Return the publisher, with a profile's wishes where the call said nothing."""
+        wishes: dict[str, Any] = {} if backpressure is None else {"backpressure": backpressure}
+        if qos is not None and self.url.partition(":")[0].lower() in _HAVE_QOS:
+            wishes["qos"] = qos
+        return build(self.url, **{**wishes, **self.options})
+
+    def topic_of(self, member: Members, group: Group, i: int) -> str:
+        """Return the topic of one device."""
+        own = DEFAULT_TOPIC if member.profile is None else member.profile.topic_template
+        return topic(self.topic or own, group.ids[i], group.device_type, group.labels)
+
+
+def outlet_of(url: str, topic: str | None, where: Where, options: Mapping[str, Any]) -> Outlet:
+    """Return an outlet, with everything checked that can be without connecting."""
+    build(url, **options)
+    if topic is not None:
+        check_topic(topic)
+    return Outlet(url, topic, parse(where), MappingProxyType(dict(options)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """Devices that share one publisher: an outlet, and the wishes that their profiles agree on.
+
+    Attributes
+    ----------
+    outlet : Outlet
+    publisher : Publisher
+    masks : mapping of group index to bool array
+        Who publishes here.
+    devices : int
+    """
+
+    outlet: Outlet
+    publisher: Publisher
+    masks: Mapping[int, npt.NDArray[np.bool_]]
+    devices: int
+
+
+def routes_of(
+    outlets: Sequence[Outlet], members: Sequence[Members], groups: Sequence[Group]
+) -> tuple[list[Route], list[str]]:
+    """Return the routes of a fleet, and a note for each outlet that nobody uses."""
+    routes: list[Route] = []
+    notes: list[str] = []
+    for outlet in outlets:
+        selection = select(outlet.where, groups)
+        if selection.note:
+            notes.append(f"publish_to({redacted(outlet.url)!r}): {selection.note}")
+        wishes: dict[tuple[int | None, str | None], dict[int, npt.NDArray[np.bool_]]] = {}
+        for member, group in zip(members, groups, strict=True):
+            mask = selection.masks[group.index]
+            if mask.any():
+                if outlet.topic is not None:
+                    check_topic(outlet.topic, group.labels)
+                profile = member.profile
+                wish = (None, None) if profile is None else (profile.qos, profile.backpressure)
+                wishes.setdefault(wish, {})[group.index] = mask
+        for (qos, backpressure), masks in wishes.items():
+            count = sum(int(mask.sum()) for mask in masks.values())
+            routes.append(Route(outlet, outlet.publisher(qos, backpressure), masks, count))
+    return routes, notes

@@ -1,0 +1,143 @@
+"""Readings made again from what somebody received or stored: messages, tables, files.
+
+What an independent subscriber saw has the same digest as the run that sent it, so a whole run can
+be compared without trusting the simulator's own books.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from iotsim.digest import Digest
+from iotsim.engine.device import column_of
+from iotsim.errors import BadValue, SavedRunError
+from iotsim.readings import Column, Group, Readings
+from iotsim.units import instant_us
+
+
+def digest_of_messages(messages: Iterable[tuple[bytes, str]]) -> str:
+    """Return the digest of received messages.
+
+    Parameters
+    ----------
+    messages : iterable of (payload, id)
+        Payloads as they stood on the wire; ids are `run/device/seq/copy`.
+
+    Raises
+    ------
+    BadValue
+        If a payload is not a reading, or an id has no tick.
+    """
+    digest = Digest(0)
+    for readings in readings_of_messages(messages):
+        digest.add(readings)
+    return digest.hexdigest()
+
+
+def readings_of_messages(messages: Iterable[tuple[bytes, str]]) -> Iterator[Readings]:
+    """Yield the readings that messages hold, one group per device type and set of labels."""
+    found: dict[tuple[str, bytes], list[tuple[str, int, int, dict[str, Any]]]] = {}
+    for payload, message_id in messages:
+        try:
+            body = orjson.loads(payload)
+            labels = {k: v for k, v in body.get("labels", {}).items() if k != "device_type"}
+            kind = body["device_type"], orjson.dumps(labels, option=orjson.OPT_SORT_KEYS)
+            row = (body["device_id"], int(message_id.rsplit("/", 2)[1]),
+                   instant_us(body["timestamp"]), body["fields"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError):
+            raise BadValue("message", payload, "is not a reading", "") from None
+        found.setdefault(kind, []).append(row)
+    for index, ((device_type, labels_json), rows) in enumerate(found.items()):
+        place: dict[str, int] = {}
+        device = [place.setdefault(row[0], len(place)) for row in rows]
+        group = Group(index, device_type, list(place), orjson.loads(labels_json))
+        names = list(dict.fromkeys(name for row in rows for name in row[3]))
+        yield Readings(
+            group=group,
+            device=np.array(device, dtype=np.int32),
+            seq=np.array([row[1] for row in rows], dtype=np.int64),
+            time_us=np.array([row[2] for row in rows], dtype=np.int64),
+            columns={name: column_of([row[3] for row in rows], name) for name in names},
+        )
+
+
+def readings_of_table(table: Any, groups: Sequence[Group], source: object) -> list[Readings]:
+    """Return the readings that an Arrow table of `arrow.Tables` holds, per batch and group.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+    groups : sequence of Group
+        Of the fleet that made it.
+    source : str or Path
+        What errors call it.
+
+    Raises
+    ------
+    SavedRunError
+        If the table has other columns, or devices that the fleet does not have.
+    """
+    offsets = np.cumsum([0, *(len(group) for group in groups)])
+    place = {name: i for i, name in enumerate(n for group in groups for n in group.ids)}
+    labels = {name for group in groups for name in group.labels}
+    known = {"time", "device_id", "device_type", "seq", "faults", "hit", *labels}
+    if not {"time", "device_id", "seq"} <= set(table.column_names):
+        raise SavedRunError(source, "these are not readings of iotsim", "Give a file of `to=`.")
+    fields = [name for name in table.column_names if name not in known]
+    made = []
+    for batch in table.to_batches():
+        ids = batch.column("device_id").dictionary.to_pylist()
+        unknown = [name for name in ids if name not in place]
+        if unknown:
+            raise SavedRunError(source, f"it has a device {unknown[0]!r} that the fleet has not")
+        codes = np.array([place[name] for name in ids], dtype=np.int64)[
+            batch.column("device_id").indices.to_numpy()
+        ]
+        time_us = batch.column("time").cast("int64").to_numpy()
+        seq = batch.column("seq").to_numpy()
+        columns = {name: _column(batch.column(name)) for name in fields}
+        for group, low in zip(groups, offsets.tolist(), strict=False):
+            rows = np.flatnonzero((codes >= low) & (codes < low + len(group)))
+            if len(rows):
+                whole = Readings(group, (codes - low).astype(np.int32), seq, time_us, columns)
+                made.append(_present(whole.take(rows)))
+    return made
+
+
+def _column(array: Any) -> Column:
+    import pyarrow as pa
+
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+        return Column("text", codes, tuple(array.dictionary.to_pylist()))
+    if pa.types.is_floating(kind):
+        return Column("float", array.fill_null(float("nan")).to_numpy(zero_copy_only=False))
+    if pa.types.is_string(kind):
+        values = [None if text is None else orjson.loads(text) for text in array.to_pylist()]
+        return column_of([{"": value} for value in values], "")
+    present = None if not array.null_count else ~array.is_null().to_numpy(zero_copy_only=False)
+    values = array.fill_null(0).to_numpy(zero_copy_only=False)
+    return Column("bool" if pa.types.is_boolean(kind) else "int", values, present=present)
+
+
+def _present(readings: Readings) -> Readings:
+    # A field that a group never has is a column of nulls in a file of several types.
+    columns = {
+        name: column
+        for name, column in readings.columns.items()
+        if not _empty(column)
+    }
+    return Readings(readings.group, readings.device, readings.seq, readings.time_us, columns)
+
+
+def _empty(column: Column) -> bool:
+    if column.kind == "float":
+        return bool(np.isnan(column.values).all())
+    if column.kind in ("text", "json"):
+        return bool((column.values < 0).all())
+    return column.present is not None and not column.present.any()

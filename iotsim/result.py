@@ -1,0 +1,211 @@
+"""What a run leaves: readings, a digest, errors. Frozen."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iotsim import arrow, frames
+from iotsim.actions import Action
+from iotsim.capture import Capture, merged
+from iotsim.digest import Digest
+from iotsim.errors import BadValue, IotsimError, RunFailed, UnknownName
+from iotsim.readings import Group, Readings
+from iotsim.registry import door
+from iotsim.units import Duration, clock_text, duration_us, instant_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from iotsim.fleet import Fleet
+    from iotsim.publishers.ledger import LedgerSnapshot
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Result:
+    """What a run leaves.
+
+    Attributes
+    ----------
+    fleet : Fleet
+        What was run.
+    start_us, end_us : int
+        The window [start, end) of simulated time, microseconds since 1970.
+    errors : tuple of IotsimError
+        What went wrong: devices that failed, publishers that lost their broker.
+    actions : tuple of Action
+        What was done to the run.
+    publishers : mapping of str to ledger
+        What became of the messages, per publisher.
+    path : Path or None
+        Where the readings were streamed to.
+    """
+
+    fleet: Fleet
+    start_us: int
+    end_us: int
+    groups: tuple[Group, ...] = field(repr=False)
+    capture: Capture = field(repr=False)
+    digests: Digest = field(repr=False)
+    errors: tuple[IotsimError, ...] = ()
+    actions: tuple[Action, ...] = ()
+    publishers: Mapping[str, LedgerSnapshot] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """One hex string over every reading: equal digests, equal readings."""
+        return self.digests.hexdigest()
+
+    @property
+    def start(self) -> datetime:
+        """Where the run began (UTC)."""
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.start_us)
+
+    @property
+    def duration(self) -> timedelta:
+        """How long it was, in simulated time."""
+        return timedelta(microseconds=self.end_us - self.start_us)
+
+    @property
+    def rows(self) -> int:
+        """How many readings were made, kept or not."""
+        return self.digests.rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def frame(
+        self,
+        *,
+        device_type: str | None = None,
+        fields: Iterable[str] | str | None = None,
+        last: Duration | None = None,
+        tidy: bool = False,
+    ) -> pd.DataFrame:
+        """Return the readings as a DataFrame, ordered by time, then device.
+
+        Parameters
+        ----------
+        device_type : str, optional
+            Only devices of this type.
+        fields : str or iterable of str, optional
+            Only these fields.
+        last : duration, optional
+            Only the last stretch of simulated time.
+        tidy : bool
+            Long form: one row per reading and field.
+
+        Raises
+        ------
+        UnknownName
+            If no device is of that type, or no reading has that field.
+        """
+        groups, chunks = self._held(device_type, last)
+        return frames.frame(groups, chunks, fields=fields, tidy=tidy)
+
+    def to_arrow(self) -> Any:
+        """Return the readings as a pyarrow Table."""
+        return arrow.table(self.groups, self._held(None, None)[1])
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write the readings to a Parquet file; returns its path."""
+        return arrow.write(path, self.groups, self._held(None, None)[1])
+
+    def plot(self, fields: Iterable[str] | str | None = None, **options: Any) -> Any:
+        """Draw the readings with matplotlib; returns the Axes, one per field."""
+        return door("plot")(self, fields, **options)
+
+    def diff(self, other: Result) -> str:
+        """Return in words how another result differs; empty if it does not."""
+        from iotsim.comparison import difference
+
+        return difference(self, other)
+
+    def save(self, path: str | Path, *, readings: bool = False) -> Path:
+        """Save what is needed to run it again and to prove that the bytes are the same.
+
+        Parameters
+        ----------
+        path : str or Path
+        readings : bool
+            Also store the readings, so that `verify` can name exact times and values.
+        """
+        from iotsim.saved import save
+
+        return save(self, path, readings=readings)
+
+    def raise_for_errors(self) -> Result:
+        """Return this result, or raise RunFailed if anything went wrong."""
+        if self.errors:
+            raise RunFailed(self.fleet.name, self.errors)
+        return self
+
+    def _held(
+        self, device_type: str | None, last: Duration | None
+    ) -> tuple[list[Group], list[Readings]]:
+        groups, chunks = list(self.groups), self.capture.chunks()
+        if self.path is not None and not chunks:
+            chunks = arrow.read(self.path, self.groups)
+        if device_type is not None:
+            types = {group.device_type for group in groups}
+            if device_type not in types:
+                raise UnknownName("device type", device_type, types)
+            groups = [group for group in groups if group.device_type == device_type]
+            kept = {group.index for group in groups}
+            chunks = [chunk for chunk in chunks if chunk.group.index in kept]
+        if last is not None:
+            since_us = self.end_us - duration_us(last, "last")
+            chunks = [chunk.take(chunk.time_us >= since_us) for chunk in chunks]
+        return groups, chunks
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        yield "devices", f"{sum(len(group) for group in self.groups):,}"
+        yield "readings", f"{self.rows:,}"
+        yield "start", instant_text(self.start_us)
+        yield "duration", clock_text(self.end_us - self.start_us)
+        yield "seed", str(self.fleet.seed)
+        yield "digest", self.digest
+        if self.capture.evicted_rows:
+            yield "kept", f"{self.capture.rows:,} of {self.rows:,} readings (see capture=)"
+        if self.path is not None:
+            yield "file", str(self.path)
+        for name, ledger in self.publishers.items():
+            yield name, f"{ledger.acknowledged:,} acknowledged of {ledger.offered:,} offered"
+        yield "errors", str(len(self.errors))
+
+    def __repr__(self) -> str:
+        facts = dict(self._facts())
+        return (
+            f"<Result {self.fleet.name!r}: {facts['readings']} readings of {facts['devices']} "
+            f"devices over {facts['duration']}, digest {facts['digest'][:12]}…, "
+            f"{facts['errors']} errors>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+            for name, text in self._facts()
+        )
+        return f"<div><b>Result {html.escape(self.fleet.name)}</b><table>{rows}</table></div>"
+
+
+__all__ = ("Result", "merged")
+
+
+def check_path(path: str | Path, suffix: str) -> Path:
+    """Return a path to write to; its folder must exist."""
+    target = Path(path)
+    if target.suffix != suffix:
+        raise BadValue("path", str(path), f"does not end in {suffix}", f"Write 'run{suffix}'.")
+    if not target.parent.is_dir():
+        raise BadValue("path", str(path), "is in a folder that does not exist", "Make it first.")
+    return target

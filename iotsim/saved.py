@@ -1,0 +1,211 @@
+"""The saved run: a zip with the spec, the actions, the digests, and on request the readings.
+
+Nothing in it is executed: JSON, plain arrays and Parquet only. Members of other names, absurd
+sizes and newer formats are refused in one line.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iotsim import __version__, arrow
+from iotsim.comparison import Fingerprint, fingerprint
+from iotsim.digest import DIGEST_VERSION, STRETCHES_MAX, Stretches
+from iotsim.errors import BadValue, SavedRunError
+
+if TYPE_CHECKING:
+    from iotsim.result import Result
+
+FORMAT = 1
+KIND = "iotsim run"
+SUFFIX = ".iotsim"
+_MEMBERS_MAX = 100_000
+_SIZE_MAX = 8 * 1024**3
+_JSON_MAX = 64 * 1024**2
+_RATIO_MAX = 200
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedRun:
+    """What a saved run holds.
+
+    Attributes
+    ----------
+    path : Path
+    manifest : mapping
+        Spec, window, versions.
+    actions : list of mapping
+    fingerprint : Fingerprint
+    has_readings : bool
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    actions: list[Mapping[str, Any]]
+    fingerprint: Fingerprint
+    has_readings: bool
+
+
+def save(result: Result, path: str | Path, *, readings: bool = False) -> Path:
+    """Write a result to a file that `verify` can replay; returns its path."""
+    target = Path(path)
+    if target.suffix != SUFFIX:
+        raise BadValue("path", str(path), f"does not end in {SUFFIX}", "Write 'run.iotsim'.")
+    if not target.parent.is_dir():
+        raise BadValue("path", str(path), "is in a folder that does not exist", "Make it first.")
+    if readings and result.capture.rows != result.rows:
+        raise BadValue("readings", True, f"cannot be: {result.capture.rows:,} of {result.rows:,} "
+                       "readings are held", "Run with capture='all'.")
+    part = target.with_name(target.name + ".part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        _write(archive, result, readings)
+    part.replace(target)
+    return target
+
+
+def _write(archive: zipfile.ZipFile, result: Result, readings: bool) -> None:
+    mark = fingerprint(result)
+    manifest = {
+        "kind": KIND,
+        "format": FORMAT,
+        "versions": versions(),
+        "spec": result.fleet.spec(),
+        "start_us": result.start_us,
+        "end_us": result.end_us,
+        "digest": mark.digest,
+        "rows": mark.rows,
+        "groups": [len(ids) for ids, _, _ in mark.groups],
+        "stretch_us": mark.stretches.width_us,
+        "stretches": list(mark.stretches.sums),
+        "readings": readings,
+    }
+    archive.writestr("manifest.json", json.dumps(manifest, indent=1))
+    archive.writestr("actions.json", json.dumps([action.spec() for action in result.actions]))
+    archive.writestr("stretches.npy", _bytes(np.array(list(mark.stretches.sums.values()),
+                                                     dtype="<u8")))
+    for i, (ids, sums, rows) in enumerate(mark.groups):
+        archive.writestr(f"devices/{i}.json", json.dumps(ids))
+        archive.writestr(f"devices/{i}.npy", _bytes(np.array([sums, rows.view(np.uint64)],
+                                                             dtype="<u8")))
+    if readings:
+        pieces = io.BytesIO()
+        parquet = arrow.parquet_module()
+        parquet.write_table(result.to_arrow(), pieces, compression="zstd")
+        archive.writestr("readings.parquet", pieces.getvalue())
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions that decide what bytes a spec gives."""
+    from importlib.metadata import version
+
+    from iotsim.signals.base import known
+
+    generators = {name: cls.version for name, cls in sorted(known().items())}
+    return {"iotsim": __version__, "digest": DIGEST_VERSION, "tzdata": version("tzdata"),
+            "generators": generators}
+
+
+def _bytes(array: npt.NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def load(path: str | Path) -> SavedRun:
+    """Return what a saved run holds.
+
+    Raises
+    ------
+    SavedRunError
+        If the file is missing, truncated, not a saved run, or of a newer format.
+    """
+    target = Path(path)
+    try:
+        with zipfile.ZipFile(target) as archive:
+            return _read(archive, target)
+    except FileNotFoundError:
+        raise SavedRunError(path, "there is no such file") from None
+    except IsADirectoryError:
+        raise SavedRunError(path, "this is a folder, not a saved run") from None
+    except (zipfile.BadZipFile, EOFError, zipfile.LargeZipFile):
+        raise SavedRunError(path, "this is not a saved run, or it is truncated",
+                            "Save it again with result.save(path).") from None
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, NotImplementedError,
+            RuntimeError, IndexError, zipfile.error) as error:
+        if isinstance(error, SavedRunError):
+            raise
+        raise SavedRunError(path, f"this saved run is damaged ({type(error).__name__})",
+                            "Save it again with result.save(path).") from None
+
+
+def _read(archive: zipfile.ZipFile, path: Path) -> SavedRun:
+    _check_members(archive, path)
+    manifest = json.loads(_member(archive, "manifest.json", _JSON_MAX))
+    if manifest.get("kind") != KIND:
+        raise SavedRunError(path, "this is a zip file, but not a saved run of iotsim")
+    if int(manifest["format"]) > FORMAT:
+        raise SavedRunError(
+            path, f"it has format {manifest['format']}; this iotsim reads up to {FORMAT}",
+            "Install a newer iotsim.",
+        )
+    names, rows = manifest["stretches"], np.load(
+        io.BytesIO(_member(archive, "stretches.npy", _SIZE_MAX)), allow_pickle=False)
+    if rows.shape != (len(names), STRETCHES_MAX) or rows.dtype != np.uint64:
+        raise ValueError("stretches")
+    stretches = Stretches(manifest["start_us"], manifest["stretch_us"],
+                          dict(zip(names, rows, strict=True)))
+    mark = Fingerprint(
+        digest=str(manifest["digest"]),
+        start_us=int(manifest["start_us"]),
+        end_us=int(manifest["end_us"]),
+        rows=int(manifest["rows"]),
+        groups=tuple(_group(archive, i, size) for i, size in enumerate(manifest["groups"])),
+        stretches=stretches,
+    )
+    actions = json.loads(_member(archive, "actions.json", _JSON_MAX))
+    return SavedRun(path, manifest, actions, mark, bool(manifest["readings"]))
+
+
+def _group(archive: zipfile.ZipFile, i: int, size: int) -> Any:
+    ids = json.loads(_member(archive, f"devices/{i}.json", _SIZE_MAX))
+    pair = np.load(io.BytesIO(_member(archive, f"devices/{i}.npy", _SIZE_MAX)), allow_pickle=False)
+    if pair.shape != (2, size) or len(ids) != size or pair.dtype != np.uint64:
+        raise ValueError("devices")
+    return tuple(ids), pair[0], pair[1].view(np.int64)
+
+
+def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
+    infos = archive.infolist()
+    if "manifest.json" not in archive.namelist():
+        raise SavedRunError(path, "this is a zip file, but not a saved run of iotsim")
+    total = sum(info.file_size for info in infos)
+    packed = sum(info.compress_size for info in infos)
+    if len(infos) > _MEMBERS_MAX or total > _SIZE_MAX or total > 10**7 + packed * _RATIO_MAX:
+        raise SavedRunError(path, "its contents are too large to be a saved run")
+    for info in infos:
+        name = info.filename
+        plain = name in ("manifest.json", "actions.json", "stretches.npy", "readings.parquet")
+        if not plain and not (name.startswith("devices/") and ".." not in name):
+            raise SavedRunError(path, f"it holds a member {name[:60]!r} that no saved run has")
+
+
+def _member(archive: zipfile.ZipFile, name: str, size_max: int) -> bytes:
+    if archive.getinfo(name).file_size > size_max:
+        raise ValueError(name)
+    return archive.read(name)
+
+
+def readings_frame(saved: SavedRun) -> Any:
+    """Return the readings that are stored with a saved run, as a DataFrame."""
+    with zipfile.ZipFile(saved.path) as archive:
+        content = io.BytesIO(archive.read("readings.parquet"))
+    return arrow.parquet_module().read_table(content).to_pandas()

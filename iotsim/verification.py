@@ -1,0 +1,140 @@
+"""Running a saved run again and comparing every byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from iotsim import arrow
+from iotsim.comparison import compare, exact_difference, fingerprint
+from iotsim.errors import BadValue, SavedRunError
+from iotsim.fleet import Fleet
+from iotsim.members import Members, Script, script_hash
+from iotsim.profiles import Profile
+from iotsim.saved import SavedRun, load, readings_frame, versions
+from iotsim.units import duration_us, instant_text
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Whether a saved run gave the same bytes again.
+
+    Attributes
+    ----------
+    ok : bool
+    difference : str
+        In words: device, field and stretch of time; with stored readings the exact time and both
+        values. Empty if `ok`.
+    digest, expected : str
+        What came out now, and what was saved.
+    """
+
+    ok: bool
+    difference: str
+    digest: str
+    expected: str
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __repr__(self) -> str:
+        if self.ok:
+            return f"<Verification: identical, digest {self.digest[:12]}…>"
+        return f"<Verification: different: {self.difference}>"
+
+
+def verify(
+    path: str | Path,
+    *,
+    devices: Mapping[str, Script] | None = None,
+    against: str | Path | None = None,
+) -> Verification:
+    """Run a saved run again, offline, and say whether every byte is the same.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of a file that `Result.save` wrote.
+    devices : mapping of name to coroutine function, optional
+        The code of scripted devices; a saved run holds no code.
+    against : path, optional
+        A Parquet file of the readings, to name the exact time and values that differ.
+
+    Raises
+    ------
+    SavedRunError
+        If the file cannot be read, or names scripted devices that were not given.
+    """
+    saved = load(path)
+    fleet = fleet_of(saved, devices or {})
+    mark = saved.fingerprint
+    start = instant_text(mark.start_us)
+    if mark.end_us <= mark.start_us:
+        raise SavedRunError(path, "it holds no time to run again")
+    result = fleet.generate(f"{mark.end_us - mark.start_us}us", start=start)
+    found = compare(mark, fingerprint(result))
+    notes = _version_notes(saved)
+    if against is not None or (found and saved.has_readings):
+        expected = _frame(against) if against is not None else readings_frame(saved)
+        found = exact_difference(expected, result.frame()) or found
+    text = "; ".join([found, *notes]) if found else ""
+    return Verification(not found, text, result.digest, mark.digest)
+
+
+def fleet_of(saved: SavedRun, devices: Mapping[str, Script]) -> Fleet:
+    """Return the fleet that a saved run was made with."""
+    spec = saved.manifest["spec"]
+    try:
+        fleet = Fleet(spec["name"], seed=spec["seed"])
+        members = tuple(_members(saved, entry, devices) for entry in spec["members"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, (SavedRunError, BadValue)):
+            raise
+        raise SavedRunError(saved.path, "its spec is damaged") from None
+    return fleet._with(members=members)
+
+
+def _members(
+    saved: SavedRun, entry: Mapping[str, Any], devices: Mapping[str, Script]
+) -> Members:
+    profile, script, interval_us = None, None, None
+    if "profile" in entry:
+        profile = Profile.from_spec(entry["profile"], name=f"{saved.path}: {entry['type']}")
+        interval_us = profile.interval_us
+    else:
+        name = entry["script"]["name"]
+        if name not in devices:
+            raise SavedRunError(saved.path, f"it has scripted devices {name!r}, and holds no code",
+                                f"Give it: verify(path, devices={{{name!r}: {name}}}).")
+        script = devices[name]
+        interval_us = duration_us(entry["every"]) if "every" in entry else None
+    return Members(entry["type"], profile, script, int(entry["count"]),
+                   MappingProxyType(dict(entry["labels"])), interval_us, entry["id"],
+                   int(entry["first"]))
+
+
+def _version_notes(saved: SavedRun) -> list[str]:
+    then, now = saved.manifest["versions"], versions()
+    notes = [
+        f"{name} was version {then[name]} and is {now[name]}"
+        for name in ("iotsim", "digest", "tzdata") if then.get(name) != now[name]
+    ]
+    generators = then.get("generators", {})
+    notes += [
+        f"generator {name!r} was version {generators[name]} and is {now['generators'].get(name)}"
+        for name in generators if generators[name] != now["generators"].get(name)
+    ]
+    return notes
+
+
+def _frame(path: str | Path) -> Any:
+    try:
+        return arrow.parquet_module().read_table(path).to_pandas()
+    except (OSError, ValueError):
+        raise SavedRunError(path, "this is not a Parquet file of readings") from None
+
+
+__all__ = ("Verification", "fleet_of", "script_hash", "verify")
