@@ -25,6 +25,7 @@ from typing import Self
 
 from iotsim.clock import monotonic
 from iotsim.errors import ConnectError, MissingExtra
+from iotsim.transport.addresses import tls_context
 
 START_S = 10.0
 END_S = 3.0
@@ -61,6 +62,8 @@ class Broker:
         Who may connect; everybody if left out.
     acl : sequence of str, optional
         Lines of mosquitto's ACL file.
+    certificate : (str, str), optional
+        PEM files of a certificate and its key: then it speaks TLS, under the name localhost.
     conf : sequence of str
         More lines of mosquitto.conf, after the listener.
     """
@@ -73,6 +76,7 @@ class Broker:
         packet_bytes_max: int | None = None,
         users: Mapping[str, str] | None = None,
         acl: Sequence[str] | None = None,
+        certificate: tuple[str, str] | None = None,
         conf: Sequence[str] = (),
     ) -> None:
         program = None if embedded else find_mosquitto()
@@ -83,6 +87,7 @@ class Broker:
         self.port = 0
         self._program = program
         self._settings = (receive_maximum, packet_bytes_max, users, acl, tuple(conf))
+        self._certificate = certificate
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -105,6 +110,8 @@ class Broker:
     @property
     def url(self) -> str:
         """Where publishers and taps connect to; MQTT as in `version`."""
+        if self._certificate is not None:
+            return f"mqtts://localhost:{self.port}"
         return f"mqtt://127.0.0.1:{self.port}"
 
     @property
@@ -176,7 +183,7 @@ class Broker:
             )
         deadline_s = monotonic() + START_S
         while self.running and monotonic() < deadline_s:
-            if _answers(self.port):
+            if _answers(self.port, self._certificate is not None):
                 return True
             try:
                 self._process.wait(0.02)
@@ -196,6 +203,8 @@ class Broker:
             f"log_dest file {self.folder / 'log'}",
             *more,
         ]
+        if self._certificate is not None:
+            lines += [f"certfile {self._certificate[0]}", f"keyfile {self._certificate[1]}"]
         if packet_bytes_max is not None:
             lines.append(f"max_packet_size {packet_bytes_max}")
         if users:
@@ -222,13 +231,21 @@ class Broker:
         return re.sub(r"\s+", " ", said[-1])[:200] if said else "it said nothing"
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, secure: bool) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as peer:
-            peer.sendall(_CONNECT)
-            return peer.recv(4)[:1] == b"\x20"
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as plain:
+            if not secure:
+                return _connects(plain)
+            # Only whether it answers, not who it is.
+            with tls_context(None, verify=False).wrap_socket(plain) as peer:
+                return _connects(peer)
     except OSError:
         return False
+
+
+def _connects(peer: socket.socket) -> bool:
+    peer.sendall(_CONNECT)
+    return peer.recv(4)[:1] == b"\x20"
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:

@@ -93,7 +93,7 @@ class Mqtt311Link:
 
         client.on_connect = lambda _c, _u, _f, code, _p: enter(self._connected, code)
         client.on_publish = lambda _c, _u, mid, _code, _p: enter(self._published, mid)
-        client.on_disconnect = lambda _c, _u, _f, code, _p: enter(self._gone, str(code))
+        client.on_disconnect = lambda _c, _u, _f, code, _p: enter(self._gone, f"the broker closed: {code}")
         return client
 
     def _work(self, client: paho.Client, loop: asyncio.AbstractEventLoop) -> None:
@@ -135,10 +135,10 @@ class Mqtt311Link:
             return
         opening = self._connack is not None and not self._connack.done()
         if opening and self._connack is not None:
-            self._connack.set_result(f"the broker ended the connection ({why})")
+            self._connack.set_result(why)
         self.drop()
         if not opening:
-            self._verdicts.lost(Loss(f"the connection ended ({why})", "cut"))
+            self._verdicts.lost(Loss(why, "cut"))
 
     def _over(self, client: paho.Client, why: str) -> None:
         self._ended.set()

@@ -104,11 +104,14 @@ class Mqtt5Link:
             if self._wire is not wire:
                 raise self._refusal("the broker closed the connection at once")
         except BaseException as error:
-            stage = "broker accepts the connection but" if self._wire is wire else "address"
+            accepted = self._wire is wire
             self.drop()
             wire.abort()
+            if isinstance(error, TimeoutError) and accepted:
+                why = "the broker accepts the connection but does not answer"
+                raise self._refusal(why, "Perhaps it wants version='3.1.1'.") from None
             if isinstance(error, TimeoutError):
-                raise self._refusal(f"the {stage} does not answer") from None
+                raise self._refusal("the address does not answer") from None
             if isinstance(error, OSError) and not isinstance(error, ConnectError):
                 raise self._refusal(failure_text(error)) from None
             raise

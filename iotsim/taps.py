@@ -1,0 +1,357 @@
+"""What a broker delivers, recorded by an independent subscriber in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from iotsim.clock import monotonic
+from iotsim.errors import BadValue, ConnectError, MissingExtra
+from iotsim.publishers.base import choice, flag, text, whole
+from iotsim.transport.addresses import Address, Credentials, tls_context
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+READY_S = 10.0
+FETCH_S = 30.0
+HEARTBEAT_MISSING_S = 3.0
+END_S = 2.0
+FETCH_RECORDS = 50_000
+CAPACITY = 1_000_000
+_RECORD = struct.Struct("<qBHHI")  # as tap_worker.RECORD
+
+Record = tuple[int, str, str, bytes, int]  # receipt µs, topic, id, payload, qos | retain | dup
+
+
+def tap(url: str, topic: str = "devices/#", **options: Any) -> Tap:
+    """Return a tap that is subscribed; see `Tap` for the options.
+
+    Raises
+    ------
+    ConnectError
+        If no broker answers, or it refuses the subscription.
+    """
+    return Tap(url, topic, **options)
+
+
+class Tap:
+    """Records what the broker delivers, and knows when it is itself ill.
+
+    Parameters
+    ----------
+    url : str
+        `mqtt://host:port` or `mqtts://host:port`.
+    topic : str
+        What to subscribe to; wildcards are allowed.
+    capacity : int
+        How many messages are kept; those beyond are counted, and make the tap ill.
+    qos : {0, 1, 2}
+        What to subscribe with; 2 delivers every message as it was published.
+    version : {"5", "3.1.1"}
+        Message ids travel as user properties, which only MQTT 5 has.
+    username, password, ca, verify
+        As for a publisher.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        topic: str = "devices/#",
+        *,
+        capacity: int = CAPACITY,
+        qos: int = 2,
+        version: str = "5",
+        username: str | None = None,
+        password: str | None = None,
+        ca: str | None = None,
+        verify: bool = True,
+    ) -> None:
+        scheme = url.partition(":")[0].lower() if isinstance(url, str) else ""
+        choice("url scheme", scheme, ("mqtt", "mqtts"))
+        address = Address.parse(url, 8883 if scheme == "mqtts" else 1883)
+        if not isinstance(topic, str) or not topic or "\0" in topic:
+            raise BadValue("topic", topic, "is no topic filter", "Give one such as 'devices/#'.")
+        if scheme == "mqtts":
+            tls_context(ca, flag("verify", verify))
+        if importlib.util.find_spec("paho") is None:
+            raise MissingExtra("a tap", "paho-mqtt", "mqtt")
+        who = Credentials.of(
+            address, text("username", username), text("password", password), "MQTT"
+        )
+        self.url = str(address)
+        self.topic = topic
+        self._state: dict[str, Any] = {}
+        self._news = threading.Condition()
+        self._watchers: list[Callable[[], None]] = []
+        self._heard_s = monotonic()
+        self._answers: list[bytes] = []
+        self._records: list[Record] = []
+        self._fetching = threading.Lock()
+        self._closed_ill = ""
+        self._closed = False
+        self._process, self._reader = self._started(
+            {
+                "host": address.host, "port": address.port, "tls": scheme == "mqtts",
+                "ca": ca, "verify": verify, "topic": topic, "version":
+                choice("version", version, ("5", "3.1.1")), "qos": whole("qos", qos, 0, 2),
+                "capacity": whole("capacity", capacity, 1, 100_000_000),
+                "username": who.username, "password": who.password,
+            }
+        )  # fmt: skip
+        self._await_subscription()
+
+    def __repr__(self) -> str:
+        return f"<Tap {self.url} {self.topic!r}: {self.count:,} received, {self.health}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- what it holds --------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """How many messages it holds; costs nothing."""
+        return max(int(self._state.get("count", 0)), len(self._records))
+
+    @property
+    def ok(self) -> bool:
+        """Whether it has seen everything since it began."""
+        return self.health == "ok"
+
+    @property
+    def health(self) -> str:
+        """In one line: "ok", or what is or was ill; then what it holds may be incomplete."""
+        if self._closed:
+            return self._closed_ill or "ok"
+        state = self._state
+        code = self._process.poll()
+        silent_s = monotonic() - self._heard_s
+        if code is not None:
+            return f"its process ended (exit status {code})"
+        if silent_s > HEARTBEAT_MISSING_S:
+            return f"no heartbeat of its process for {silent_s:.0f} s"
+        if state.get("problem"):
+            return str(state["problem"])
+        if not state.get("connected"):
+            return "not connected to the broker"
+        if state["dropped"]:
+            return f"over its capacity: {state['dropped']:,} messages dropped"
+        if state["losses"]:
+            return f"was disconnected {state['losses']} times: messages may be missing"
+        return "ok"
+
+    def messages(self) -> list[tuple[str, bytes, str]]:
+        """Return what was received, in order: (topic, payload, id)."""
+        return [(topic, payload, ident) for _, topic, ident, payload, _ in self._fetched()]
+
+    def frame(self) -> pd.DataFrame:
+        """Return what was received, one row per message.
+
+        Returns
+        -------
+        DataFrame
+            time (of receipt, UTC), topic, id, payload (bytes), qos, retain, dup.
+        """
+        import numpy as np
+        import pandas as pd
+
+        records = self._fetched()
+        flags = np.array([record[4] for record in records], dtype=np.uint8)
+        stamps = np.array([record[0] for record in records], dtype="datetime64[us]")
+        return pd.DataFrame(
+            {
+                "time": pd.DatetimeIndex(stamps).tz_localize("UTC"),
+                "topic": pd.Categorical([record[1] for record in records]),
+                "id": [record[2] for record in records],
+                "payload": pd.Series([record[3] for record in records], dtype=object),
+                "qos": flags & 3,
+                "retain": (flags & 4) > 0,
+                "dup": (flags & 8) > 0,
+            }
+        )
+
+    # -- waiting --------------------------------------------------------------------------------
+
+    def wait(self, count: int, timeout_s: float = 10.0) -> bool:
+        """Wait until it holds so many messages; return False if time or the process ended first."""
+        return self._until(lambda: self.count >= count, timeout_s)
+
+    async def received(self, count: int, timeout_s: float = 10.0) -> bool:
+        """Do as `wait` does, without blocking the event loop."""
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+
+        def watch() -> None:
+            loop.call_soon_threadsafe(news.set)
+
+        self._watchers.append(watch)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.count < count and self._alive():
+                    news.clear()
+                    await news.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._watchers.remove(watch)
+        return self.count >= count
+
+    def _alive(self) -> bool:
+        return not self._closed and self._reader.is_alive()
+
+    def _until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        deadline_s = monotonic() + timeout_s
+        with self._news:
+            while not condition() and self._alive():
+                left_s = deadline_s - monotonic()
+                if left_s <= 0:
+                    break
+                self._news.wait(min(left_s, 0.5))
+        return condition()
+
+    # -- the process behind it ------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Fetch what is left, then end the process; what was received stays readable."""
+        if self._closed:
+            return
+        ill = self.health
+        try:
+            self._fetched()
+        except ConnectError as error:
+            ill = error.why if ill == "ok" else ill
+        self._end()
+        self._closed_ill = "" if ill == "ok" else ill
+
+    def _started(
+        self, settings: dict[str, Any]
+    ) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+        home = str(Path(__file__).resolve().parents[1])
+        paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "iotsim.tap_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+        atexit.register(self._end)
+        reader = threading.Thread(
+            target=self._read, args=(process,), name="iotsim tap", daemon=True
+        )
+        reader.start()
+        if process.stdin is not None:
+            process.stdin.write(json.dumps(settings).encode() + b"\n")
+            process.stdin.flush()
+        return process, reader
+
+    def _await_subscription(self) -> None:
+        state = self._state
+        self._until(lambda: bool(state.get("subscribed") or state.get("problem")), READY_S)
+        if state.get("subscribed"):
+            return
+        silent = "the broker does not answer the tap" if self._reader.is_alive() else self.health
+        why = state.get("problem") or silent
+        self._end()
+        raise ConnectError(self.url, str(why), "A tap needs a broker that is up.")
+
+    def _end(self) -> None:
+        atexit.unregister(self._end)
+        self._closed = True
+        process = self._process
+        try:
+            if process.stdin is not None:
+                process.stdin.close()
+            process.wait(END_S)
+        except (OSError, subprocess.TimeoutExpired):
+            process.kill()
+            process.wait()
+        self._reader.join(END_S)
+        if process.stdout is not None:
+            process.stdout.close()
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        # Our thread: it takes what the worker says until there is nothing more.
+        source = process.stdout
+        try:
+            while source is not None and (line := source.readline()):
+                facts = json.loads(line)
+                body = source.read(facts["answer"]) if "answer" in facts else None
+                with self._news:
+                    self._heard_s = monotonic()
+                    if body is None:
+                        self._state.update(facts)
+                    else:
+                        self._answers.append(body)
+                    self._news.notify_all()
+                self._call_watchers()
+        except (OSError, ValueError):
+            pass
+        with self._news:
+            self._news.notify_all()
+        self._call_watchers()
+
+    def _call_watchers(self) -> None:
+        for watch in list(self._watchers):
+            try:
+                watch()
+            except RuntimeError:  # its loop is closed
+                pass
+
+    def _fetched(self) -> list[Record]:
+        with self._fetching:
+            while not self._closed and len(self._records) < self._state.get("count", 0):
+                self._fetch(len(self._records))
+        return self._records
+
+    def _fetch(self, first: int) -> None:
+        command = f"fetch {first} {first + FETCH_RECORDS}\n".encode()
+        try:
+            if self._process.stdin is not None:
+                self._process.stdin.write(command)
+                self._process.stdin.flush()
+        except OSError:
+            raise ConnectError(
+                self.url, "the tap's process has ended, its messages with it"
+            ) from None
+        if not self._until(lambda: bool(self._answers), FETCH_S):
+            raise ConnectError(self.url, "the tap's process does not answer")
+        self._records.extend(_unpacked(self._answers.pop()))
+
+
+def _unpacked(body: bytes) -> list[Record]:
+    records: list[Record] = []
+    topics: dict[bytes, str] = {}
+    position = 0
+    while position < len(body):
+        time_us, flags, topic_size, id_size, payload_size = _RECORD.unpack_from(body, position)
+        a = position + _RECORD.size
+        b = a + topic_size
+        c = b + id_size
+        position = c + payload_size
+        raw = body[a:b]
+        topic = topics.get(raw)
+        if topic is None:
+            topic = topics[raw] = raw.decode("utf-8", "replace")
+        ident = body[b:c].decode("utf-8", "replace")
+        records.append((time_us, topic, ident, body[c:position], flags))
+    return records
