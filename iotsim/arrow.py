@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from iotsim.capture import common_kind, field_kinds
+from iotsim.capture import common_kind, field_kinds, kind_of
 from iotsim.errors import BadValue, IotsimError, MissingExtra
+from iotsim.frames import floats_of, objects_of
 from iotsim.readings import Column, Group, Readings
 
 ROWS_PER_GROUP = 1_000_000
@@ -58,12 +59,8 @@ class Tables:
     def table(self, readings: Readings) -> Any:
         """Return one table of the readings."""
         pa, group, rows = _pyarrow(), readings.group, len(readings)
-        for name in readings.columns:
-            if name not in self.kinds:
-                raise IotsimError(
-                    f"device type {group.device_type!r} began to publish {name!r} after the file "
-                    "was begun. Emit every field (None is allowed) from the first reading on."
-                )
+        for name, column in readings.columns.items():
+            self._check(name, column, group)
         columns = [
             pa.array(readings.time_us, pa.timestamp("us", tz="UTC")),
             pa.DictionaryArray.from_arrays(pa.array(readings.device), self._ids[group.index]),
@@ -78,6 +75,20 @@ class Tables:
             _constant("", rows),
         ]
         return pa.table(columns, schema=self.schema)
+
+
+    def _check(self, name: str, column: Column, group: Group) -> None:
+        if name not in self.kinds:
+            raise IotsimError(
+                f"device type {group.device_type!r} began to publish {name!r} after the file "
+                "was begun. Emit every field (None is allowed) from the first reading on."
+            )
+        kind, begun = kind_of(column), self.kinds[name]
+        if kind is not None and common_kind(kind, begun) != begun:
+            raise IotsimError(
+                f"device type {group.device_type!r} began to publish {name!r} as {kind} after the "
+                f"file was begun with {begun}. Emit one kind of value in it."
+            )
 
 
 def _constant(value: str | None, rows: int) -> Any:
@@ -99,12 +110,13 @@ def _array(column: Column | None, kind: str, rows: int) -> Any:
         )
     if kind == "json":
         return pa.array(_json_texts(column), pa.string())
-    values = column.values
     if kind == "float":
-        values = values.astype(np.float64, copy=False)
+        values = floats_of(column)
         return pa.array(values, mask=np.isnan(values) if absent is None
                         else np.isnan(values) | absent)
-    return pa.array(values, mask=absent)
+    if column.kind == "json":
+        return pa.array(objects_of(rows, column), _plain_type(kind))
+    return pa.array(column.values, mask=absent)
 
 
 def _plain_type(kind: str) -> Any:
@@ -117,7 +129,8 @@ def _json_texts(column: Column) -> list[str | None]:
         known = [orjson.dumps(value).decode() for value in column.categories] + [None]
         texts = [known[code] for code in column.values.tolist()]
     else:
-        texts = [orjson.dumps(value).decode() for value in column.values.tolist()]
+        texts = [None if value != value else orjson.dumps(value).decode()
+                 for value in column.values.tolist()]
     if column.present is None:
         return texts
     return [text if there else None for text, there in zip(texts, column.present, strict=True)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iotsim.errors import BadValue
-from iotsim.readings import Readings
+from iotsim.readings import Column, Readings
 from iotsim.units import Duration, duration_us
 
 DEFAULT_LIVE = "10m"
@@ -126,15 +126,27 @@ def merged(chunks: list[Readings]) -> dict[int, list[Readings]]:
 
 
 def field_kinds(chunks: list[Readings]) -> dict[str, Any]:
-    """Return every field's kind over all chunks; mixed kinds become float or text."""
+    """Return every field's kind over all chunks; mixed kinds become float or json."""
     kinds: dict[str, Any] = {}
     for chunk in chunks:
         for name, column in chunk.columns.items():
-            kinds[name] = common_kind(kinds.get(name, column.kind), column.kind)
-    return kinds
+            kind, known = kind_of(column), kinds.get(name)
+            kinds[name] = common_kind(known or kind, kind or known)
+    return {name: kind or "float" for name, kind in kinds.items()}
 
 
-def common_kind(one: str, other: str) -> str:
+def kind_of(column: Column) -> Any:
+    """Return the plainest kind that holds a column's values; None if all are null."""
+    if column.kind != "json":
+        return column.kind
+    names = {float: "float", int: "int", bool: "bool", str: "text"}
+    kind: Any = None
+    for found in {names.get(type(value), "json") for value in column.categories}:
+        kind = common_kind(kind or found, found)
+    return kind
+
+
+def common_kind(one: Any, other: Any) -> Any:
     """Return the kind that holds the values of both."""
     if one == other:
         return one

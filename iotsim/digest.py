@@ -4,7 +4,9 @@ Every reading gives one word per field and one for itself: a bijective mix of de
 labels), tick, published time and value. Words are added up modulo 2**64 per device and per field
 and stretch of time; sums do not depend on order or on the split into blocks, shards or files. A
 flipped bit changes exactly one word, a missing or doubled reading adds or removes words, and
-swapped readings change both. The hex digest is two mixed lanes over the devices' sums.
+swapped readings change both. The hex digest is two mixed lanes over the devices' sums. A value's
+word depends on the value alone, never on the column that carries it; null is no value, like a
+field that is absent.
 """
 
 from __future__ import annotations
@@ -163,34 +165,42 @@ def _add_devices(group: _GroupSums, readings: Readings, words: Words) -> None:
 
 
 def _cells(name: str, column: Column, rows: Words) -> Words:
-    key = fnv1a(name)
-    bits = _bits(column) ^ np.uint64(combine(key, _KINDS[column.kind]))
+    bits = _bits(column, fnv1a(name))
     bits *= _VALUE
-    nulls = _nulls(column)
-    if nulls is not None:
-        bits[nulls] = combine(key, 0)
     bits ^= bits >> np.uint64(32)
     bits += rows
     cells = mix_many(bits)
+    nulls = _nulls(column)
+    if nulls is not None:
+        cells[nulls] = 0
     if column.present is not None:
         cells[~column.present] = 0
     return cells
 
 
-def _bits(column: Column) -> Words:
+def _bits(column: Column, key: int) -> Words:
     values = column.values
     if column.kind in ("text", "json"):
-        known = [_category_word(value) for value in (*column.categories, None)]
+        known = [_category_bits(value, key) for value in (*column.categories, None)]
         return np.array(known, dtype=np.uint64)[values]
+    kind = np.uint64(combine(key, _KINDS[column.kind]))
     if column.kind == "bool":
-        return values.astype(np.uint64)
-    return np.ascontiguousarray(values).view(np.uint64)
+        return values.astype(np.uint64) ^ kind
+    return np.ascontiguousarray(values).view(np.uint64) ^ kind
 
 
-def _category_word(value: object) -> int:
+def _category_bits(value: object, key: int) -> int:
+    # The same bits as in a column of that kind alone: which one it is depends on the split.
     if isinstance(value, str):
-        return fnv1a(value)
-    return fnv1a(orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode())
+        return fnv1a(value) ^ combine(key, _KINDS["text"])
+    if isinstance(value, bool):
+        return int(value) ^ combine(key, _KINDS["bool"])
+    if isinstance(value, int):
+        return value & _MASK ^ combine(key, _KINDS["int"])
+    if isinstance(value, float):
+        return int(np.float64(value).view(np.uint64)) ^ combine(key, _KINDS["float"])
+    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return fnv1a(text) ^ combine(key, _KINDS["json"])
 
 
 def _nulls(column: Column) -> npt.NDArray[np.bool_] | None:

@@ -144,10 +144,12 @@ def _values(name: str, kind: str, chunks: Sequence[Readings], order: npt.NDArray
     if kind == "text":
         known, codes = _text_codes(parts)
         return pd.Categorical.from_codes(codes[order], known)
-    holes = any(column is None or column.present is not None for _, column in parts)
+    holes = any(
+        column is None or column.present is not None or column.kind != kind for _, column in parts
+    )
     if kind in ("int", "bool") and not holes:
         return np.concatenate([column.values for _, column in parts if column is not None])[order]
-    objects = np.concatenate([_objects(size, column) for size, column in parts])[order]
+    objects = np.concatenate([objects_of(size, column) for size, column in parts])[order]
     if kind == "int":
         return pd.array(objects, dtype="Int64")
     return pd.array(objects, dtype="boolean") if kind == "bool" else objects
@@ -156,8 +158,16 @@ def _values(name: str, kind: str, chunks: Sequence[Readings], order: npt.NDArray
 def _floats(size: int, column: Column | None) -> npt.NDArray[np.float64]:
     if column is None:
         return np.full(size, np.nan)
-    values = column.values.astype(np.float64, copy=False)
+    values = floats_of(column)
     return values if column.present is None else np.where(column.present, values, np.nan)
+
+
+def floats_of(column: Column) -> npt.NDArray[np.float64]:
+    """Return the values of a column of numbers; null is NaN."""
+    if column.kind == "json":
+        known = [float(value) for value in column.categories]
+        return np.array([*known, np.nan], dtype=np.float64)[column.values]
+    return column.values.astype(np.float64, copy=False)
 
 
 def _text_codes(parts: list[tuple[int, Column | None]]) -> tuple[list[str], npt.NDArray[np.int32]]:
@@ -173,7 +183,8 @@ def _text_codes(parts: list[tuple[int, Column | None]]) -> tuple[list[str], npt.
     return list(known), np.concatenate(codes)
 
 
-def _objects(size: int, column: Column | None) -> npt.NDArray[np.object_]:
+def objects_of(size: int, column: Column | None) -> npt.NDArray[np.object_]:
+    """Return the values of a column as Python objects; None where there is none."""
     made = np.full(size, None, dtype=object)
     if column is None:
         return made
@@ -181,7 +192,7 @@ def _objects(size: int, column: Column | None) -> npt.NDArray[np.object_]:
         known = [*column.categories, None]
         values: list[Any] = [known[code] for code in column.values.tolist()]
     else:
-        values = column.values.tolist()
+        values = [None if value != value else value for value in column.values.tolist()]
     for i, value in enumerate(values):
         if column.present is None or column.present[i]:
             made[i] = value

@@ -250,7 +250,7 @@ def column_of(rows: list[dict[str, Any]], name: str) -> Column:
         values = [None if value is _ABSENT else value for value in values]
     kinds = {type(value) for value in values if value is not None}
     holes = any(value is None for value in values)
-    if kinds <= {float}:
+    if kinds == {float}:
         floats = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
         floats[~np.isfinite(floats)] = np.nan
         return Column("float", floats + 0.0, present=present)
@@ -269,6 +269,7 @@ def _coded(kind: Any, values: list[Any], present: Any) -> Column:
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             codes.append(-1)
             continue
+        value = value + 0.0 if isinstance(value, float) else value
         known = (type(value), repr(value))
         if known not in place:
             place[known] = len(categories)
@@ -297,7 +298,7 @@ async def follow(dev: Device, profile: Profile) -> None:
             values[field.name] = value
         shift_us = 0
         if profile.jitter_us:
-            shift_us = int(math.floor(unit(squares64(n, jitter_key)) * float(profile.jitter_us)))
+            shift_us = math.floor(unit(squares64(n, jitter_key)) * float(profile.jitter_us))
             shift_us = min(shift_us, profile.jitter_us - 1)
         cast.rows.append((dev._i, n, dev.now_us + shift_us, values))
         n += 1
