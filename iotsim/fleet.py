@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iotsim.errors import BadValue
-from iotsim.members import Members, members_of
+from iotsim.members import DEFAULT_ID, Members, members_of
 from iotsim.outlets import Outlet, outlet_of
 from iotsim.profiles import Profile
 from iotsim.seeding import check_seed, fresh_seed
@@ -104,9 +104,8 @@ class Fleet:
         return self._with(members=(*self.members, added))
 
     def _check_ids(self, added: Members) -> None:
-        if all(m.id_template == added.id_template for m in self.members):
-            if "{type}" in added.id_template or not self.members:
-                return
+        if all(m.id_template == DEFAULT_ID for m in (*self.members, added)) or not self.members:
+            return  # the usual template gives every device of every type its own id
         taken = {name for i, m in enumerate(self.members) for name in m.group(i).ids}
         for name in added.group(len(self.members)).ids:
             if name in taken:

@@ -48,7 +48,7 @@ def readings_of_messages(messages: Iterable[tuple[bytes, str]]) -> Iterator[Read
             kind = body["device_type"], orjson.dumps(labels, option=orjson.OPT_SORT_KEYS)
             row = (body["device_id"], int(message_id.rsplit("/", 2)[1]),
                    instant_us(body["timestamp"]), body["fields"])
-        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, IndexError):
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError):
             raise BadValue("message", payload, "is not a reading", "") from None
         found.setdefault(kind, []).append(row)
     for index, ((device_type, labels_json), rows) in enumerate(found.items()):
