@@ -55,6 +55,11 @@ class Connection:
 
 async def answer_all(connection, packet):
     """Behave: acknowledge everything."""
+    answer_now(connection, packet)
+
+
+def answer_now(connection, packet):
+    """Acknowledge one packet."""
     if isinstance(packet, PublishPacket):
         if packet.qos.value == 1:
             connection.settle(packet.packet_id)

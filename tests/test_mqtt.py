@@ -21,7 +21,8 @@ import iotsim
 from iotsim.errors import ConnectError
 from iotsim.publishers.base import build
 from iotsim.publishers.pump import Pump
-from tests.fake_broker import FakeBroker, answer_all, message_id
+from tests.fake_broker import FakeBroker, answer_all, answer_now, message_id
+from tests.proxy import Proxy
 from tests.publishing import block, in_order_per_device, one, pumping
 
 pytestmark = pytest.mark.broker
@@ -29,6 +30,14 @@ pytestmark = pytest.mark.broker
 
 async def _drained(pump, seconds=20):
     assert await pump.drain(seconds), (pump.snapshot(), pump.errors)
+
+
+async def _tapped(tap, ids):
+    # Whether all of these arrive, however many of them twice.
+    while not set(ids) <= {ident for _, _, ident in tap.messages()}:
+        if not await tap.received(tap.count + 1, 5):
+            return False
+    return True
 
 
 # -- mosquitto --------------------------------------------------------------------------------
@@ -323,8 +332,8 @@ def test_the_receive_maximum_is_never_exceeded_also_when_it_changes(limit, qos):
         if connection.number == 0 and seen[0] == 100:
             connection.cut()
             return
-        await asyncio.sleep(0)
-        await answer_all(connection, packet)
+        # Answers come late, so that as much as may be is in flight.
+        asyncio.get_running_loop().call_later(0.001, answer_now, connection, packet)
 
     async def publish():
         grants = (ConnAckPacket(receive_max=limit), ConnAckPacket(receive_max=5))
@@ -397,55 +406,31 @@ def test_a_qos_2_message_that_was_recorded_is_released_and_not_sent_again():
 
 def test_lost_acknowledgements_lose_nothing_and_duplicates_carry_the_same_id(mosquitto):
     broker = mosquitto()
-    cut_ids = set()
+    answers = Counter()
+    sent = {ident for n in range(10) for ident in block(300, first=300 * n).ids}
 
-    async def relay(client_reader, client_writer):
-        # A proxy that forwards everything, and cuts instead of returning every 150th answer.
-        reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
-
-        async def back():
-            answers = 0
-            while data := await reader.read(4096):
-                answers += data[0] == 0x40
-                if answers > 3 and len(cut_ids) < 10:
-                    cut_ids.add(len(cut_ids))
-                    break
-                client_writer.write(data)
-            client_writer.transport.abort()
-
-        task = asyncio.create_task(back())
-        try:
-            while data := await client_reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            writer.close()
-            client_writer.close()
+    def cut_the_first_ten(number, data):
+        # Acknowledgements, not the CONNACK: the message arrived and nobody says so.
+        answers[number] += data[0] == 0x40
+        return None if answers[number] > 2 and number < 10 else data
 
     async def publish(tap):
-        server = await asyncio.start_server(relay, "127.0.0.1", 0)
-        url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with pumping(url) as pump:
-            for n in range(10):
-                await pump.offer(0, block(300, first=300 * n))
-            await _drained(pump, 30)
-            assert await tap.received(3000)
-        server.close()
-        await server.wait_closed()
-        return pump
+        async with Proxy(broker.port, cut_the_first_ten) as proxy:
+            async with pumping(proxy.url) as pump:
+                for n in range(10):
+                    await pump.offer(0, block(300, first=300 * n))
+                await _drained(pump, 30)
+            assert await _tapped(tap, sent)
+            return pump
 
     with iotsim.tap(broker.url) as tap:
         pump = asyncio.run(publish(tap))
         ids = Counter(ident for _, _, ident in tap.messages())
     account = pump.snapshot()
     assert account.acknowledged == 3000
-    assert account.reconnects == 10
-    assert set(ids) == {ident for n in range(10) for ident in block(300, first=300 * n).ids}
-    assert 0 <= sum(ids.values()) - 3000 <= account.retries
+    assert account.reconnects >= 5
+    assert set(ids) == sent
+    assert 0 < sum(ids.values()) - 3000 <= account.retries
     assert ("in_flight", "unknown") in pump._ledger.seen
 
 

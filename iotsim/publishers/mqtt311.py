@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -25,6 +26,24 @@ WINDOW = 20  # paho looks through all of its outgoing messages at each acknowled
 CONNECT_S = 5.0
 CONNACK_S = 4.0
 CLOSE_S = 0.4
+
+
+class _Client(paho.Client):
+    # paho leaves the socket open when the TLS handshake fails.
+    def _ssl_wrap_socket(self, tcp_sock: Any) -> Any:
+        wrapped: list[Any] = [tcp_sock]
+        context = cast("ssl.SSLContext", self._ssl_context)
+        try:
+            secure = context.wrap_socket(
+                tcp_sock, server_hostname=self._host, do_handshake_on_connect=False
+            )
+            wrapped.append(secure)
+            secure.settimeout(CONNECT_S)
+            secure.do_handshake()
+        except Exception:
+            wrapped[-1].close()
+            raise
+        return secure
 
 
 class Mqtt311Link:
@@ -67,7 +86,7 @@ class Mqtt311Link:
 
     def _made(self, loop: asyncio.AbstractEventLoop) -> paho.Client:
         publisher = self._publisher
-        client = paho.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             clean_session=True,
@@ -93,7 +112,9 @@ class Mqtt311Link:
 
         client.on_connect = lambda _c, _u, _f, code, _p: enter(self._connected, code)
         client.on_publish = lambda _c, _u, mid, _code, _p: enter(self._published, mid)
-        client.on_disconnect = lambda _c, _u, _f, code, _p: enter(self._gone, f"the broker closed: {code}")
+        client.on_disconnect = lambda _c, _u, _f, code, _p: enter(
+            self._gone, f"the broker closed: {code}"
+        )
         return client
 
     def _work(self, client: paho.Client, loop: asyncio.AbstractEventLoop) -> None:

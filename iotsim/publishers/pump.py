@@ -139,7 +139,7 @@ class Pump:
         self._lanes = [
             Lane(i, partial(make, i, self._run_id), self._settings) for i in range(self._count)
         ]
-        tasks = [asyncio.create_task(lane.open()) for lane in self._lanes]
+        tasks = [asyncio.create_task(lane.open(), name="iotsim open") for lane in self._lanes]
         try:
             async with asyncio.timeout(OPEN_S):
                 await asyncio.gather(*tasks)
@@ -173,6 +173,16 @@ class Pump:
         """Return the account as it is now."""
         return self._ledger.snapshot()
 
+    def stop_admission(self) -> None:
+        """Take no more messages; what is offered from now on is counted as dropped."""
+        for lane in self._lanes:
+            lane.stop_admission()
+
+    def discard(self, count: int, reason: str) -> None:
+        """Count messages that were never offered to a lane as offered and dropped."""
+        if count:
+            self._ledger.offer(count, "dropped", reason)
+
     async def drain(self, deadline_s: float) -> bool:
         """Wait until nothing is open any more; return False if the deadline came first."""
         try:
@@ -190,15 +200,14 @@ class Pump:
         if self._closed:
             return
         self._closed = True
-        for lane in self._lanes:
-            lane.stop_admission()
+        self.stop_admission()
         try:
             await self.drain(max(0.0, deadline_s - CLOSE_LINKS_S))
         finally:
             await self._close_lanes()
 
     async def _close_lanes(self) -> None:
-        closing = [asyncio.create_task(lane.close()) for lane in self._lanes]
+        closing = [asyncio.create_task(lane.close(), name="iotsim end") for lane in self._lanes]
         if closing:
             results = await asyncio.gather(*closing, return_exceptions=True)
             for result in results:
