@@ -7,7 +7,7 @@ allowed, what to do. Each inherits the builtin that a caller would catch anyway.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 __all__ = (
     "IotsimError",
@@ -24,6 +24,7 @@ __all__ = (
     "ConnectError",
     "SavedRunError",
     "RunFailed",
+    "Undelivered",
 )
 
 _SHOWN_CHARS = 60
@@ -170,3 +171,13 @@ class RunFailed(IotsimError, RuntimeError):
         self.errors = tuple(errors)
         more = f" (and {len(self.errors) - 1} more)" if len(self.errors) > 1 else ""
         super().__init__(f"run {name!r} ended with errors: {self.errors[0]}{more}")
+
+
+class Undelivered(IotsimError, RuntimeError):
+    """Messages of a run that no broker acknowledged; says how many and why."""
+
+    def __init__(self, url: str, counts: Mapping[str, int], reasons: Iterable[str]) -> None:
+        self.url, self.counts = url, dict(counts)
+        told = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+        why = "; ".join(reasons)
+        super().__init__(f"{url}: {told}" + (f" ({why})" if why else ""))

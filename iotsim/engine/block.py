@@ -71,6 +71,21 @@ class Block:
     def __len__(self) -> int:
         return len(self._members)
 
+    @property
+    def first_member(self) -> int:
+        """One of the block's devices; they all go the same ways."""
+        return int(self._members[0])
+
+    @property
+    def next_us(self) -> int:
+        """When the next reading of the block is due."""
+        interval_us = self.profile.interval_us
+        ticks, rest = divmod(self.time_us - self.start_us, interval_us)
+        i = int(np.searchsorted(self._phase_us, rest))
+        if i == len(self):
+            i, ticks = 0, ticks + 1
+        return self.start_us + ticks * interval_us + int(self._phase_us[i])
+
     def advance(self, until_us: int) -> Iterator[Readings]:
         """Yield the readings due before an instant, in pieces of bounded size.
 

@@ -6,9 +6,11 @@ blocks and the same devices at the pace of a clock. Nothing here knows about eit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from iotsim.engine.block import Block
 from iotsim.engine.device import Cast, Device
@@ -20,8 +22,15 @@ from iotsim.readings import Group, Readings
 from iotsim.seeding import device_keys
 from iotsim.units import instant_text
 
+Parts = Callable[[Group], list[npt.NDArray[np.int32]]]
+
 BLOCK_DEVICES = 1024  # as wide as a cache likes; more ticks at a time make up for it
 FAILURES_KEPT = 1000
+
+
+def _by_width(group: Group) -> list[npt.NDArray[np.int32]]:
+    everyone = np.arange(len(group), dtype=np.int32)
+    return [everyone[i : i + BLOCK_DEVICES] for i in range(0, len(group), BLOCK_DEVICES)]
 
 
 class Failures:
@@ -46,17 +55,29 @@ class Simulation:
     members : sequence of Members
     seed : int
     start_us : int
-    kernel : Kernel, optional
+    groups : sequence of Group, optional
+        The members' groups, if they have been made already.
+    parts : callable (group) -> arrays of device indices, optional
+        Which devices form a block; as many as a cache likes if not given.
+    make_kernel : callable (on_failure) -> Kernel
         Who steps scripted devices; by hand if not given.
     """
 
     def __init__(
-        self, members: Sequence[Members], seed: int, start_us: int, kernel: Kernel | None = None
+        self,
+        members: Sequence[Members],
+        seed: int,
+        start_us: int,
+        *,
+        groups: Sequence[Group] | None = None,
+        parts: Parts | None = None,
+        make_kernel: Callable[[Callable[[Any, BaseException], None]], Kernel] = Kernel,
     ) -> None:
         self.seed, self.start_us = seed, start_us
-        self.groups = [member.group(i) for i, member in enumerate(members)]
+        self.groups = list(groups or [member.group(i) for i, member in enumerate(members)])
         self.failures = Failures()
-        self.kernel = Kernel(self.failed) if kernel is None else kernel
+        self.kernel = make_kernel(self.failed)
+        self._parts = _by_width if parts is None else parts
         self.blocks: list[Block] = []
         self.casts: list[Cast] = []
         order = 0
@@ -74,9 +95,7 @@ class Simulation:
 
     def _add_blocks(self, member: Members, group: Group) -> None:
         assert member.profile is not None
-        everyone = np.arange(len(group), dtype=np.int32)
-        for low in range(0, len(group), BLOCK_DEVICES):
-            part = everyone[low : low + BLOCK_DEVICES]
+        for part in self._parts(group):
             self.blocks.append(Block(group, member.profile, self.seed, self.start_us, part))
 
     def _add_cast(self, member: Members, group: Group, order: int) -> None:
