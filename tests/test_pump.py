@@ -1,0 +1,576 @@
+"""The pump: its account, its bounds, its order, its end. No broker needed."""
+
+import asyncio
+import io
+import json
+import sys
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from iotsim.errors import BadValue, ConnectError, UnknownName
+from iotsim.publishers import memory
+from iotsim.publishers.base import Limits, Loss, build
+from iotsim.publishers.lane import BACKOFF_CEILING_S, BACKOFF_FIRST_S
+from iotsim.publishers.ledger import REASONS_MAX, Latency, Ledger
+from iotsim.publishers.pump import Pump
+from iotsim.seeding import device_keys
+from tests.publishing import CheckedLedger, block, in_order_per_device, one, pumping
+
+
+@dataclass
+class Gate:
+    """A publisher whose links do exactly what a test tells them, and record what they get."""
+
+    count: int = 1
+    window: int = 100
+    limits: Limits = field(default_factory=Limits)
+    url: str = "gate:"
+    links: list = field(default_factory=list)
+    failures: int = 0  # so many openings fail
+    behave: object = None  # called with (link, tokens, items) at each send
+
+    def lanes(self, devices):
+        return self.count
+
+    def link(self, lane, run_id, verdicts):
+        self.links.append(GateLink(self, verdicts))
+        return self.links[-1]
+
+
+class GateLink:
+    def __init__(self, gate, verdicts):
+        self.gate, self.verdicts = gate, verdicts
+        self.opened = 0
+        self.sent = []
+        self.open_tokens = []
+        self.closed = False
+
+    async def open(self):
+        if self.opened and self.gate.failures:
+            self.gate.failures -= 1
+            raise ConnectError("gate:", "closed for now")
+        self.opened += 1
+        self.open_tokens.clear()
+        return self.gate.window
+
+    def send(self, tokens, items):
+        self.sent += [item[2] for item in items]
+        self.open_tokens += tokens
+        if self.gate.behave is not None:
+            self.gate.behave(self, tokens, items)
+        return True
+
+    def acknowledge(self, count=None):
+        done = self.open_tokens[:count]
+        del self.open_tokens[: len(done)]
+        self.verdicts.acknowledged(done)
+
+    def drop(self):
+        self.closed = True
+
+    async def close(self):
+        self.closed = True
+
+
+@asynccontextmanager
+async def gated(gate, deadline_s=0.6, **options):
+    pump = Pump(gate, ledger=CheckedLedger(), **options)
+    await pump.open()
+    try:
+        yield pump
+    finally:
+        await pump.close(deadline_s)
+        assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("iotsim")]
+        assert pump.snapshot().balanced
+
+
+async def turn():
+    """Let the loop do what is due."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def until(condition, timeout_s=5):
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# -- admission ------------------------------------------------------------------------------------
+
+
+def test_drop_oldest_drops_the_oldest_that_wait_and_counts_them():
+    async def scenario():
+        gate = Gate(window=5)
+        async with gated(gate, backpressure="drop_oldest", queue_messages=20) as pump:
+            await pump.offer(0, block(10))
+            await turn()
+            assert gate.links[0].sent == list(block(10).ids)[:5]
+            await pump.offer(0, block(40, first=10))
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            gate.links[0].acknowledge()
+            await pump.drain(2)
+            return gate.links[0].sent, pump.snapshot()
+
+    sent, account = asyncio.run(scenario())
+    ids = list(block(50).ids)
+    assert sent == ids[:5] + ids[30:]
+    assert account.dropped == 25
+    assert dict(account.drops) == {"queue full, oldest dropped": 25}
+    assert account.acknowledged == 25
+
+
+def test_a_full_lane_delays_its_own_callers_only():
+    async def scenario():
+        gate = Gate(count=2, window=5)
+        async with gated(gate, queue_messages=10) as pump:
+            stuck = asyncio.create_task(pump.offer(0, block(100)))
+            await turn()
+            assert not stuck.done()
+            assert pump.snapshot().offered == 15
+            gate.links[1].gate = Gate(behave=lambda link, t, i: link.verdicts.acknowledged(t))
+            async with asyncio.timeout(1):
+                for n in range(50):
+                    await pump.offer(1, block(10, first=n * 10))
+                    await turn()
+            assert pump.snapshot().acknowledged == 500
+            assert not stuck.done()
+            while not stuck.done():
+                gate.links[0].acknowledge()
+                await turn()
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            gate.links[0].acknowledge()
+            assert await pump.drain(1)
+            return gate.links[0].sent
+
+    assert asyncio.run(scenario()) == list(block(100).ids)
+
+
+def test_callers_of_a_full_lane_are_served_in_their_order():
+    async def scenario():
+        gate = Gate(window=3)
+        async with gated(gate, queue_messages=4) as pump:
+            waiting = [
+                asyncio.create_task(pump.offer(0, block(7, first=7 * n, devices=1)))
+                for n in range(6)
+            ]
+            while not all(task.done() for task in waiting):
+                await turn()
+                gate.links[0].acknowledge()
+            while pump.snapshot().acknowledged < 42:
+                await turn()
+                gate.links[0].acknowledge()
+            return gate.links[0].sent
+
+    assert asyncio.run(scenario()) == list(block(42, devices=1).ids)
+
+
+def test_a_cancelled_offer_is_accounted_for():
+    async def scenario():
+        async with gated(Gate(window=5), queue_messages=10) as pump:
+            task = asyncio.create_task(pump.offer(0, block(100)))
+            await turn()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert task.cancelled()
+            return pump.snapshot()
+
+    account = asyncio.run(scenario())
+    assert (account.offered, account.dropped, account.queued, account.in_flight) == (100, 85, 10, 5)
+
+
+def test_slow_down_is_refused_until_it_exists():
+    with pytest.raises(BadValue, match="backpressure='slow_down' is not available yet"):
+        Pump(Gate(), backpressure="slow_down")
+    with pytest.raises(BadValue, match="Use one of: block, drop_oldest"):
+        build("memory:x", backpressure="drop_newest")
+
+
+# -- order and retry ------------------------------------------------------------------------------
+
+
+def test_what_was_in_flight_is_unknown_then_sent_again_first_under_the_same_ids():
+    async def scenario():
+        gate = Gate(window=10)
+        async with gated(gate) as pump:
+            await pump.offer(0, block(30))
+            await turn()
+            link = gate.links[0]
+            link.acknowledge(4)
+            await turn()
+            assert pump.snapshot().in_flight == 10
+            link.verdicts.lost(Loss("the cable"))
+            at_loss = pump.snapshot()
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            assert await pump.drain(3)
+            return at_loss, link.sent, pump.snapshot(), pump.errors
+
+    at_loss, sent, account, errors = asyncio.run(scenario())
+    ids = list(block(30).ids)
+    assert (at_loss.unknown, at_loss.in_flight, at_loss.queued) == (10, 0, 16)
+    assert sent == ids[:14] + ids[4:]
+    assert account.acknowledged == 30
+    assert account.retries == 10
+    assert account.reconnects == 1
+    assert errors == ("link lost: the cable",)
+
+
+def test_the_back_off_grows_to_a_ceiling_with_jitter_from_the_run_id():
+    def delays(run_id):
+        pump = Pump(Gate(), run_id=run_id)
+        asyncio.run(pump.open())
+        return [pump._lanes[0]._backoff_s(n) for n in range(1, 40)]
+
+    first = delays("a")
+    assert first == delays("a") != delays("b")
+    assert BACKOFF_FIRST_S / 2 <= first[0] <= BACKOFF_FIRST_S
+    assert all(delay <= BACKOFF_CEILING_S for delay in first)
+    assert all(delay >= BACKOFF_CEILING_S / 2 for delay in first[8:])
+    assert len(set(first[8:])) > 25
+
+
+def test_a_broker_that_stays_away_for_some_tries_gets_everything():
+    async def scenario():
+        gate = Gate(window=10)
+        async with gated(gate) as pump:
+            await pump.offer(0, block(20))
+            await turn()
+            gate.failures = 3
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            gate.links[0].verdicts.lost(Loss("power", "cut"))
+            assert pump.connected == 0
+            assert await pump.drain(5)
+            return pump.snapshot(), pump.errors
+
+    account, errors = asyncio.run(scenario())
+    assert account.acknowledged == 20
+    assert errors[1].endswith("closed for now. (×3)")
+
+
+def test_a_message_alone_on_a_link_that_is_cut_three_times_is_passed_over():
+    async def scenario():
+        def touchy(link, tokens, items):
+            for token, item in zip(tokens, items, strict=True):
+                if item[2] == "run/d-5/0/0":
+                    link.verdicts.lost(Loss("closed without a word", "cut"))
+                    return
+                link.verdicts.acknowledged([token])
+
+        gate = Gate(behave=touchy)
+        async with gated(gate, deadline_s=3) as pump:
+            await pump.offer(0, block(50))
+            assert await pump.drain(5)
+            return pump.snapshot(), gate.links[0].sent
+
+    account, sent = asyncio.run(scenario())
+    assert account.acknowledged == 49
+    assert dict(account.refusals) == {"ended the connection twice": 1}
+    assert sent.count("run/d-5/0/0") == 3
+    assert account.reconnects == 3
+
+
+def test_a_broker_that_dies_again_and_again_makes_no_message_poison(monkeypatch):
+    monkeypatch.setattr("iotsim.publishers.lane.BACKOFF_CEILING_S", 0.05)
+
+    async def scenario():
+        gate = Gate(window=10)
+        async with gated(gate, deadline_s=3) as pump:
+            await pump.offer(0, block(10))
+            for _ in range(6):
+                await until(lambda: gate.links[0].open_tokens)
+                gate.failures = 1
+                gate.links[0].open_tokens.clear()
+                gate.links[0].verdicts.lost(Loss("killed", "cut"))
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            assert await pump.drain(10)
+            return pump.snapshot()
+
+    account = asyncio.run(scenario())
+    assert account.acknowledged == 10
+
+
+def test_a_link_that_breaks_its_promises_loses_nothing():
+    async def scenario():
+        def broken(link, tokens, items):
+            if link.opened == 1:
+                raise KeyError("a bug")
+            link.verdicts.acknowledged(tokens)
+            link.verdicts.acknowledged(tokens)  # twice
+            link.verdicts.refused([10**6], "never sent")
+
+        async with gated(Gate(behave=broken), deadline_s=3) as pump:
+            await pump.offer(0, block(20))
+            assert await pump.drain(5)
+            return pump.snapshot(), pump.errors
+
+    account, errors = asyncio.run(scenario())
+    assert account.acknowledged == 20
+    assert "the link failed: KeyError" in errors[0]
+
+
+def test_a_temporary_refusal_is_tried_again_a_bounded_number_of_times(monkeypatch):
+    monkeypatch.setattr("iotsim.publishers.lane.BACKOFF_CEILING_S", 0.05)
+
+    async def scenario():
+        def busy(link, tokens, items):
+            for token, item in zip(tokens, items, strict=True):
+                if item[2] == "run/d-2/0/0":
+                    link.verdicts.refused([token], "busy", retry=True)
+                else:
+                    link.verdicts.acknowledged([token])
+
+        gate = Gate(behave=busy)
+        async with gated(gate) as pump:
+            await pump.offer(0, block(6))
+            assert await pump.drain(5)
+            return pump.snapshot(), gate.links[0].sent
+
+    account, sent = asyncio.run(scenario())
+    assert account.acknowledged == 5
+    assert dict(account.refusals) == {"busy": 1}
+    assert sent.count("run/d-2/0/0") == 8
+    assert account.retries == 7
+
+
+# -- the end --------------------------------------------------------------------------------------
+
+
+def test_the_end_comes_in_time_and_says_what_was_not_sent():
+    async def scenario():
+        gate = Gate(window=5)
+        pump = Pump(gate, ledger=CheckedLedger(), queue_messages=50)
+        await pump.open()
+        offers = [asyncio.create_task(pump.offer(0, block(40, first=40 * n))) for n in range(2)]
+        await turn()
+        started = time.perf_counter()
+        await pump.close(1.0)
+        took = time.perf_counter() - started
+        await asyncio.gather(*offers)
+        await pump.offer(0, block(3))
+        assert gate.links[0].closed
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return took, pump.snapshot()
+
+    took, account = asyncio.run(scenario())
+    assert took < 2.0
+    assert (account.offered, account.unknown, account.in_flight, account.queued) == (83, 5, 0, 0)
+    assert dict(account.drops) == {
+        "stopped before it was sent": 50,
+        "stopped while waiting for room": 25,
+        "offered after the stop": 3,
+    }
+
+
+def test_the_end_comes_in_time_when_the_broker_is_away():
+    async def scenario():
+        gate = Gate(window=5)
+        pump = Pump(gate, ledger=CheckedLedger())
+        await pump.open()
+        await pump.offer(0, block(40))
+        await turn()
+        gate.failures = 1000
+        gate.links[0].verdicts.lost(Loss("gone"))
+        started = time.perf_counter()
+        await pump.close(0.8)
+        return time.perf_counter() - started, pump.snapshot()
+
+    took, account = asyncio.run(scenario())
+    assert took < 1.8
+    assert (account.unknown, account.dropped) == (5, 35)
+
+
+def test_one_lane_that_cannot_connect_fails_the_whole_opening_and_closes_the_rest():
+    async def scenario():
+        gate = Gate(count=3)
+        pump = Pump(gate)
+        open_one = GateLink.open
+
+        async def refuse_second(link):
+            if link is gate.links[1]:
+                raise ConnectError("gate:", "no")
+            return await open_one(link)
+
+        GateLink.open = refuse_second
+        try:
+            with pytest.raises(ConnectError):
+                await pump.open()
+        finally:
+            GateLink.open = open_one
+        assert all(link.closed for link in gate.links)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
+
+
+# -- the account ----------------------------------------------------------------------------------
+
+
+def test_reasons_are_bounded():
+    ledger = Ledger()
+    for n in range(100):
+        ledger.offer(1, "dropped", f"reason {n}")
+    drops = ledger.snapshot().drops
+    assert len(drops) == REASONS_MAX + 1
+    assert drops["other"] == 100 - REASONS_MAX
+
+
+def test_latency_quantiles_are_within_a_tenth():
+    latency = Latency()
+    seconds = np.random.default_rng(1).lognormal(-5, 1, 50_000)
+    latency.add(seconds.tolist())
+    for share in (0.01, 0.5, 0.99):
+        assert latency.quantile(share) == pytest.approx(np.quantile(seconds, share), rel=0.1)
+    assert latency.max_s == seconds.max()
+
+
+def test_a_message_is_settled_once_and_the_observer_hears_of_it():
+    heard = []
+
+    async def scenario():
+        def behave(link, tokens, items):
+            link.verdicts.refused(tokens[:1], "no")
+            link.verdicts.acknowledged(tokens[1:])
+
+        tell = lambda ids, outcome, seconds: heard.append((list(ids), outcome, len(seconds)))  # noqa: E731
+        async with gated(Gate(behave=behave), settled=tell) as pump:
+            await pump.offer(0, block(4))
+
+    asyncio.run(scenario())
+    ids = list(block(4).ids)
+    assert heard == [(ids[:1], "refused: no", 0), (ids[1:], "acknowledged", 3)]
+
+
+def test_errors_are_bounded_and_repeats_are_counted():
+    pump = Pump(Gate())
+    for n in range(300):
+        pump._notice(f"error {n // 2}")
+    assert len(pump.errors) == 100
+    assert pump.errors[-1] == "error 149 (×2)"
+
+
+def test_lanes_are_stable_and_balanced():
+    pump = Pump(build("mqtt://h"), devices=40_000)
+    keys = device_keys(7, [f"d-{i:05d}" for i in range(40_000)])
+    lanes = pump.lane_of(keys)
+    assert pump.lanes == 4
+    assert np.bincount(lanes).min() > 9_500
+    assert (pump.lane_of(keys[100:200]) == lanes[100:200]).all()
+    assert [Pump(build("mqtt://h"), devices=n).lanes for n in (1, 10_000, 10_001, 10**6)] == [
+        1, 1, 2, 8,
+    ]  # fmt: skip
+
+
+# -- memory, console, file ------------------------------------------------------------------------
+
+
+def test_memory_keeps_what_was_published_in_order():
+    async def scenario():
+        async with pumping("memory:kept") as pump:
+            for n in range(5):
+                await pump.offer(0, block(300, first=300 * n))
+        return pump.snapshot()
+
+    account = asyncio.run(scenario())
+    got = memory.messages("kept")
+    assert account.acknowledged == len(got) == 1500
+    assert [payload for _, payload, _ in got] == list(block(1500).payloads)
+    assert in_order_per_device(ident for _, _, ident in got)
+    asyncio.run(scenario())
+    assert len(memory.messages("kept")) == 1500
+    assert memory.messages("never used") == []
+
+
+def test_memory_is_bounded():
+    async def scenario():
+        async with pumping("memory:small", capacity=10) as pump:
+            await pump.offer(0, block(30))
+
+    asyncio.run(scenario())
+    assert [i for _, _, i in build("memory:small").messages()] == list(block(30).ids)[20:]
+
+
+def test_console_shows_topic_and_payload(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", shown)
+
+    async def scenario():
+        async with pumping("console:") as pump:
+            await pump.offer(0, one("a/b", b'{"x":1}'))
+
+    asyncio.run(scenario())
+    assert shown.getvalue() == '[a/b] {"x":1}\n'
+
+
+def test_a_file_holds_one_payload_per_line(tmp_path):
+    path = tmp_path / "out.ndjson"
+
+    async def scenario():
+        async with pumping(f"file:{path}") as pump:
+            for n in range(3):
+                await pump.offer(0, one("t", json.dumps({"n": n}).encode()))
+
+    for _ in range(2):
+        asyncio.run(scenario())
+        lines = path.read_text().splitlines()
+        assert [json.loads(line)["n"] for line in lines] == [0, 1, 2]
+
+
+def test_a_file_that_cannot_be_written_is_an_error_at_the_start(tmp_path):
+    async def scenario():
+        async with pumping(f"file:{tmp_path}/missing/out.ndjson"):
+            pass
+
+    with pytest.raises(ConnectError, match="No such file"):
+        asyncio.run(scenario())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /dev/full")
+def test_a_full_disk_is_seen_and_nothing_is_called_written():
+    async def scenario():
+        async with pumping("file:/dev/full", deadline_s=0.8) as pump:
+            await pump.offer(0, block(10))
+        return pump.snapshot(), pump.errors
+
+    account, errors = asyncio.run(scenario())
+    assert account.acknowledged == 0
+    assert account.unknown == 10
+    assert "No space left" in errors[0]
+
+
+# -- what is refused at the door ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "kind", "words"),
+    [
+        ("mqtt://h", {"qoss": 1}, UnknownName, r"no mqtt option called 'qoss'. Did you mean 'qos'"),
+        ("mqtt://h", {"qos": 3}, BadValue, "qos=3 cannot be used. Give a whole number from 0 to 2"),
+        ("mqtt://h", {"qos": True}, BadValue, "qos=True cannot be used"),
+        ("mqtt://h", {"connections": 0}, BadValue, "connections=0"),
+        ("mqtt://h", {"version": "4"}, BadValue, "Use one of: 5, 3.1.1"),
+        ("mqtt://h", {"retain": 1}, BadValue, "Give True or False"),
+        ("mqtt://h", {"ca": "x.pem"}, BadValue, "ca='x.pem' needs TLS. Use mqtts://"),
+        ("mqtt://h", {"verify": False}, BadValue, "verify=False needs TLS"),
+        ("mqtts://h", {"ca": "/no/such"}, BadValue, "ca='/no/such' is not a file"),
+        ("mqtt://h", {"keepalive": 0}, BadValue, "keepalive=0"),
+        ("mqtt://h", {"client_id": "a\nb"}, BadValue, "client_id="),
+        ("mqtt://h", {"queue_messages": 0}, BadValue, "queue_messages=0"),
+        ("mqtt://", {}, BadValue, "names no host"),
+        ("mqtt://h:x", {}, BadValue, "is not a URL with a valid port"),
+        ("mqtt://h:70000", {}, BadValue, "is not a URL with a valid port"),
+        ("mqtt://h/topic", {}, BadValue, "has a path or a query"),
+        ("mqqt://h", {}, UnknownName, "no publisher called 'mqqt'. Did you mean 'mqtt'"),
+        ("broker", {}, BadValue, "has no scheme"),
+        ("file:", {}, BadValue, "names no file"),
+        ("console:x", {}, BadValue, "has more than a scheme"),
+        ("memory:x", {"qos": 1}, UnknownName, "Known: backpressure, capacity, queue_messages"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_says_what_is_allowed(url, options, kind, words):
+    with pytest.raises(kind, match=words.replace("(", r"\(")) as caught:
+        build(url, **options)
+    assert "\n" not in str(caught.value)

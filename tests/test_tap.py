@@ -1,0 +1,187 @@
+"""The tap: what it holds, what it says of itself, and that it ends."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+import iotsim
+from iotsim.broker import Broker
+from iotsim.errors import BadValue, ConnectError
+from tests.publishing import block, one, pumping
+
+pytestmark = pytest.mark.broker
+
+
+def publish(url, *blocks, **options):
+    async def work():
+        async with pumping(url, **options) as pump:
+            for messages in blocks:
+                await pump.offer(0, messages)
+        return pump.snapshot()
+
+    return asyncio.run(work())
+
+
+def gone(pid):
+    """Whether a process ends within a moment."""
+    for _ in range(300):
+        try:
+            os.kill(pid, 0)
+            with open(f"/proc/{pid}/stat") as status:
+                if status.read().rsplit(")", 1)[1].split()[0] == "Z":
+                    return True
+        except OSError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_frame_says_what_arrived_and_when(mosquitto):
+    broker = mosquitto()
+    with iotsim.tap(broker.url) as tap:
+        before = time.time()
+        publish(broker.url, block(20, devices=4), qos=2)
+        assert tap.wait(20)
+        frame = tap.frame()
+        assert list(frame) == ["time", "topic", "id", "payload", "qos", "retain", "dup"]
+        assert list(frame["payload"]) == list(block(20).payloads)
+        assert list(frame["id"]) == list(block(20, devices=4).ids)
+        assert frame["topic"].nunique() == 4
+        assert (frame["qos"] == 2).all()
+        assert str(frame["time"].dtype) == "datetime64[us, UTC]"
+        assert frame["time"].is_monotonic_increasing
+        assert abs(frame["time"].iloc[0].timestamp() - before) < 5
+        assert tap.ok
+    assert tap.count == len(tap.messages()) == 20
+    assert "20 received, ok" in repr(tap)
+
+
+def test_only_what_it_subscribed_to_arrives_and_retained_is_told(mosquitto):
+    broker = mosquitto()
+    publish(broker.url, one("site/a/x"), retain=True)
+    with iotsim.tap(broker.url, topic="site/+/x") as tap:
+        publish(broker.url, one("site/b/x"), one("other"))
+        assert tap.wait(2)
+        assert {t for t, _, _ in tap.messages()} == {"site/a/x", "site/b/x"}
+        assert list(tap.frame()["retain"]) == [True, False]
+
+
+def test_beyond_its_capacity_it_counts_and_is_ill(mosquitto):
+    broker = mosquitto()
+    with iotsim.tap(broker.url, capacity=50) as tap:
+        publish(broker.url, block(80))
+        assert tap._until(lambda: tap.health == "over its capacity: 30 messages dropped", 5)
+        assert tap.count == len(tap.messages()) == 50
+    assert not tap.ok
+
+
+def test_it_says_when_its_broker_has_died_and_does_not_forget(mosquitto):
+    broker = mosquitto()
+    with iotsim.tap(broker.url) as tap:
+        publish(broker.url, block(10))
+        assert tap.wait(10)
+        broker.kill()
+        assert tap._until(lambda: not tap.ok, 5)
+        assert tap.health == "not connected to the broker"
+        broker.start()
+        assert tap._until(lambda: "was disconnected" in tap.health, 10)
+        publish(broker.url, block(10, first=10))
+        assert tap.wait(20)
+        assert tap.health == "was disconnected 1 times: messages may be missing"
+
+
+def test_a_frozen_or_dead_process_is_an_illness(mosquitto, monkeypatch):
+    monkeypatch.setattr("iotsim.taps.HEARTBEAT_MISSING_S", 0.8)
+    monkeypatch.setattr("iotsim.taps.FETCH_S", 0.5)
+    broker = mosquitto()
+    with iotsim.tap(broker.url) as tap:
+        publish(broker.url, block(5))
+        assert tap.wait(5)
+        pid = tap._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        assert tap._until(lambda: "no heartbeat" in tap.health, 5)
+        with pytest.raises(ConnectError, match="the tap's process does not answer"):
+            tap.frame()
+        os.kill(pid, signal.SIGKILL)
+        assert tap._until(lambda: "process ended (exit status -9)" in tap.health, 5)
+        assert not tap.wait(100, 5)
+        assert not asyncio.run(tap.received(100, 5))
+    assert not tap.ok
+
+
+def test_nothing_of_it_is_left_after_its_end(mosquitto):
+    broker = mosquitto()
+    tap = iotsim.tap(broker.url)
+    pid = tap._process.pid
+    tap.close()
+    tap.close()
+    assert gone(pid)
+    assert not tap._reader.is_alive()
+    assert tap.ok
+
+
+def test_its_process_ends_with_a_parent_that_is_killed(mosquitto):
+    broker = mosquitto()
+    code = f"""
+        import os, iotsim, time
+        from iotsim.broker import Broker
+        tap, own = iotsim.tap({broker.url!r}), Broker(embedded=False)
+        own.start()
+        print(tap._process.pid, own.pid, flush=True)
+        time.sleep(60)
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    )
+    worker, own = map(int, parent.stdout.readline().split())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert gone(worker)
+    try:
+        os.kill(own, signal.SIGKILL)  # mosquitto does not watch its parent
+    except ProcessLookupError:
+        pass
+
+
+def test_no_password_stands_in_its_command_line(mosquitto):
+    broker = mosquitto(users={"ann": "marker-secret"})
+    with iotsim.tap(broker.url, username="ann", password="marker-secret") as tap:
+        with (
+            open(f"/proc/{tap._process.pid}/cmdline") as line,
+            open(f"/proc/{tap._process.pid}/environ") as environment,
+        ):
+            assert "marker" not in line.read() + environment.read()
+        assert "marker" not in repr(tap)
+
+
+def test_no_broker_is_one_clear_line(mosquitto):
+    with pytest.raises(ConnectError, match="nothing listens there"):
+        iotsim.tap("mqtt://127.0.0.1:1")
+    with pytest.raises(ConnectError, match="host name is unknown"):
+        iotsim.tap("mqtt://no-such-host.invalid")
+    broker = mosquitto(users={"ann": "x"})
+    with pytest.raises(ConnectError, match="refused us: Not authorized"):
+        iotsim.tap(broker.url, password="y", username="ann")
+    with pytest.raises(BadValue, match="url scheme='http' is unknown"):
+        iotsim.tap("http://h")
+    with pytest.raises(BadValue, match="topic='' is no topic filter"):
+        iotsim.tap("mqtt://h", topic="")
+
+
+def test_the_embedded_broker_carries_messages_and_ends():
+    with Broker(embedded=True) as broker:
+        assert (broker.kind, broker.version) == ("embedded", "3.1.1")
+        pid = broker.pid
+        with iotsim.tap(broker.url, version="3.1.1") as tap:
+            account = publish(broker.url, block(300), version="3.1.1")
+            assert tap.wait(300)
+            assert [p for _, p, _ in tap.messages()] == list(block(300).payloads)
+        assert account.acknowledged == 300
+    assert gone(pid)
