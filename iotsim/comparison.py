@@ -179,7 +179,7 @@ def _lacks(table: pd.DataFrame, missing: Any, side: str) -> str:
 
 def _equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     if one.dtype.kind == "f" and other.dtype.kind == "f":
-        return (one == other) | (np.isnan(one) & np.isnan(other))
+        return np.asarray((one == other) | (np.isnan(one) & np.isnan(other)))
     import pandas as pd
 
     left, right = pd.Series(one, dtype=object), pd.Series(other, dtype=object)

@@ -186,7 +186,7 @@ def _bits(column: Column, key: int) -> Words:
     kind = np.uint64(combine(key, _KINDS[column.kind]))
     if column.kind == "bool":
         return values.astype(np.uint64) ^ kind
-    return np.ascontiguousarray(values).view(np.uint64) ^ kind
+    return np.asarray(np.ascontiguousarray(values).view(np.uint64) ^ kind)
 
 
 def _category_bits(value: object, key: int) -> int:

@@ -23,6 +23,7 @@ __all__ = (
     "ForeignAwait",
     "ConnectError",
     "SavedRunError",
+    "RunBroken",
     "RunFailed",
     "Undelivered",
 )
@@ -162,6 +163,15 @@ class SavedRunError(IotsimError, ValueError):
         self.path, self.why = str(path), why
         tail = f" {todo}" if todo else ""
         super().__init__(f"{path}: {why}.{tail}")
+
+
+class RunBroken(IotsimError, RuntimeError):
+    """Something happened in a run that should not have; carries its cause."""
+
+    def __init__(self, cause: BaseException) -> None:
+        text = " ".join(str(cause).split())
+        super().__init__(f"the run was hurt by {type(cause).__name__}: {text}")
+        self.__cause__ = cause
 
 
 class RunFailed(IotsimError, RuntimeError):

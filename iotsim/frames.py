@@ -57,7 +57,7 @@ def frame(
     order = np.lexsort((seq, codes, time_us))
     data: dict[str, Any] = {
         "time": pd.DatetimeIndex(time_us[order].view("datetime64[us]")).tz_localize("UTC"),
-        "device_id": pd.Categorical.from_codes(codes[order], _all_ids(groups)),
+        "device_id": _categorical(codes[order], _all_ids(groups)),
         **_group_columns(groups, codes[order]),
     }
     data["seq"] = seq[order]
@@ -68,7 +68,7 @@ def frame(
         data[name] = _values(name, kinds[name], chunks, order)
     nothing = np.zeros(len(order), dtype=np.int8)
     for name in ("faults", "hit"):
-        data[name] = pd.Categorical.from_codes(nothing, [""])
+        data[name] = _categorical(nothing, [""])
     table = pd.DataFrame(data, copy=False)
     return _long(table, wanted) if tidy else table
 
@@ -118,16 +118,21 @@ def _label_names(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys(name for group in groups for name in group.labels))
 
 
-def _group_columns(groups: Sequence[Group], codes: npt.NDArray[np.int32]) -> dict[str, Any]:
+def _categorical(codes: npt.NDArray[Any], known: list[str]) -> Any:
     import pandas as pd
 
+    categories: Any = known
+    return pd.Categorical.from_codes(codes, categories)
+
+
+def _group_columns(groups: Sequence[Group], codes: npt.NDArray[np.int32]) -> dict[str, Any]:
     sizes = [len(group) for group in groups]
 
     def per_device(values: list[str | None]) -> Any:
         known = list(dict.fromkeys(value for value in values if value is not None))
         place = [-1 if value is None else known.index(value) for value in values]
         device = np.repeat(np.array(place, dtype=np.int32), sizes)
-        return pd.Categorical.from_codes(device[codes], known)
+        return _categorical(device[codes], known)
 
     columns = {"device_type": per_device([group.device_type for group in groups])}
     for name in _label_names(groups):
@@ -143,7 +148,7 @@ def _values(name: str, kind: str, chunks: Sequence[Readings], order: npt.NDArray
         return np.concatenate([_floats(size, column) for size, column in parts])[order]
     if kind == "text":
         known, codes = _text_codes(parts)
-        return pd.Categorical.from_codes(codes[order], known)
+        return _categorical(codes[order], known)
     holes = any(
         column is None or column.present is not None or column.kind != kind for _, column in parts
     )
@@ -167,7 +172,7 @@ def floats_of(column: Column) -> npt.NDArray[np.float64]:
     if column.kind == "json":
         known = [float(value) for value in column.categories]
         return np.array([*known, np.nan], dtype=np.float64)[column.values]
-    return column.values.astype(np.float64, copy=False)
+    return np.asarray(column.values, dtype=np.float64)
 
 
 def _text_codes(parts: list[tuple[int, Column | None]]) -> tuple[list[str], npt.NDArray[np.int32]]:

@@ -68,7 +68,7 @@ def normal_many(words: Words) -> npt.NDArray[np.float64]:
     z += c0.take(bins)
     signed = z.view(np.uint64)
     signed ^= words << _SIGN
-    return z
+    return np.asarray(z)
 
 
 def normal(word: int) -> float:

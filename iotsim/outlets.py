@@ -97,16 +97,33 @@ def routes_of(
         selection = select(outlet.where, groups)
         if selection.note:
             notes.append(f"publish_to({redacted(outlet.url)!r}): {selection.note}")
-        wishes: dict[tuple[int | None, str | None], dict[int, npt.NDArray[np.bool_]]] = {}
+        shared: list[tuple[Publisher, dict[int, npt.NDArray[np.bool_]]]] = []
         for member, group in zip(members, groups, strict=True):
             mask = selection.masks[group.index]
             if mask.any():
                 if outlet.topic is not None:
                     check_topic(outlet.topic, group.labels)
-                profile = member.profile
-                wish = (None, None) if profile is None else (profile.qos, profile.backpressure)
-                wishes.setdefault(wish, {})[group.index] = mask
-        for (qos, backpressure), masks in wishes.items():
+                _share(shared, outlet.publisher(*_wishes(member)), group.index, mask)
+        for publisher, masks in shared:
             count = sum(int(mask.sum()) for mask in masks.values())
-            routes.append(Route(outlet, outlet.publisher(qos, backpressure), masks, count))
+            routes.append(Route(outlet, publisher, masks, count))
     return routes, notes
+
+
+def _wishes(member: Members) -> tuple[int | None, str | None]:
+    profile = member.profile
+    return (None, None) if profile is None else (profile.qos, profile.backpressure)
+
+
+def _share(
+    shared: list[tuple[Publisher, dict[int, npt.NDArray[np.bool_]]]],
+    publisher: Publisher,
+    index: int,
+    mask: npt.NDArray[np.bool_],
+) -> None:
+    # Profiles that come to the same options share one publisher.
+    for known, masks in shared:
+        if known == publisher:
+            masks[index] = mask
+            return
+    shared.append((publisher, {index: mask}))

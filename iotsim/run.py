@@ -11,11 +11,10 @@ import asyncio
 import html
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from iotsim import frames
 from iotsim.actions import Action
@@ -26,84 +25,32 @@ from iotsim.digest import Digest
 from iotsim.driver import Driver
 from iotsim.engine.live import LiveKernel
 from iotsim.engine.simulation import Failures, Simulation
-from iotsim.errors import BadValue, IotsimError, LoopRunning, NameInUse, NoLoop, Undelivered
+from iotsim.errors import IotsimError, NameInUse, NoLoop, RunBroken, Undelivered
 from iotsim.feeders import Switchboard
 from iotsim.intake import Intake
-from iotsim.members import Members
-from iotsim.offline import check_devices, kinds_of
+from iotsim.offline import kinds_of
 from iotsim.outlets import Route, routes_of
 from iotsim.publishers.ledger import LedgerSnapshot
 from iotsim.publishers.pump import Pump
 from iotsim.readings import Group
 from iotsim.result import Result
-from iotsim.units import Duration, Instant, clock_text, duration_us, instant_us
+from iotsim.run_state import RunSnapshot, State, Wish, wish_of
+from iotsim.units import Duration, Instant, clock_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from iotsim.fleet import Fleet
 
-State = Literal["connecting", "running", "paused", "stopping", "stopped", "failed"]
-
 STOP_S = 5.0  # a stopped run is over by then, whatever a broker does
 DRAIN_S = 30.0  # a run that ends by itself waits so long for its brokers
 _LIVE: dict[str, Run] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class RunSnapshot:
-    """A run at one moment.
-
-    Attributes
-    ----------
-    state : str
-    elapsed_us : int
-        Simulated time since the start.
-    speed : float
-    devices, readings, late : int
-        `late` readings were handed over more than 100 ms after their time.
-    lateness_p99_s : float
-        Real seconds from a reading's time to its hand-over; NaN at speed "max".
-    captured, evicted : int
-        Rows that the capture holds, and that fell out of its bound.
-    errors : int
-    publishers : mapping of address to LedgerSnapshot
-    """
-
-    state: State
-    elapsed_us: int
-    speed: float
-    devices: int
-    readings: int
-    late: int
-    lateness_p99_s: float
-    captured: int
-    evicted: int
-    errors: int
-    publishers: Mapping[str, LedgerSnapshot]
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """What was asked for, checked."""
-
-    fleet: Fleet
-    duration_total_us: int | None
-    speed: float
-    start_us: int | None
-    bound: Bound
-    to: Path | None
-
-    def same_as(self, other: _Wish) -> bool:
-        mine = self.fleet.spec(), self.fleet.outlets, self.duration_total_us, self.start_us
-        its = other.fleet.spec(), other.fleet.outlets, other.duration_total_us, other.start_us
-        return mine == its and self.bound == other.bound and self.to == other.to
-
-
 class Run:
     """A live run of a fleet; made by `Fleet.start`."""
 
-    def __init__(self, wish: _Wish) -> None:
+    def __init__(self, wish: Wish) -> None:
         self.fleet = wish.fleet
         self.id = secrets.token_hex(4)
         self.state: State = "connecting"
@@ -328,7 +275,7 @@ class Run:
                 for pump in self._pumps:
                     await pump.close(STOP_S / 2)
         except Exception as error:  # a run always ends, with what it has
-            self._failures.add(error if isinstance(error, IotsimError) else RunError.of(error))
+            self._failures.add(error if isinstance(error, IotsimError) else RunBroken(error))
         self.state = "failed" if self._failure is not None else "stopped"
         self._connected.set()
         self._result = self._build_result()
@@ -435,42 +382,12 @@ class Run:
         return f"<div><b>Run {html.escape(self.name)}</b><table>{rows}</table></div>"
 
 
-class RunError(IotsimError, RuntimeError):
-    """Something in a run that should not have happened; carries its cause."""
-
-    @classmethod
-    def of(cls, error: BaseException) -> RunError:
-        """Return the error that stands for an unexpected one."""
-        found = cls(f"the run was hurt by {type(error).__name__}: {' '.join(str(error).split())}")
-        found.__cause__ = error
-        return found
-
-
-def _wish_of(
-    fleet: Fleet, duration: Duration | None, speed: Any, start: Instant | None, capture: Any,
-    to: str | Path | None,
-) -> _Wish:
-    check_devices(fleet)
-    if duration is not None and not isinstance(duration, (str, int, float)) and not hasattr(
-        duration, "total_seconds"
-    ):
-        raise BadValue("duration", duration, "is not a duration", "Give '10m'.")
-    return _Wish(
-        fleet=fleet,
-        duration_total_us=None if duration is None else duration_us(duration),
-        speed=check_speed(speed),
-        start_us=None if start is None else instant_us(start),
-        bound=Bound.of(capture),
-        to=None if to is None else Path(to),
-    )
-
-
 def start_run(
     fleet: Fleet, duration: Duration | None, *, speed: Speed, start: Instant | None, capture: Any,
     to: str | Path | None, replace: bool = False,
 ) -> Run:
     """Start a run in the background; see `Fleet.start`."""
-    wish = _wish_of(fleet, duration, speed, start, capture, to)
+    wish = wish_of(fleet, duration, speed, start, capture, to)
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -493,7 +410,7 @@ async def run(
     to: str | Path | None,
 ) -> Result:
     """Run to the end; see `Fleet.run`."""
-    wish = _wish_of(fleet, duration, speed, start, capture, to)
+    wish = wish_of(fleet, duration, speed, start, capture, to)
     live = _LIVE.get(fleet.name)
     if live is not None and not live._loop.is_closed() and not live.ended:
         raise NameInUse(fleet.name)
@@ -509,6 +426,3 @@ async def run(
 def runs() -> list[Run]:
     """Return the runs that are alive."""
     return [run for run in _LIVE.values() if not run._loop.is_closed() and not run.ended]
-
-
-__all__ = ("LoopRunning", "Members", "Run", "RunSnapshot", "run", "runs", "start_run")

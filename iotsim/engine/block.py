@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +109,7 @@ class Block:
         i = int(np.searchsorted(self._phase_us, first_rest))
         j = int(np.searchsorted(self._phase_us, last_rest))
         edges = sorted((0, i, j, len(self)))
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             begin, end = first + (low < i), last + (low < j)
             if low < high and begin < end:
                 yield _Rectangle(low, high, begin, end)

@@ -1,0 +1,92 @@
+"""What a run was asked for, and what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from iotsim.capture import Bound
+from iotsim.clock import check_speed
+from iotsim.offline import check_devices
+from iotsim.publishers.ledger import LedgerSnapshot
+from iotsim.units import Duration, Instant, duration_us, instant_us
+
+if TYPE_CHECKING:
+    from iotsim.fleet import Fleet
+
+State: TypeAlias = Literal["connecting", "running", "paused", "stopping", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """A run at one moment.
+
+    Attributes
+    ----------
+    state : str
+    elapsed_us : int
+        Simulated time since the start.
+    speed : float
+    devices, readings, late : int
+        `late` readings were handed over more than 100 ms after their time.
+    lateness_p99_s : float
+        Real seconds from a reading's time to its hand-over; NaN at speed "max".
+    captured, evicted : int
+        Rows that the capture holds, and that fell out of its bound.
+    errors : int
+    publishers : mapping of address to LedgerSnapshot
+    """
+
+    state: State
+    elapsed_us: int
+    speed: float
+    devices: int
+    readings: int
+    late: int
+    lateness_p99_s: float
+    captured: int
+    evicted: int
+    errors: int
+    publishers: Mapping[str, LedgerSnapshot]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What `run` and `start` were asked for, checked."""
+
+    fleet: Fleet
+    duration_total_us: int | None
+    speed: float
+    start_us: int | None
+    bound: Bound
+    to: Path | None
+
+    def same_as(self, other: Wish) -> bool:
+        """Return whether both ask for the same run; the speed is only its pace."""
+        mine = self.fleet.spec(), self.fleet.outlets, self.duration_total_us, self.start_us
+        its = other.fleet.spec(), other.fleet.outlets, other.duration_total_us, other.start_us
+        return mine == its and self.bound == other.bound and self.to == other.to
+
+
+def wish_of(
+    fleet: Fleet, duration: Duration | None, speed: Any, start: Instant | None, capture: Any,
+    to: str | Path | None,
+) -> Wish:
+    """Return what was asked for.
+
+    Raises
+    ------
+    IotsimError
+        If the fleet is empty, or an argument cannot be.
+    """
+    check_devices(fleet)
+    return Wish(
+        fleet=fleet,
+        duration_total_us=None if duration is None else duration_us(duration),
+        speed=check_speed(speed),
+        start_us=None if start is None else instant_us(start),
+        bound=Bound.of(capture),
+        to=None if to is None else Path(to),
+    )
