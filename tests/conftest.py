@@ -3,8 +3,13 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 from iotsim.broker import Broker, find_mosquitto
+
+# The same examples everywhere, and no deadline: the machine may be busy.
+settings.register_profile("iotsim", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("iotsim")
 
 
 def lacking(what):

@@ -41,7 +41,7 @@ def test_every_public_method_has_a_docstring(cls, name):
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'iotsim' has no attribute 'Flet'"):
-        iotsim.Flet
+        _ = iotsim.Flet
 
 
 @pytest.mark.parametrize(
