@@ -24,7 +24,7 @@ Fail = Callable[[Place, IotsimError | str], Exception]
 class Schema(BaseModel):
     """What a profile says, as it is written: the keys of contract B7 and a few more."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
 
     type: str
     telemetry_fields: dict[str, dict[str, Any]] = Field(min_length=1, max_length=FIELDS_MAX)
