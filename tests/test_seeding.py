@@ -344,7 +344,7 @@ def test_a_million_devices_of_one_tick_are_normal():
     assert abs(total) / 1000 < Z_MAX
 
 
-# -- a standard battery ----------------------------------------------------------------------------
+# -- a standard battery ---------------------------------------------------------------------------
 
 
 def fleet_stream(size_bytes):
