@@ -117,7 +117,8 @@ TABLE = {
         "id='a' is taken by another device of this fleet. Give another template, such as "
         "id='b-{index:04d}'."),
     "a seed that is negative": (lambda: Fleet("p", seed=-1), f"seed=-1 is out of range. {SEED}"),
-    "a seed that is text": (lambda: Fleet("p", seed="7"), f"seed='7' is not a whole number. {SEED}"),
+    "a seed that is text": (
+        lambda: Fleet("p", seed="7"), f"seed='7' is not a whole number. {SEED}"),
     "a fleet without a name": (
         lambda: Fleet(""), "name='' is not printable text. Give a name such as 'plant'."),
     "a speed of nothing": (

@@ -1,0 +1,38 @@
+"""The Python in the README runs as it stands there, block after block."""
+
+import ast
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks():
+    return BLOCK.findall(README.read_text(encoding="utf-8"))
+
+
+async def run_all(sources):
+    names = {"__name__": "readme"}
+    for source in sources:
+        code = compile(source, str(README), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        waiting = eval(code, names)
+        if waiting is not None:
+            async with asyncio.timeout(50):
+                await waiting
+    return names
+
+
+def test_the_python_blocks_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sources = [source for source in blocks() if "# not run" not in source]
+    asyncio.run(run_all(sources))
+
+
+def test_there_is_python_in_the_readme():
+    if len(README.read_text(encoding="utf-8")) < 100:
+        pytest.skip("the README is not written yet")
+    assert blocks(), "the README shows no Python"
