@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Protocol
 
 from mqtt5 import (
@@ -37,6 +38,7 @@ CONNACK_S = 4.0
 CLOSE_S = 0.4
 SESSION_EXPIRY_S = 300
 WINDOW_MAX = 8192
+WINDOW_SMALL = 256
 PAYLOAD_BYTES_MAX = 255 * 1024 * 1024  # a packet ends at 256 MB, the codec panics beyond
 QUOTA_EXCEEDED = 151
 # DISCONNECT codes that a single message of ours may have earned.
@@ -101,6 +103,8 @@ class Mqtt5Link:
             async with asyncio.timeout(CONNACK_S):
                 connack = await self._connack
             window = self._agreed(connack)
+            if window < WINDOW_SMALL:  # then the rate is what the round trip allows
+                wire.answer_quickly()
             if self._wire is not wire:
                 raise self._refusal("the broker closed the connection at once")
         except BaseException as error:
@@ -187,12 +191,10 @@ class Mqtt5Link:
             return False
         frames: list[bytes] = []
         bad: list[tuple[int, str]] = []
+        frame = self._replay if self._resumed else self._frame
         for token, item in zip(tokens, items, strict=True):
             try:
-                if self._resumed:
-                    frames.append(self._replay(token, item))
-                else:
-                    frames.append(self._frame(token, item, 0))
+                frames.append(frame(token, item))
             except ValueError as error:
                 bad.append((token, _why_not(item, error)))
         wire.write(b"".join(frames))
@@ -203,13 +205,17 @@ class Mqtt5Link:
             self._verdicts.acknowledged([t for t in tokens if t not in refused])
         return not wire.paused
 
-    def _frame(self, token: int, item: Item, known_id: int) -> bytes:
+    def _frame(self, token: int, item: Item, known_id: int = 0) -> bytes:
         topic, payload, ident, _ = item
         if not (topic.isprintable() and ident.isprintable()) and _UNPRINTABLE.search(topic + ident):
             raise ValueError("control character")
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise _TooLargeError
-        number = (known_id or self._free_id()) if self._qos else None
+        number: int | None = None
+        if self._qos:
+            number = known_id or self._last_id % 65_535 + 1
+            while number in self._tokens and not known_id:
+                number = number % 65_535 + 1
         frame = PublishPacket(
             topic,
             payload,
@@ -223,13 +229,14 @@ class Mqtt5Link:
             raise _TooLargeError
         if number is not None:
             self._tokens[number] = token
+            self._last_id = number
         return frame
 
     def _replay(self, token: int, item: Item) -> bytes:
         number = self._resumed.pop(token, 0)
         if number in self._released:
             return PubRelPacket(number).write()
-        if number == 0 and token > max(self._resumed):
+        if number == 0 and self._resumed and token > max(self._resumed):
             # The lane replays in order: what it has passed over will not come again.
             for number_left in self._resumed.values():
                 self._tokens.pop(number_left, None)
@@ -241,14 +248,13 @@ class Mqtt5Link:
             self._tokens.pop(number, None)
             raise
 
-    def _free_id(self) -> int:
-        number = self._last_id % 65_535 + 1
-        while number in self._tokens:
-            number = number % 65_535 + 1
-        self._last_id = number
-        return number
-
     # -- receiving (called by the wire) ---------------------------------------------------------
+
+    def settled(self, packet_ids: list[int]) -> None:
+        """Take a run of PUBACKs without complaint."""
+        self._heard = True
+        found = map(self._tokens.pop, packet_ids, repeat(-1))
+        self._acknowledge([token for token in found if token >= 0])
 
     def received(self, packets: list[object]) -> None:
         """Take packets of the broker's and turn them into verdicts."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.trsock
+import socket
 from typing import Protocol
 
 import mqtt5
+import numpy as np
 
 from iotsim.publishers.base import Loss
 from iotsim.transport.addresses import failure_text
@@ -14,10 +17,15 @@ WRITE_HIGH_BYTES = 256 * 1024
 WRITE_LOW_BYTES = 64 * 1024
 REST_BYTES_MAX = 1024 * 1024
 _CONNACK = 0x20
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
+_NO_SUBSCRIBERS = 16
 
 
 class Owner(Protocol):
     """Who is told what happens on a wire."""
+
+    def settled(self, packet_ids: list[int]) -> None:
+        """Take a run of PUBACKs without complaint."""
 
     def received(self, packets: list[object]) -> None:
         """Take whole packets."""
@@ -27,6 +35,31 @@ class Owner(Protocol):
 
     def writable(self) -> None:
         """Take the news that the transport has room again."""
+
+
+def plain_acks(data: bytes) -> tuple[list[int], int]:
+    """Return the packet ids of PUBACKs that fill the data, and how many bytes they take.
+
+    Almost all that a publisher hears is runs of equal PUBACKs, 4 bytes each (success) or 5
+    (success, but nobody listens); read at once they cost a tenth. The codec reads the rest.
+
+    Examples
+    --------
+    >>> plain_acks(bytes.fromhex("40020001 40020002 4002"))
+    ([1, 2], 8)
+    """
+    for size, head in ((4, b"\x40\x02"), (5, b"\x40\x03")):
+        whole = len(data) // size * size
+        if not whole or data[:2] != head:
+            continue
+        rows = np.frombuffer(data, np.uint8, whole).reshape(-1, size)
+        alike = (rows[:, 0] == head[0]) & (rows[:, 1] == head[1])
+        if size == 5:
+            alike &= rows[:, 4] == _NO_SUBSCRIBERS
+        if alike.all():
+            ids = rows[:, 2].astype(np.int64) << 8 | rows[:, 3]
+            return ids.tolist(), whole
+    return [], 0
 
 
 class Wire(asyncio.Protocol):
@@ -39,6 +72,7 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._first = True
+        self._socket: asyncio.trsock.TransportSocket | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound what the transport holds."""
@@ -52,15 +86,21 @@ class Wire(asyncio.Protocol):
         """Cut bytes into packets and hand them on."""
         if self._owner is None:
             return
-        buffer = memoryview(self._rest + data if self._rest else data)
+        if _QUICKACK is not None and self._socket is not None:
+            # A broker with Nagle's algorithm holds its answers back until the last is acknowledged.
+            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        whole = self._rest + data if self._rest else data
+        ids, position = plain_acks(whole) if len(whole) > 32 else ([], 0)
+        if ids:
+            self._owner.settled(ids)
+        buffer = memoryview(whole)
         if self._first and len(buffer):
             self._first = False
             if buffer[0] != _CONNACK:
                 self._end(Loss(f"it does not speak MQTT: it sent {bytes(buffer[:16])!r}"))
                 return
         packets: list[object] = []
-        position, size = 0, len(buffer)
-        problem = ""
+        size, problem = len(buffer), ""
         while position < size:
             try:
                 packet, length = mqtt5.read(buffer[position:])
@@ -72,7 +112,7 @@ class Wire(asyncio.Protocol):
             packets.append(packet)
             position += length
         self._rest = bytes(buffer[position:])
-        if packets:
+        if packets and self._owner is not None:
             self._owner.received(packets)
         if len(self._rest) > REST_BYTES_MAX:
             problem = "a packet from the broker over 1 MB"
@@ -99,6 +139,11 @@ class Wire(asyncio.Protocol):
         """Hand bytes to the transport; never waits."""
         if self._transport is not None and data:
             self._transport.write(data)
+
+    def answer_quickly(self) -> None:
+        """Acknowledge the peer's TCP segments at once (Linux)."""
+        if _QUICKACK is not None and self._transport is not None:
+            self._socket = self._transport.get_extra_info("socket")
 
     async def close(self, farewell: bytes) -> None:
         """Write a last packet, flush, and return when the connection is closed."""
