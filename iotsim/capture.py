@@ -48,6 +48,13 @@ class Bound:
         return cls(span_us=duration_us(value, "capture"))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    readings: Readings
+    first_us: int
+    last_us: int
+
+
 class Capture:
     """Readings in chunks, oldest first, within a bound.
 
@@ -58,63 +65,79 @@ class Capture:
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
-        self.evicted_rows = 0
         self.newest_us = 0
-        self._chunks: deque[Readings] = deque()
-        self._rows = 0
+        self._held: deque[_Held] = deque()
+        self._rows = self._evicted_rows = 0
 
     def add(self, readings: Readings) -> None:
         """Keep readings, and let go of what falls out of the bound."""
         if not len(readings):
             return
-        self._chunks.append(readings)
+        times = readings.time_us
+        held = _Held(readings, int(times.min()), int(times.max()))
+        self._held.append(held)
         self._rows += len(readings)
-        self.newest_us = max(self.newest_us, int(readings.time_us.max()))
+        self.newest_us = max(self.newest_us, held.last_us)
         if self.bound.span_us is not None:
             oldest_us = self.newest_us - self.bound.span_us
-            while int(self._chunks[0].time_us.max()) <= oldest_us:
+            while self._held[0].last_us <= oldest_us:
                 self._evict()
         elif self.bound.rows is not None:
-            while self._rows - len(self._chunks[0]) >= self.bound.rows:
+            while self._rows - len(self._held[0].readings) >= self.bound.rows:
                 self._evict()
 
     def _evict(self) -> None:
-        gone = self._chunks.popleft()
-        self._rows -= len(gone)
-        self.evicted_rows += len(gone)
+        gone = len(self._held.popleft().readings)
+        self._rows -= gone
+        self._evicted_rows += gone
 
     @property
     def rows(self) -> int:
         """How many rows are held."""
+        self._trim()
         return self._rows
+
+    @property
+    def evicted_rows(self) -> int:
+        """How many rows fell out of the bound."""
+        self._trim()
+        return self._evicted_rows
+
+    def _trim(self) -> None:
+        # Whole chunks go as they come; what is left to cut is cut when somebody looks.
+        if self.bound.span_us is not None:
+            oldest_us = self.newest_us - self.bound.span_us
+            for i, held in enumerate(self._held):
+                if held.first_us <= oldest_us:
+                    self._cut(i, held.readings.time_us > oldest_us)
+        elif self.bound.rows is not None and self._rows > self.bound.rows:
+            self._cut(0, slice(self._rows - self.bound.rows, None))
+
+    def _cut(self, i: int, rows: Any) -> None:
+        before = self._held[i].readings
+        left = before.take(rows)
+        first_us = int(left.time_us.min()) if len(left) else self.newest_us
+        self._held[i] = _Held(left, first_us, self._held[i].last_us)
+        self._rows -= len(before) - len(left)
+        self._evicted_rows += len(before) - len(left)
 
     @property
     def size_bytes(self) -> int:
         """How many bytes the held rows take."""
-        return sum(chunk.size_bytes for chunk in self._chunks)
+        return sum(held.readings.size_bytes for held in self._held)
 
     def chunks(self) -> list[Readings]:
         """Return the held rows, exactly those within the bound."""
-        held = list(self._chunks)
-        if self.bound.span_us is not None:
-            oldest_us = self.newest_us - self.bound.span_us
-            return [_since(chunk, oldest_us) for chunk in held]
-        if self.bound.rows is not None and held and self._rows > self.bound.rows:
-            held[0] = held[0].take(slice(self._rows - self.bound.rows, None))
-        return held
+        self._trim()
+        return [held.readings for held in self._held]
 
     def freeze(self) -> Capture:
         """Return a copy that later readings do not change."""
         copy = Capture(self.bound)
-        copy._chunks = deque(self._chunks)
-        copy._rows, copy.evicted_rows = self._rows, self.evicted_rows
+        copy._held = deque(self._held)
+        copy._rows, copy._evicted_rows = self._rows, self._evicted_rows
         copy.newest_us = self.newest_us
         return copy
-
-
-def _since(chunk: Readings, oldest_us: int) -> Readings:
-    recent = chunk.time_us > oldest_us
-    return chunk if bool(recent.all()) else chunk.take(recent)
 
 
 def merged(chunks: list[Readings]) -> dict[int, list[Readings]]:

@@ -103,9 +103,8 @@ class Driver:
         end_us = self.frontier_us if self.end_us is None else self.end_us
         limit_s = monotonic() + deadline_s
         while True:
-            self._step_blocks(end_us)
-            done = all(block.time_us >= end_us for block in self.simulation.blocks)
-            if done and self._switchboard.empty:
+            await self._advance(end_us)
+            if self._reached_by_all(end_us) and self._switchboard.empty:
                 return
             left_s = limit_s - monotonic()
             if left_s <= 0:
@@ -120,9 +119,19 @@ class Driver:
                 self.intake.add(readings)
                 self._switchboard.discard(readings, "stopped before its lane had room")
                 await self._breathe()
+        kernel = self.simulation.kernel
+        if self.simulation.casts and isinstance(kernel, LiveKernel):
+            kernel.held = lambda party: False
+            await kernel.advance(end_us)
         for readings in self.simulation.flush():
             self.intake.add(readings)
             self._switchboard.discard(readings, "stopped before its lane had room")
+
+    def _reached_by_all(self, end_us: int) -> bool:
+        kernel = self.simulation.kernel
+        due_us = kernel.next_us if isinstance(kernel, LiveKernel) else None
+        blocks = all(block.time_us >= end_us for block in self.simulation.blocks)
+        return blocks and (due_us is None or due_us >= end_us)
 
     def _boundary_us(self) -> int:
         slot_us = self._slot_us()

@@ -68,6 +68,7 @@ class Run:
         self._failure: IotsimError | None = None
         self._groups: list[Group] = []
         self._result: Result | None = None
+        self._opening: asyncio.Task[Driver] | None = None
         self._task = asyncio.create_task(self._main(), name=f"iotsim run {wish.fleet.name}")
 
     @property
@@ -184,7 +185,8 @@ class Run:
             return
         self.state = "stopping"
         if self._driver is None:
-            self._task.cancel()
+            if self._opening is not None:
+                self._opening.cancel()
         else:
             at_us = self._driver.stop()
             self._log("stop", at_us - self._start_us())
@@ -215,9 +217,10 @@ class Run:
 
     async def _main(self) -> None:
         try:
-            await self._open()
-            driver = self._driver
-            assert driver is not None
+            if self.state == "stopping":  # stopped before it began
+                return
+            self._opening = asyncio.create_task(self._open())
+            driver = await self._opening
             self.state = "running"
             self._connected.set()
             await driver.drive()
@@ -235,7 +238,7 @@ class Run:
         if self._driver is not None:
             self._driver.stop()
 
-    async def _open(self) -> None:
+    async def _open(self) -> Driver:
         fleet, wish = self.fleet, self._wish
         self._groups = [member.group(i) for i, member in enumerate(fleet.members)]
         self._routes, self.notes = routes_of(fleet.outlets, fleet.members, self._groups)
@@ -259,13 +262,16 @@ class Run:
         end_us = None if wish.duration_total_us is None else start_us + wish.duration_total_us
         clock = PacedClock(start_us, wish.speed)
         self._driver = Driver(simulation, clock, self._intake, switchboard, end_us)
+        return self._driver
 
     def _moved(self) -> None:
         if self._driver is not None:
             self._driver.moved()
 
     def _is_virtual(self) -> bool:
-        return self._driver is not None and self._driver.clock.virtual
+        # At the end, a party that waits for the outside world holds nobody up any more.
+        driver = self._driver
+        return driver is not None and driver.clock.virtual and self.state != "stopping"
 
     async def _finish(self) -> None:
         try:
