@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DRAW_VERSION = 1
 _PLAIN = (float, int, bool, str, type(None))
 _TAKEN = frozenset((*RESERVED, *WIRE_COLUMNS))
+_WALKS = ("brownian", "composite", "markov")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT_MAX = 2**63
 
@@ -51,8 +52,8 @@ class Device:
     """
 
     __slots__ = (
-        "_cast", "_counts", "_i", "_key", "_seq", "_singles", "body", "id", "now_us", "order",
-        "start_us",
+        "_cast", "_counts", "_i", "_key", "_seq", "_singles", "_sleep", "body", "id", "now_us",
+        "order", "start_us",
     )
 
     def __init__(self, cast: Cast, i: int, order: int, start_us: int) -> None:
@@ -63,6 +64,7 @@ class Device:
         self._key: int | None = None
         self._counts: dict[str, int] | None = None
         self._singles: dict[Any, Any] | None = None
+        self._sleep: Sleep | None = None
 
     def __repr__(self) -> str:
         return f"<Device {self.id!r} at {self.now.isoformat()}>"
@@ -92,8 +94,19 @@ class Device:
         """Simulated seconds since the device began."""
         return (self.now_us - self.start_us) / 1e6
 
-    async def sleep(self, duration: Duration | None = None) -> None:
-        """Wait in simulated time; without a duration, one interval of `add(..., every=)`."""
+    def sleep(self, duration: Duration | None = None) -> Sleep:
+        """Wait in simulated time: `await dev.sleep("5s")`.
+
+        Parameters
+        ----------
+        duration : duration, optional
+            From now; one interval of `add(..., every=)` if not given.
+
+        Raises
+        ------
+        BadValue
+            If it is not a duration, or the sleep before was not awaited.
+        """
         if duration is None:
             step_us = self._interval_us("dev.sleep() without a duration")
         elif duration.__class__ is str and duration in _SLEEPS:
@@ -102,7 +115,16 @@ class Device:
             step_us = duration_us(duration, "sleep", zero=True)
             if isinstance(duration, str) and len(_SLEEPS) < _SLEEPS_MAX:
                 _SLEEPS[duration] = step_us
-        await Sleep(self.now_us + step_us)
+        sleep = self._sleep
+        if sleep is None:
+            sleep = self._sleep = Sleep(self.now_us + step_us)
+        elif not sleep.awaited:
+            raise BadValue("sleep", duration, "follows a sleep that was not awaited",
+                           "Write `await dev.sleep(…)`.")
+        else:
+            sleep.awaited = False
+            sleep.until_us = self.now_us + step_us
+        return sleep
 
     def emit(self, **fields: Any) -> None:
         """Publish one reading, now, with these fields.
@@ -112,14 +134,18 @@ class Device:
         BadValue
             If a field has the name of a column of every frame, or a value that is not JSON.
         """
+        cast = self._cast
         for name, value in fields.items():
-            if name in _TAKEN or name in self._cast.group.labels:
+            if name in cast.taken:
                 raise BadValue("field", name, "is the name of a column of every frame")
-            if value.__class__ not in _PLAIN:
+            kind = value.__class__
+            if kind is float:
+                continue
+            if kind not in _PLAIN:
                 fields[name] = _plain(name, value)
-            elif value.__class__ is int and not -_INT_MAX <= value < _INT_MAX:
+            elif kind is int and not -_INT_MAX <= value < _INT_MAX:
                 raise BadValue(name, value, "does not fit 64 bits")
-        self._cast.rows.append((self._i, self._seq, self.now_us, fields))
+        cast.rows.append((self._i, self._seq, self.now_us, fields))
         self._seq += 1
 
     def draw(
@@ -137,12 +163,14 @@ class Device:
         resolution : float, optional
             Round to this step.
         **parameters
-            Of the signal. Those of a walk (brownian, markov) must stay the same.
+            Of the signal. Those of a walk (brownian, markov, composite) must stay the same.
         """
-        if self._counts is None:
-            self._counts, self._singles = {}, {}
-        n = self._counts.get(name, 0)
-        self._counts[name] = n + 1
+        counts = self._counts
+        if counts is None:
+            counts, self._singles = {}, {}
+            self._counts = counts
+        n = counts.get(name, 0)
+        counts[name] = n + 1
         if signal is None:
             return unit(squares64(n, self._stream(name)))
         single, rounding = self._single(name, signal, resolution, parameters)
@@ -173,16 +201,20 @@ class Device:
         self, name: str, signal: str, resolution: float | None, parameters: dict[str, Any]
     ) -> tuple[Single, Resolution | None]:
         assert self._singles is not None
-        known = (name, signal, resolution, repr(parameters))
-        if known not in self._singles:
-            interval_us = self._cast.interval_us or 0
-            if signal in ("brownian", "markov", "sine_wave") and not interval_us:
-                interval_us = self._interval_us(f"dev.draw(…, {signal!r})")
-            parents = np.array([self._device_key()], dtype=np.uint64)
-            made = build(signal, parameters).single(Site(parents, name, interval_us))
-            rounding = None if resolution is None else Resolution.of(resolution)
-            self._singles[known] = (made, rounding)
-        single, rounding = self._singles[known]
+        last = self._singles.get((name, signal))
+        if last is not None and last[0] == parameters and last[1] == resolution:
+            return last[2], last[3]  # nearly always: a draw says the same every time
+        interval_us = self._cast.interval_us or 0
+        if signal in (*_WALKS, "sine_wave"):
+            interval_us = interval_us or self._interval_us(f"dev.draw(…, {signal!r})")
+            if last is not None and last[0] != parameters and signal in _WALKS:
+                raise BadValue("draw", name, f"changes the parameters of its {signal}, which walks",
+                               "Keep them, or draw under another name.")
+        parents = np.array([self._device_key()], dtype=np.uint64)
+        single = last[2] if last is not None and last[0] == parameters else (
+            build(signal, parameters).single(Site(parents, name, interval_us)))
+        rounding = None if resolution is None else Resolution.of(resolution)
+        self._singles[name, signal] = parameters, resolution, single, rounding
         return single, rounding
 
     def _interval_us(self, what: str) -> int:
@@ -221,6 +253,7 @@ class Cast:
 
     def __init__(self, group: Group, seed: int, kernel: Kernel, interval_us: int | None) -> None:
         self.group, self.seed, self.kernel, self.interval_us = group, seed, kernel, interval_us
+        self.taken = _TAKEN.union(group.labels)
         self.rows: list[tuple[int, int, int, dict[str, Any]]] = []
 
     def flush(self) -> Readings | None:

@@ -15,9 +15,11 @@ from collections.abc import Callable, Coroutine, Generator
 from types import CodeType
 from typing import Any, Protocol, TypeAlias
 
-from iotsim.errors import ForeignAwait
+from iotsim.errors import BadValue, ForeignAwait, IotsimError
 
 Body: TypeAlias = Coroutine[Any, None, None]
+QUEUE_SIZE_MAX = 10_000_000
+STEPS_AT_ONE_INSTANT_MAX = 1_000_000  # and ten for each party; beyond, somebody spins
 
 
 class Party(Protocol):
@@ -30,15 +32,25 @@ class Party(Protocol):
 
 
 class Sleep:
-    """An awaitable: wake me at an instant."""
+    """An awaitable: wake me at an instant.
 
-    __slots__ = ("until_us",)
+    Attributes
+    ----------
+    until_us : int
+    awaited : bool
+        Whether somebody has awaited it; a device may use one again and again.
+    """
+
+    __slots__ = ("awaited", "until_us")
 
     def __init__(self, until_us: int) -> None:
         self.until_us = until_us
+        self.awaited = False
 
     def __await__(self) -> Generator[Sleep, None, None]:
-        yield self
+        self.awaited = True
+        # A real generator would cost a frame for every device that sleeps.
+        return iter((self,))  # type: ignore[return-value]
 
 
 class Park:
@@ -82,32 +94,46 @@ class Kernel:
 
     def run_until(self, limit_us: int) -> None:
         """Step every party that is due before an instant."""
-        heap = self._heap
+        heap, pop, push = self._heap, heapq.heappop, heapq.heappush
+        instant_us, steps = -1, 0
         while heap and heap[0][0] < limit_us:
-            time_us, _, party = heapq.heappop(heap)
+            time_us, order, party = pop(heap)
             if party.body is None:
                 continue
+            steps = steps + 1 if time_us == instant_us else 0
+            instant_us = time_us
+            self.current = party
             party.now_us = time_us
-            self._step(party)
+            try:
+                request = party.body.send(None)
+            except StopIteration:
+                self._end(party)
+            except Exception as error:
+                self._end(party)
+                self._on_failure(party, error)
+            else:
+                if request.__class__ is Sleep:
+                    push(heap, (request.until_us, order, party))
+                else:
+                    self._park(party, request)
+                if steps > STEPS_AT_ONE_INSTANT_MAX + 10 * len(self._alive):
+                    self._stop_spinning(party, steps)
+                    steps = 0
         self.current = None
 
-    def _step(self, party: Any) -> None:
-        self.current = party
-        try:
-            request = party.body.send(None)
-        except StopIteration:
-            self._end(party)
-        except Exception as error:
-            self._end(party)
-            self._on_failure(party, error)
+    def _park(self, party: Any, request: Any) -> None:
+        if type(request) is Park:
+            request.waiters.append(party)
         else:
-            if type(request) is Sleep:
-                until_us = request.until_us
-                heapq.heappush(self._heap, (until_us, party.order, party))
-            elif type(request) is Park:
-                request.waiters.append(party)
-            else:
-                self._refuse(party, request)
+            self._refuse(party, request)
+
+    def _stop_spinning(self, party: Any, steps: int) -> None:
+        if party.body is not None:
+            line = place_of(party.body)
+            party.body.close()
+            self._end(party)
+            why = f"time has not moved on for {steps:,} steps; it waits at {line}"
+            self._on_failure(party, IotsimError(f"{why}. Sleep for longer than 0 s."))
 
     def _refuse(self, party: Any, request: Any) -> None:
         line = place_of(party.body)
@@ -178,6 +204,9 @@ class Queue:
     __slots__ = ("_getters", "_items", "_kernel", "_putters", "size_max")
 
     def __init__(self, kernel: Kernel, size_max: int = 1024) -> None:
+        if not isinstance(size_max, int) or not 1 <= size_max <= QUEUE_SIZE_MAX:
+            raise BadValue("size_max", size_max, "is not a whole number in range",
+                           f"Give 1 to {QUEUE_SIZE_MAX:,}.")
         self.size_max = size_max
         self._kernel = kernel
         self._items: deque[Any] = deque()
