@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from iotsim.result import Result as Result
     from iotsim.run import Run as Run
     from iotsim.run import runs as runs
+    from iotsim.selectors import ids as ids
     from iotsim.taps import Tap as Tap
     from iotsim.taps import tap as tap
     from iotsim.verification import Verification as Verification
@@ -31,6 +32,7 @@ __all__ = (  # equals registry.PUBLIC; a test holds them together
     "Run",
     "Tap",
     "Verification",
+    "ids",
     "runs",
     "tap",
     "verify",

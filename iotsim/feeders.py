@@ -101,6 +101,13 @@ class Switchboard:
             _lanes(route, pump, groups) for route, pump in zip(routes, pumps, strict=True)
         ]
 
+    def prepare(self, groups: Sequence[Group]) -> None:
+        """Make what does not change between readings, so that the first slot is not late."""
+        for encoder, lanes in zip(self._encoders, self._lanes, strict=True):
+            for group in groups:
+                if group.index in lanes:
+                    encoder.prepare(group)
+
     def parts(self, group: Group) -> list[npt.NDArray[np.int32]]:
         """Return the devices of a group, apart where they go to different lanes."""
         everyone = np.arange(len(group), dtype=np.int32)

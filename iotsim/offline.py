@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iotsim.arrow import Writer
 from iotsim.capture import Bound, Capture
 from iotsim.digest import Digest
 from iotsim.engine.simulation import Simulation
 from iotsim.errors import BadValue
+from iotsim.progress import bar
 from iotsim.result import Result
 from iotsim.units import DEFAULT_START, Duration, Instant, clock_text, duration_us, instant_us
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS = 1_000_000
 WINDOW_US_MIN = 1_000_000
-_PROGRESS_AFTER_S = 1.0
 
 
 def generate(
@@ -37,8 +37,9 @@ def generate(
     digests, capture = Digest(start_us), Capture(Bound())
     writer = None if to is None else Writer(to, simulation.groups, kinds_of(fleet))
     end_us = start_us + duration_total_us
+    title = f"{fleet.name} {clock_text(duration_total_us)}"
     try:
-        with _bar(fleet.name, duration_total_us, progress) as bar:
+        with bar(title, duration_total_us / 1e6, progress) as shown:
             now_us = start_us
             while now_us < end_us:
                 step_us = _window_us(simulation, duration_total_us)
@@ -49,7 +50,7 @@ def generate(
                         capture.add(readings)
                     else:
                         writer.add(readings)
-                bar.update((until_us - now_us) / 1e6)
+                shown.update((until_us - now_us) / 1e6)
                 now_us = until_us
         if writer is not None:
             writer.close()
@@ -97,18 +98,3 @@ def _window_us(simulation: Simulation, duration_total_us: int) -> int:
     # Whole intervals give the blocks whole rectangles.
     longest_us = max((block.profile.interval_us for block in simulation.blocks), default=1)
     return max(WINDOW_US_MIN, window_us // longest_us * longest_us)
-
-
-def _bar(name: str, duration_total_us: int, progress: bool | None) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(
-        total=duration_total_us / 1e6,
-        desc=f"{name} {clock_text(duration_total_us)}",
-        unit="s",
-        unit_scale=True,
-        delay=_PROGRESS_AFTER_S if progress is None else 0,
-        disable=progress is False,
-        leave=False,
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
-    )

@@ -19,6 +19,7 @@ PUBLIC = {
     "Tap": "iotsim.taps:Tap",
     "Verification": "iotsim.verification:Verification",
     "IotsimError": "iotsim.errors:IotsimError",
+    "ids": "iotsim.selectors:ids",
     "runs": "iotsim.run:runs",
     "tap": "iotsim.taps:tap",
     "verify": "iotsim.verification:verify",

@@ -251,6 +251,7 @@ class Run:
             await pump.open()
         switchboard = Switchboard(self._routes, self._pumps, fleet.members, self._groups, self.id,
                                   self._moved)
+        switchboard.prepare(self._groups)
         start_us = wall_us() if wish.start_us is None else wish.start_us
         simulation = Simulation(
             fleet.members, fleet.seed, start_us, groups=self._groups, parts=switchboard.parts,

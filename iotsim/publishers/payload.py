@@ -57,6 +57,10 @@ class Encoder:
         self._parts: dict[int, tuple[list[str], list[bytes], bytes, list[str]]] = {}
         self._second = (-1, b"")
 
+    def prepare(self, group: Group) -> None:
+        """Make what does not change between a group's readings, ahead of the first."""
+        self._fixed(group)
+
     def encode(self, readings: Readings) -> Messages:
         """Return one message per row, in row order."""
         topics, heads, tail, names = self._fixed(readings.group)
