@@ -182,7 +182,7 @@ def _bits(column: Column, key: int) -> Words:
     values = column.values
     if column.kind in ("text", "json"):
         known = [_category_bits(value, key) for value in (*column.categories, None)]
-        return np.array(known, dtype=np.uint64)[values]
+        return np.asarray(np.array(known, dtype=np.uint64)[values])
     kind = np.uint64(combine(key, _KINDS[column.kind]))
     if column.kind == "bool":
         return values.astype(np.uint64) ^ kind

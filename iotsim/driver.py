@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 
-
 from iotsim.clock import PacedClock, monotonic
 from iotsim.engine.block import Block
 from iotsim.engine.live import LiveKernel

@@ -171,7 +171,7 @@ def floats_of(column: Column) -> npt.NDArray[np.float64]:
     """Return the values of a column of numbers; null is NaN."""
     if column.kind == "json":
         known = [float(value) for value in column.categories]
-        return np.array([*known, np.nan], dtype=np.float64)[column.values]
+        return np.asarray(np.array([*known, np.nan], dtype=np.float64)[column.values])
     return np.asarray(column.values, dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Golden digests: the bytes that a seed gives, on every machine, until a generator's version says so.
+"""Golden digests: the bytes that a seed gives on every machine.
 
 A digest that changes is a bug, or needs a new generator version and a new line here. They are
 checked again without numpy's SIMD code and with another OpenBLAS kernel.
