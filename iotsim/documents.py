@@ -104,6 +104,28 @@ def parse(text: str, name: str) -> Document:
     return document
 
 
+def dump(value: Any) -> str:
+    """Return plain values as YAML that `parse` reads back to equal ones."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True,
+                     default_flow_style=None, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that would be read back as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain = text in _WORDS or _FLOAT.fullmatch(text) or _ZERO_LED.fullmatch(text)
+    style = '"' if plain or not text.isprintable() else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 class _Reader:
     """Builds values from parser events, counting as it goes."""
 

@@ -70,6 +70,8 @@ def make(
         return found
     except IotsimError as error:
         inner = error.name if isinstance(error, (BadValue, UnknownName)) else ""
+        if isinstance(error, UnknownName) and error.kind == "signal":
+            inner = "type"
         steps = tuple(int(step) if step.isdigit() else step
                       for step in re.findall(r"[^.\[\]]+", str(inner)))
         raise ProfileError(document.where((*place, *steps)),

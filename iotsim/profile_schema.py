@@ -56,6 +56,13 @@ class Schema(BaseModel):
     def _topic(cls, value: str) -> str:
         return check_topic(value)
 
+    @field_validator("qos", mode="before")
+    @classmethod
+    def _qos(cls, value: Any) -> Any:
+        if isinstance(value, (bool, float)):  # equal to 1, and so among the choices
+            raise BadValue("qos", value, "is not one of the choices", "Give 0, 1 or 2.")
+        return value
+
     @field_validator("telemetry_interval")
     @classmethod
     def _interval(cls, value: Any) -> int:

@@ -241,10 +241,7 @@ class Profile:
 
     def to_yaml(self) -> str:
         """Return the profile as YAML that `parse` reads back to an equal one."""
-        import yaml
-
-        return yaml.dump(self.spec(), Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True,
-                         default_flow_style=None, width=100)
+        return documents.dump(self.spec())
 
     def _content(self) -> tuple[Any, ...]:
         ordered = sorted(self.fields, key=lambda field: field.name)
