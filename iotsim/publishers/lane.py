@@ -9,14 +9,14 @@ reconnects.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice
 from typing import TypeAlias
 
 from iotsim.clock import monotonic
 from iotsim.errors import ConnectError
+from iotsim.publishers.backlog import Backlog
 from iotsim.publishers.base import Item, Limits, Link, Loss, Verdicts
 from iotsim.publishers.ledger import Ledger
 from iotsim.publishers.payload import Messages
@@ -56,25 +56,6 @@ async def pause(seconds: float) -> None:
         timer.cancel()
 
 
-class _Slice:
-    # Part of a block of messages: what of it still waits in the queue.
-    __slots__ = ("messages", "start", "stop")
-
-    def __init__(self, messages: Messages, start: int, stop: int) -> None:
-        self.messages, self.start, self.stop = messages, start, stop
-
-    def items(self, count: int, now_s: float) -> Iterable[Item]:
-        first, last = self.start, self.start + count
-        block = self.messages
-        return zip(
-            block.topics[first:last],
-            block.payloads[first:last],
-            block.ids[first:last],
-            repeat(now_s, count),
-            strict=True,
-        )
-
-
 class Lane:
     """Carries messages to one link, in order, and accounts for each (a `Verdicts`)."""
 
@@ -83,18 +64,16 @@ class Lane:
     ) -> None:
         self.index = index
         self.connected = False
-        self.queued = 0
         self._settings = settings
         self._ledger = settings.ledger
         self._capacity = settings.limits.queue_messages
         self._link = make_link(self)
-        self._queue: deque[_Slice] = deque()
+        self._queue = Backlog()
         self._flight: dict[int, Item] = {}
         self._waiting: dict[int, Item] = {}  # sent before, to be sent again first
         self._held: set[int] = set()  # those of _waiting that the peer refused for now
         self._tries: dict[int, int] = {}
         self._suspects: dict[int, int] = {}
-        self._next_token = 0
         self._window = 0
         self._careful: int | None = None
         self._writable = False
@@ -142,12 +121,11 @@ class Lane:
     def _write_off(self) -> None:
         ledger, why = self._ledger, "stopped before it was sent"
         ledger.move("in_flight", "unknown", len(self._flight))
-        ledger.move("queued", "dropped", self.queued + len(self._held), why)
-        self._queue.clear()
+        waiting = self._queue.drop(len(self._queue)) + len(self._held)
+        ledger.move("queued", "dropped", waiting, why)
         self._flight.clear()
         self._waiting.clear()
         self._held.clear()
-        self.queued = 0
 
     # -- admission ----------------------------------------------------------------------------
 
@@ -158,8 +136,8 @@ class Lane:
             self._ledger.offer(count, "dropped", "offered after the stop")
         elif self._settings.limits.backpressure == "drop_oldest":
             self._append(messages, 0, count)
-            self._drop_oldest(self.queued - self._capacity)
-        elif not self._turn.locked() and self.queued + count <= self._capacity:
+            self._drop_oldest(len(self._queue) - self._capacity)
+        elif not self._turn.locked() and len(self._queue) + count <= self._capacity:
             self._append(messages, 0, count)
         else:
             await self._offer_in_parts(messages)
@@ -169,7 +147,7 @@ class Lane:
         try:
             async with self._turn:  # first come, first served: order per device
                 while start < stop and not self._stopping:
-                    part = min(stop - start, self._capacity - self.queued)
+                    part = min(stop - start, self._capacity - len(self._queue))
                     if part > 0:
                         self._append(messages, start, start + part)
                         start += part
@@ -183,23 +161,14 @@ class Lane:
     def _append(self, messages: Messages, start: int, stop: int) -> None:
         if start == stop:
             return
-        self._queue.append(_Slice(messages, start, stop))
-        self.queued += stop - start
+        self._queue.append(messages, start, stop)
         self._ledger.offer(stop - start)
         self._settings.changed()
         self._kick()
 
     def _drop_oldest(self, excess: int) -> None:
-        dropped = 0
-        while dropped < excess:
-            head = self._queue[0]
-            part = min(excess - dropped, head.stop - head.start)
-            head.start += part
-            dropped += part
-            if head.start == head.stop:
-                self._queue.popleft()
-        if dropped:
-            self.queued -= dropped
+        if excess > 0:
+            dropped = self._queue.drop(excess)
             self._ledger.move("queued", "dropped", dropped, "queue full, oldest dropped")
 
     # -- sending ------------------------------------------------------------------------------
@@ -212,7 +181,7 @@ class Lane:
 
     def _feed(self) -> None:
         self._feed_due = False
-        while self.connected and self._writable and (self._waiting or self.queued):
+        while self.connected and self._writable and (self._waiting or self._queue):
             window = self._window if self._careful is None else self._careful
             room = min(window - len(self._flight), BATCH)
             if room <= 0:
@@ -241,19 +210,7 @@ class Lane:
         return batch
 
     def _take_queued(self, room: int) -> dict[int, Item]:
-        now_s = monotonic()
-        batch: dict[int, Item] = {}
-        while room and self._queue:
-            head = self._queue[0]
-            part = min(room, head.stop - head.start)
-            token = self._next_token
-            batch.update(zip(range(token, token + part), head.items(part, now_s), strict=True))
-            self._next_token += part
-            head.start += part
-            room -= part
-            if head.start == head.stop:
-                self._queue.popleft()
-        self.queued -= len(batch)
+        batch = self._queue.take(room, monotonic())
         self._ledger.move("queued", "in_flight", len(batch))
         self._room.set()
         return batch
@@ -326,7 +283,7 @@ class Lane:
         if self._settings.settled is not None:
             self._settings.settled([item[2] for item in items], outcome, seconds)
         self._settings.changed()
-        if self._waiting or self.queued:
+        if self._waiting or self._queue:
             self._kick()
 
     def _forget(self, tokens: Sequence[int]) -> None:

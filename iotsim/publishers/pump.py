@@ -169,10 +169,6 @@ class Pump:
         """Hand messages to a lane; under `block`, wait until it has room for all of them."""
         await self._lanes[lane].offer(messages)
 
-    def discard(self, count: int, reason: str) -> None:
-        """Account for messages that are not even offered: dropped, for a reason."""
-        self._ledger.offer(count, "dropped", reason)
-
     def snapshot(self) -> LedgerSnapshot:
         """Return the account as it is now."""
         return self._ledger.snapshot()
@@ -185,11 +181,6 @@ class Pump:
         except TimeoutError:
             return False
         return True
-
-    def stop_admission(self) -> None:
-        """Take no more messages: what is offered from now on is counted as dropped."""
-        for lane in self._lanes:
-            lane.stop_admission()
 
     async def close(self, deadline_s: float = 5.0) -> None:
         """Drain, then end all links; always over within the deadline and a moment.
