@@ -169,6 +169,15 @@ class Pump:
         """Hand messages to a lane; under `block`, wait until it has room for all of them."""
         await self._lanes[lane].offer(messages)
 
+    def discard(self, count: int, reason: str) -> None:
+        """Account for messages that are not even offered: dropped, for a reason."""
+        self._ledger.offer(count, "dropped", reason)
+
+    def stop_admission(self) -> None:
+        """Take no more messages: what is offered from now on is counted as dropped."""
+        for lane in self._lanes:
+            lane.stop_admission()
+
     def snapshot(self) -> LedgerSnapshot:
         """Return the account as it is now."""
         return self._ledger.snapshot()
