@@ -9,33 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import html
+import math
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from iotsim import frames
 from iotsim.actions import Action
-from iotsim.arrow import Writer
-from iotsim.capture import Bound, Capture
-from iotsim.clock import PacedClock, Speed, check_speed, wall_us
-from iotsim.digest import Digest
+from iotsim.clock import Speed, check_speed
 from iotsim.driver import Driver
-from iotsim.engine.live import LiveKernel
-from iotsim.engine.simulation import Failures, Simulation
-from iotsim.errors import IotsimError, NameInUse, NoLoop, RunBroken, Undelivered
-from iotsim.feeders import Switchboard
-from iotsim.intake import Intake
-from iotsim.offline import kinds_of
-from iotsim.outlets import Route, routes_of
-from iotsim.publishers.ledger import LedgerSnapshot
-from iotsim.publishers.pump import Pump
-from iotsim.readings import Group
+from iotsim.errors import IotsimError, NameInUse, NoLoop, RunBroken
 from iotsim.result import Result
 from iotsim.run_state import RunSnapshot, State, Wish, wish_of
 from iotsim.units import Duration, Instant, clock_text
+from iotsim.works import Works
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,25 +37,30 @@ _LIVE: dict[str, Run] = {}
 
 
 class Run:
-    """A live run of a fleet; made by `Fleet.start`."""
+    """A live run of a fleet; made by `Fleet.start`.
+
+    Attributes
+    ----------
+    fleet : Fleet
+    id : str
+        Eight hex digits, new for every run; the first part of every message's id.
+    state : str
+        connecting, running, paused, stopping, stopped or failed.
+    actions : list of Action
+        What was done to it so far.
+    """
 
     def __init__(self, wish: Wish) -> None:
         self.fleet = wish.fleet
         self.id = secrets.token_hex(4)
         self.state: State = "connecting"
         self.actions: list[Action] = []
-        self.notes: list[str] = []
         self._wish = wish
+        self._works = Works(wish, self.id)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._failures = Failures()
-        self._pumps: list[Pump] = []
-        self._routes: list[Route] = []
-        self._driver: Driver | None = None
-        self._intake: Intake | None = None
         self._connected = asyncio.Event()
         self._failure: IotsimError | None = None
-        self._groups: list[Group] = []
         self._result: Result | None = None
         self._opening: asyncio.Task[Driver] | None = None
         self._task = asyncio.create_task(self._main(), name=f"iotsim run {wish.fleet.name}")
@@ -79,7 +73,12 @@ class Run:
     @property
     def errors(self) -> tuple[IotsimError, ...]:
         """What has gone wrong so far: failed devices, publishers in trouble."""
-        return (*self._failures.kept, *self._undelivered())
+        return (*self._works.failures.kept, *self._works.undelivered())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing, such as a selector that matches nobody."""
+        return tuple(self._works.notes)
 
     @property
     def ended(self) -> bool:
@@ -95,7 +94,7 @@ class Run:
             If a broker cannot be reached or refuses us.
         """
         await self._connected.wait()
-        if self._failure is not None and self._driver is None:
+        if self._failure is not None and self._works.driver is None:
             raise self._failure
         return self
 
@@ -109,7 +108,7 @@ class Run:
 
         Queues are drained, or what is in them is reported, within five seconds.
         """
-        if threading.get_ident() != self._thread or asyncio.get_running_loop() is not self._loop:
+        if asyncio.get_running_loop() is not self._loop:
             future = asyncio.run_coroutine_threadsafe(self.stop(), self._loop)
             return await asyncio.wrap_future(future)
         self._request_stop()
@@ -138,43 +137,38 @@ class Run:
 
     def snapshot(self) -> RunSnapshot:
         """Return the run as it is now, as plain numbers."""
-        driver, intake = self._driver, self._intake
-        capture = None if intake is None else intake.capture
+        works = self._works
+        driver, capture = works.driver, works.intake.capture
         return RunSnapshot(
             state=self.state,
             elapsed_us=self._elapsed_us(),
             speed=self._wish.speed if driver is None else driver.clock.speed,
             devices=len(self.fleet),
-            readings=0 if intake is None else intake.rows,
+            readings=works.intake.rows,
             late=0 if driver is None else driver.late_rows,
-            lateness_p99_s=float("nan") if driver is None else driver.lateness.quantile(0.99),
-            captured=0 if capture is None else capture.rows,
-            evicted=0 if capture is None else capture.evicted_rows,
-            errors=self._failures.count + len(self._undelivered()),
-            publishers=self._ledgers(),
+            lateness_p99_s=math.nan if driver is None else driver.lateness.quantile(0.99),
+            captured=capture.rows,
+            evicted=capture.evicted_rows,
+            errors=works.failures.count + len(works.undelivered()),
+            publishers=MappingProxyType(works.ledgers()),
         )
 
     def frame(
         self,
         *,
         device_type: str | None = None,
-        fields: Any = None,
+        fields: Iterable[str] | str | None = None,
         last: Duration | None = None,
         tidy: bool = False,
     ) -> pd.DataFrame:
         """Return the readings captured so far; see `Result.frame`."""
-        if self._result is not None:
-            return self._result.frame(device_type=device_type, fields=fields, last=last, tidy=tidy)
-        if self._intake is None:
-            return frames.frame(self._groups, [], fields=None, tidy=tidy)
-        self._intake.flush()
-        end_us = self._start_us() + self._elapsed_us()
-        so_far = self._make_result(end_us, self._intake)
+        self._works.intake.flush()
+        end_us = self._works.start_us + self._elapsed_us()
+        so_far = self._make_result(end_us) if self._result is None else self._result
         return so_far.frame(device_type=device_type, fields=fields, last=last, tidy=tidy)
 
-    # What follows runs on the run's own loop.
-
     def _enter(self, action: Callable[[], None]) -> None:
+        # Whoever calls, what is done to a run is done on its own loop.
         if threading.get_ident() == self._thread:
             action()
         else:
@@ -184,33 +178,32 @@ class Run:
         if self.state in ("stopping", "stopped", "failed"):
             return
         self.state = "stopping"
-        if self._driver is None:
-            if self._opening is not None:
-                self._opening.cancel()
-        else:
-            at_us = self._driver.stop()
-            self._log("stop", at_us - self._start_us())
+        if self._works.driver is not None:
+            at_us = self._works.driver.stop()
+            self._log("stop", at_us - self._works.start_us)
+        elif self._opening is not None:
+            self._opening.cancel()
 
     def _pause(self) -> None:
-        if self._driver is not None and self.state == "running":
-            self._driver.clock.pause()
+        if self._works.driver is not None and self.state == "running":
+            self._works.driver.clock.pause()
             self.state = "paused"
             self._log("pause", self._elapsed_us())
-            self._driver.poke()
+            self._works.driver.poke()
 
     def _resume(self) -> None:
-        if self._driver is not None and self.state == "paused":
-            self._driver.clock.resume()
+        if self._works.driver is not None and self.state == "paused":
+            self._works.driver.clock.resume()
             self.state = "running"
             self._log("resume", self._elapsed_us())
-            self._driver.poke()
+            self._works.driver.poke()
 
     def _set_speed(self, factor: float) -> None:
-        if self._driver is not None and self.state in ("running", "paused"):
-            self._driver.clock.set_speed(factor)
-            self._log("speed", self._elapsed_us(), factor="max" if factor == float("inf")
-                      else factor)
-            self._driver.poke()
+        if self._works.driver is not None and self.state in ("running", "paused"):
+            self._works.driver.clock.set_speed(factor)
+            shown = "max" if math.isinf(factor) else factor
+            self._log("speed", self._elapsed_us(), factor=shown)
+            self._works.driver.poke()
 
     def _log(self, verb: str, at_us: int, **parameters: Any) -> None:
         self.actions.append(Action(verb, at_us, MappingProxyType(parameters)))
@@ -219,151 +212,70 @@ class Run:
         try:
             if self.state == "stopping":  # stopped before it began
                 return
-            self._opening = asyncio.create_task(self._open())
+            self._opening = asyncio.create_task(self._works.open())
             driver = await self._opening
             self.state = "running"
             self._connected.set()
             await driver.drive()
         except asyncio.CancelledError:
-            if self._driver is not None:
-                self._driver.stop()
-        except IotsimError as error:
-            self._fail(error)
+            self._halt()
+        except Exception as error:  # whatever happens, a run ends with what it has
+            self._failure = error if isinstance(error, IotsimError) else RunBroken(error)
+            self._works.note(self._failure)
+            self._halt()
         finally:
             await self._finish()
 
-    def _fail(self, error: IotsimError) -> None:
-        self._failure = error
-        self._failures.add(error)
-        if self._driver is not None:
-            self._driver.stop()
-
-    async def _open(self) -> Driver:
-        fleet, wish = self.fleet, self._wish
-        self._groups = [member.group(i) for i, member in enumerate(fleet.members)]
-        self._routes, self.notes = routes_of(fleet.outlets, fleet.members, self._groups)
-        writer = None if wish.to is None else Writer(wish.to, self._groups, kinds_of(fleet))
-        self._pumps = [
-            Pump(route.publisher, devices=route.devices, run_id=f"{self.id}-{i}")
-            for i, route in enumerate(self._routes)
-        ]
-        for pump in self._pumps:
-            await pump.open()
-        switchboard = Switchboard(self._routes, self._pumps, fleet.members, self._groups, self.id,
-                                  self._moved)
-        switchboard.prepare(self._groups)
-        start_us = wall_us() if wish.start_us is None else wish.start_us
-        simulation = Simulation(
-            fleet.members, fleet.seed, start_us, groups=self._groups, parts=switchboard.parts,
-            make_kernel=lambda failed: LiveKernel(failed, self._is_virtual),
-        )
-        simulation.failures = self._failures
-        self._switchboard = switchboard
-        self._intake = Intake(Digest(start_us), Capture(wish.bound), writer)
-        end_us = None if wish.duration_total_us is None else start_us + wish.duration_total_us
-        clock = PacedClock(start_us, wish.speed)
-        self._driver = Driver(simulation, clock, self._intake, switchboard, end_us)
-        return self._driver
-
-    def _moved(self) -> None:
-        if self._driver is not None:
-            self._driver.moved()
-
-    def _is_virtual(self) -> bool:
-        # At the end, a party that waits for the outside world holds nobody up any more.
-        driver = self._driver
-        return driver is not None and driver.clock.virtual and self.state != "stopping"
+    def _halt(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._works.driver is not None:
+            self._works.driver.stop()
 
     async def _finish(self) -> None:
-        try:
-            if self._driver is not None:
-                await self._wind_up(self._driver)
-            else:
-                for pump in self._pumps:
-                    await pump.close(STOP_S / 2)
-        except Exception as error:  # a run always ends, with what it has
-            self._failures.add(error if isinstance(error, IotsimError) else RunBroken(error))
-        self.state = "failed" if self._failure is not None else "stopped"
-        self._connected.set()
-        self._result = self._build_result()
-        if _LIVE.get(self.name) is self:
-            del _LIVE[self.name]
-
-    async def _wind_up(self, driver: Driver) -> None:
         stopped = self.state == "stopping" or self._failure is not None
         self.state = "stopping"
-        budget_s = STOP_S if stopped else DRAIN_S
-        await driver.finish(budget_s * 0.4)
-        for pump in self._pumps:
-            pump.stop_admission()
-        await driver.step_rest()
-        await driver.finish(0.5)
-        await self._switchboard.end()
-        await asyncio.gather(*(pump.close(budget_s * 0.4) for pump in self._pumps))
-        kernel = driver.simulation.kernel
-        if isinstance(kernel, LiveKernel):
-            await kernel.end()
-        intake = self._intake
-        assert intake is not None
-        intake.flush()
-        if intake.writer is not None:
-            intake.writer.close()
+        try:
+            await self._works.wind_up(STOP_S if stopped else DRAIN_S)
+        finally:
+            self.state = "failed" if self._failure is not None else "stopped"
+            self._result = self._make_result(self._works.end_us)
+            self._connected.set()
+            if _LIVE.get(self.name) is self:
+                del _LIVE[self.name]
 
-    def _build_result(self) -> Result:
-        if self._driver is None or self._intake is None:
-            start_us = self._wish.start_us or 0
-            return self._make_result(start_us, Intake(Digest(start_us), Capture(Bound()), None))
-        return self._make_result(self._driver.end_us or self._driver.frontier_us, self._intake)
-
-    def _make_result(self, end_us: int, intake: Intake) -> Result:
+    def _make_result(self, end_us: int) -> Result:
+        works = self._works
+        writer = works.intake.writer
         return Result(
             fleet=self.fleet,
-            start_us=intake.digests.stretches.start_us,
+            start_us=works.start_us,
             end_us=end_us,
-            groups=tuple(self._groups),
-            capture=intake.capture.freeze(),
-            digests=intake.digests,
+            groups=tuple(works.groups),
+            capture=works.intake.capture.freeze(),
+            digests=works.intake.digests,
             errors=self.errors,
             actions=tuple(self.actions),
-            publishers=MappingProxyType(self._ledgers()),
-            path=None if intake.writer is None else intake.writer.path,
+            publishers=MappingProxyType(works.ledgers()),
+            path=None if writer is None else writer.path,
         )
 
     def _ended(self) -> Result:
-        assert self._result is not None
+        if self._result is None:  # cancelled from outside before its first step
+            self._result = self._make_result(self._works.end_us)
         return self._result
 
-    def _start_us(self) -> int:
-        return 0 if self._driver is None else self._driver.simulation.start_us
-
     def _elapsed_us(self) -> int:
-        if self._driver is None:
+        driver = self._works.driver
+        if driver is None:
             return 0
         if self.state in ("stopping", "stopped", "failed"):
-            return self._driver.frontier_us - self._start_us()
-        return max(0, self._driver.clock.now_us() - self._start_us())
-
-    def _ledgers(self) -> dict[str, LedgerSnapshot]:
-        found: dict[str, LedgerSnapshot] = {}
-        for i, pump in enumerate(self._pumps):
-            name = pump.url if pump.url not in found else f"{pump.url} ({i + 1})"
-            found[name] = pump.snapshot()
-        return found
-
-    def _undelivered(self) -> list[IotsimError]:
-        found: list[IotsimError] = []
-        for url, ledger in self._ledgers().items():
-            counts = {"refused": ledger.refused, "dropped": ledger.dropped,
-                      "unknown": ledger.unknown}
-            if any(counts.values()):
-                reasons = [f"{reason} ×{count:,}" for reason, count
-                           in [*ledger.refusals.items(), *ledger.drops.items()][:3]]
-                found.append(Undelivered(url, counts, reasons))
-        return found
+            return driver.frontier_us - self._works.start_us
+        return max(0, driver.clock.now_us() - self._works.start_us)
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         now = self.snapshot()
-        pace = "max" if now.speed == float("inf") else f"{now.speed:g}"
+        pace = "max" if math.isinf(now.speed) else f"{now.speed:g}"
         yield "state", f"{now.state} ×{pace}"
         yield "time", clock_text(now.elapsed_us)
         yield "devices", f"{now.devices:,} devices"

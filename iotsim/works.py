@@ -1,0 +1,171 @@
+"""The machinery of one live run: pumps, lanes, driver, intake; how it comes up and goes down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+from iotsim.arrow import Writer
+from iotsim.capture import Bound, Capture
+from iotsim.clock import PacedClock, wall_us
+from iotsim.digest import Digest
+from iotsim.driver import Driver
+from iotsim.engine.live import LiveKernel
+from iotsim.engine.simulation import Failures, Simulation
+from iotsim.errors import IotsimError, RunBroken, Undelivered
+from iotsim.feeders import Switchboard
+from iotsim.intake import Intake
+from iotsim.offline import kinds_of
+from iotsim.outlets import routes_of
+from iotsim.publishers.ledger import LedgerSnapshot
+from iotsim.publishers.pump import Pump
+
+if TYPE_CHECKING:
+    from iotsim.run_state import Wish
+
+
+class Works:
+    """What a run owns besides its name: built by `open`, taken down by `wind_up`.
+
+    Parameters
+    ----------
+    wish : Wish
+    run_id : str
+    """
+
+    def __init__(self, wish: Wish, run_id: str) -> None:
+        self.wish, self.run_id = wish, run_id
+        self.failures = Failures()
+        self.groups = [member.group(i) for i, member in enumerate(wish.fleet.members)]
+        self.notes: list[str] = []
+        self.pumps: list[Pump] = []
+        self.start_us = wish.start_us or 0
+        self.intake = Intake(Digest(self.start_us), Capture(Bound()), None)
+        self.driver: Driver | None = None
+        self._switchboard: Switchboard | None = None
+        self._ending = False
+
+    async def open(self) -> Driver:
+        """Connect every publisher, build the simulation, and start the clock.
+
+        Raises
+        ------
+        ConnectError
+            If a publisher cannot be connected.
+        """
+        wish, fleet = self.wish, self.wish.fleet
+        writer = None if wish.to is None else Writer(wish.to, self.groups, kinds_of(fleet))
+        routes, self.notes = routes_of(fleet.outlets, fleet.members, self.groups)
+        self.pumps = [
+            Pump(route.publisher, devices=route.devices, run_id=f"{self.run_id}-{i}")
+            for i, route in enumerate(routes)
+        ]
+        for pump in self.pumps:
+            await pump.open()
+        switchboard = Switchboard(
+            routes, self.pumps, fleet.members, self.groups, self.run_id, self._moved
+        )
+        switchboard.prepare(self.groups)
+        self._switchboard = switchboard
+        self.start_us = wall_us() if wish.start_us is None else wish.start_us
+        simulation = Simulation(
+            fleet.members,
+            fleet.seed,
+            self.start_us,
+            groups=self.groups,
+            parts=switchboard.parts,
+            make_kernel=lambda failed: LiveKernel(failed, self._is_virtual),
+        )
+        simulation.failures = self.failures
+        self.intake = Intake(Digest(self.start_us), Capture(wish.bound), writer)
+        total_us = wish.duration_total_us
+        end_us = None if total_us is None else self.start_us + total_us
+        clock = PacedClock(self.start_us, wish.speed)
+        self.driver = Driver(simulation, clock, self.intake, switchboard, end_us)
+        return self.driver
+
+    def _moved(self) -> None:
+        if self.driver is not None:
+            self.driver.moved()
+
+    def _is_virtual(self) -> bool:
+        # At the end, a party that waits for the outside world holds nobody up any more.
+        return self.driver is not None and self.driver.clock.virtual and not self._ending
+
+    async def wind_up(self, budget_s: float) -> None:
+        """Bring every device to the end, drain or report every queue, and close everything.
+
+        A step that fails is noted, and the next one is taken all the same.
+
+        Parameters
+        ----------
+        budget_s : float
+            Real seconds for brokers to take what is left; it is over in little more.
+        """
+        self._ending = True
+        driver, board = self.driver, self._switchboard
+        if driver is not None and board is not None:
+            await self._try(driver.finish(0.35 * budget_s))
+            for pump in self.pumps:
+                pump.stop_admission()
+            await self._try(driver.step_rest())
+            await self._try(driver.finish(0.05 * budget_s))
+            await self._try(board.end())
+        await asyncio.gather(*(self._try(pump.close(0.4 * budget_s)) for pump in self.pumps))
+        if driver is not None and isinstance(driver.simulation.kernel, LiveKernel):
+            await self._try(driver.simulation.kernel.end())
+        self._close_books()
+
+    def _close_books(self) -> None:
+        try:
+            self.intake.flush()
+            if self.intake.writer is not None:
+                self.intake.writer.close()
+        except Exception as error:
+            self.note(error)
+            if self.intake.writer is not None:
+                self.intake.writer.abandon()
+
+    async def _try(self, step: Awaitable[object]) -> None:
+        try:
+            await step
+        except Exception as error:
+            self.note(error)
+
+    def note(self, error: Exception) -> None:
+        """Keep an error of the run."""
+        self.failures.add(error if isinstance(error, IotsimError) else RunBroken(error))
+
+    @property
+    def end_us(self) -> int:
+        """Where the run ended, or how far it is."""
+        if self.driver is None:
+            return self.start_us
+        frontier_us = self.driver.frontier_us
+        return frontier_us if self.driver.end_us is None else min(frontier_us, self.driver.end_us)
+
+    def ledgers(self) -> dict[str, LedgerSnapshot]:
+        """Return the account of every publisher, by its address."""
+        found: dict[str, LedgerSnapshot] = {}
+        for i, pump in enumerate(self.pumps):
+            name = pump.url if pump.url not in found else f"{pump.url} ({i + 1})"
+            found[name] = pump.snapshot()
+        return found
+
+    def undelivered(self) -> list[IotsimError]:
+        """Return an error for every publisher with messages that nobody acknowledged."""
+        found: list[IotsimError] = []
+        for url, ledger in self.ledgers().items():
+            counts = {
+                "refused": ledger.refused,
+                "dropped": ledger.dropped,
+                "unknown": ledger.unknown,
+            }
+            if any(counts.values()):
+                reasons = [*ledger.refusals.items(), *ledger.drops.items()][:3]
+                told = [f"{reason} ×{count:,}" for reason, count in reasons]
+                found.append(Undelivered(url, counts, told))
+        return found
+
+
