@@ -121,8 +121,9 @@ def _column(array: Any) -> Column:
         values = [None if text is None else orjson.loads(text) for text in array.to_pylist()]
         return column_of([{"": value} for value in values], "")
     present = None if not array.null_count else ~array.is_null().to_numpy(zero_copy_only=False)
-    values = array.fill_null(0).to_numpy(zero_copy_only=False)
-    return Column("bool" if pa.types.is_boolean(kind) else "int", values, present=present)
+    boolean = pa.types.is_boolean(kind)
+    values = array.fill_null(False if boolean else 0).to_numpy(zero_copy_only=False)
+    return Column("bool" if boolean else "int", values, present=present)
 
 
 def _present(readings: Readings) -> Readings:
