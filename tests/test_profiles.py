@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from iotsim.errors import BadValue, IotsimError, ProfileError, UnknownName
 from iotsim.profiles import Profile, check_topic, topic
+from iotsim.signals.base import build
 from iotsim.units import duration_us
+from tests.signal_rig import SIGNALS
 
 FLOW = {"type": "gaussian", "mean": 12, "stddev": 0.5}
 SMALL = "type: pump\ntelemetry_fields:\n  flow: {type: gaussian, mean: 12, stddev: 0.5}\n"
@@ -556,8 +560,8 @@ def test_a_placeholder_is_a_name_and_no_format(template):
 def test_a_duration_in_a_profile_is_any_that_units_read():
     from datetime import timedelta
 
-    for given in ("1m", 60, 60.0, timedelta(minutes=1), "0.5m30s"):
-        assert pump(telemetry_interval=given).interval_us == duration_us("1m")
+    for minute in ("1m", 60, 60.0, timedelta(minutes=1), "0.5m30s"):
+        assert pump(telemetry_interval=minute).interval_us == duration_us("1m")
 
 
 # -- found from a wheel as well --------------------------------------------------------------------
@@ -579,3 +583,63 @@ def test_profiles_are_found_inside_the_package_where_a_wheel_puts_them(tmp_path)
     where, found = done.stdout.split("\n")[:2]
     assert where.startswith(str(tmp_path))
     assert found == "8 pump"
+
+
+# -- anything at all ----
+
+BUNDLED_TEXTS = [path.read_text() for path in sorted(
+    (Path(__file__).parent.parent / "profiles").glob("*.yaml"))]
+SCRAPS = ["[", "]", "{", "}", ":", "-", "null", "~", "1e3", "-1", ".nan", "true", "[1, 2]",
+          "{a: b}", "''", '"', "#", "&a", "*a", "!x", "\n", "  ", "\t", "off",
+          "9" * 400, "type: x", "\u2028"]
+
+
+def _load(value):
+    text = ""
+    try:
+        Profile.parse(value) if isinstance(value, str) else Profile.from_spec(value)
+    except IotsimError as error:
+        text = str(error)
+    assert text.isprintable(), value
+    assert len(text) < 1500, value
+
+
+@settings(max_examples=250, deadline=None, derandomize=True,
+          suppress_health_check=[HealthCheck.too_slow])
+@given(text=st.sampled_from(BUNDLED_TEXTS), data=st.data())
+def test_a_profile_with_anything_written_anywhere_is_a_profile_or_one_line(text, data):
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text)))
+        gone = data.draw(st.sampled_from([0, 0, 1, 5, 30]))
+        text = text[:at] + data.draw(st.sampled_from(SCRAPS)) + text[at + gone:]
+    _load(text)
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+              st.sampled_from(["type", "gaussian", "a", "5s", "Europe/Rome"])),
+    lambda inner: st.one_of(st.lists(inner, max_size=3),
+                            st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=6,
+)
+ODD = [None, True, -1, 0, 10**400, 1e300, float("nan"), float("-inf"), "", "a", "1", "\n", "\ud800",
+       "\0", "../x", [], [[]], [None], [1, 2], {}, {"type": "gaussian"}, {"": []}, ["a", "b"],
+       [{"type": "composite"}], [[1, 0], [0, 1]], ["a"] * 1000, "x" * 100_000]
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_anything_odd_in_any_parameter_is_a_profile_or_one_line(name):
+    kind, parameters = SIGNALS[name]
+    known_ones = build(kind, parameters).spec() | parameters
+    for key in (*known_ones, "resolution", "unit", "shared", "timezone", "per", "of", "op"):
+        for odd in ODD:
+            field = {"type": kind, **parameters, key: odd}
+            _load({"type": "p", "telemetry_fields": {"a": field, "x": FLOW, "y": FLOW}})
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(wrong=st.dictionaries(
+    st.sampled_from(["type", "telemetry_fields", "telemetry_interval", "labels", "protocol", "qos",
+                     "topic_template", "backpressure", "phase", "jitter"]), JSON, min_size=1))
+def test_any_json_under_any_key_is_a_profile_or_one_line(wrong):
+    _load({"type": "p", "telemetry_fields": {"a": FLOW}, **wrong})

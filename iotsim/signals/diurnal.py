@@ -20,6 +20,7 @@ from iotsim.signals.waves import cosine, cosine_many
 
 DAY_US = 86_400_000_000
 HOUR_US = 3_600_000_000
+_ZONES = "Give an IANA name such as 'Europe/Rome'."
 _QUARTER_US = 900_000_000  # every zone changes its offset on a quarter of an hour, UTC
 
 
@@ -54,6 +55,8 @@ class Diurnal(Signal):
         number("peak_hour", self.peak_hour, least=0, most=24)
         number("noise_stddev", self.noise_stddev, least=0)
         if self.timezone is not None:
+            if not isinstance(self.timezone, str):
+                raise BadValue("timezone", self.timezone, "is not text", _ZONES)
             zone(self.timezone)
 
     def block(self, site: Site) -> Source:
@@ -102,16 +105,14 @@ class _Diurnal:
 @cache
 def zone(name: str) -> ZoneInfo:
     """Return a time zone as the `tzdata` package has it, whatever the machine's own says."""
-    allowed = "Give an IANA name such as 'Europe/Rome'."
-    parts = name.split("/") if isinstance(name, str) else []
-    if not parts or any(not part.replace("_", "").replace("-", "").replace("+", "").isalnum()
-                        for part in parts):
-        raise BadValue("timezone", name, "is not a time zone", allowed)
+    parts = name.split("/")
+    if not all(part.replace("_", "").replace("-", "").replace("+", "").isalnum() for part in parts):
+        raise BadValue("timezone", name, "is not a time zone", _ZONES)
     try:
         with files("tzdata").joinpath("zoneinfo", *parts).open("rb") as stream:
             return ZoneInfo.from_file(stream, key=name)
     except (OSError, ValueError):
-        raise BadValue("timezone", name, "is not a time zone", allowed) from None
+        raise BadValue("timezone", name, "is not a time zone", _ZONES) from None
 
 
 @cache

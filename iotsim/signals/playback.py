@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
+import os
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class Playback(Signal):
         path = parameters.get("path")
         if not isinstance(path, (str, Path)) or Path(path).is_absolute():
             return parameters
-        return {**parameters, "path": str((folder / path).resolve())}
+        return {**parameters, "path": os.path.abspath(folder / path)}
 
     def spec(self) -> dict[str, Any]:
         """Return the signal as plain JSON values, with the hash of what it plays."""
@@ -136,7 +137,7 @@ def _read(path: Any, column: str) -> Floats:
     file = Path(path)
     try:
         size = file.stat().st_size if file.is_file() else -1
-    except OSError:
+    except (OSError, ValueError):
         size = -1
     if size < 0:
         raise BadValue("path", str(path), "is not a file that can be read", allowed)
