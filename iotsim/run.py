@@ -63,6 +63,7 @@ class Run:
         self._failure: IotsimError | None = None
         self._result: Result | None = None
         self._opening: asyncio.Task[Driver] | None = None
+        self._driving: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._main(), name=f"iotsim run {wish.fleet.name}")
 
     @property
@@ -181,6 +182,8 @@ class Run:
         if self._works.driver is not None:
             at_us = self._works.driver.stop()
             self._log("stop", at_us - self._works.start_us)
+            if self._driving is not None:  # a device may keep the slot from ending
+                self._loop.call_later(STOP_S / 5, self._driving.cancel)
         elif self._opening is not None:
             self._opening.cancel()
 
@@ -216,7 +219,8 @@ class Run:
             driver = await self._opening
             self.state = "running"
             self._connected.set()
-            await driver.drive()
+            self._driving = asyncio.create_task(driver.drive())
+            await self._driving
         except asyncio.CancelledError:
             self._halt()
         except Exception as error:  # whatever happens, a run ends with what it has
@@ -227,8 +231,9 @@ class Run:
             await self._finish()
 
     def _halt(self) -> None:
-        if self._opening is not None:
-            self._opening.cancel()
+        for task in (self._opening, self._driving):
+            if task is not None:
+                task.cancel()
         if self._works.driver is not None:
             self._works.driver.stop()
 

@@ -106,15 +106,16 @@ class Works:
         self._ending = True
         driver, board = self.driver, self._switchboard
         if driver is not None and board is not None:
-            await self._try(driver.finish(0.35 * budget_s))
+            await self._try(driver.finish(0.25 * budget_s), 0.3 * budget_s)
             for pump in self.pumps:
                 pump.stop_admission()
-            await self._try(driver.step_rest())
-            await self._try(driver.finish(0.05 * budget_s))
-            await self._try(board.end())
-        await asyncio.gather(*(self._try(pump.close(0.4 * budget_s)) for pump in self.pumps))
+            await self._try(driver.step_rest(), budget_s)
+            await self._try(driver.finish(0.05 * budget_s), 0.1 * budget_s)
+            await self._try(board.end(), 1.0)
+        closing = (self._try(pump.close(0.3 * budget_s), 0.5 * budget_s) for pump in self.pumps)
+        await asyncio.gather(*closing)
         if driver is not None and isinstance(driver.simulation.kernel, LiveKernel):
-            await self._try(driver.simulation.kernel.end())
+            await self._try(driver.simulation.kernel.end(), 2.0)
         self._close_books()
 
     def _close_books(self) -> None:
@@ -127,9 +128,12 @@ class Works:
             if self.intake.writer is not None:
                 self.intake.writer.abandon()
 
-    async def _try(self, step: Awaitable[object]) -> None:
+    async def _try(self, step: Awaitable[object], limit_s: float) -> None:
         try:
-            await step
+            async with asyncio.timeout(limit_s):
+                await step
+        except TimeoutError:
+            pass  # what it has left undone is counted by the steps that follow
         except Exception as error:
             self.note(error)
 

@@ -481,3 +481,37 @@ def test_lanes_are_chosen_by_device_and_stay():
         return pump.lane_of(mix_many(fnv1a_many(["a", "b", "c"])))
 
     assert run(session()).tolist() == [0, 0, 0]
+
+
+async def spinning(dev):
+    while True:
+        await dev.sleep("0s")
+
+
+async def hanging(dev):
+    await asyncio.get_running_loop().create_future()
+
+
+def test_a_device_that_spins_is_named_and_ended(monkeypatch):
+    monkeypatch.setattr(live_kernel, "ROUNDS_AT_ONE_INSTANT_MAX", 500)
+    fleet = Fleet("spin", seed=1).add(spinning).add(meter, every="1s")
+    result = run(fleet.run("10s", speed="max", start=START))
+    assert "device 'spinning-0000'" in str(result.errors[0])
+    assert "Sleep for longer than 0 s." in str(result.errors[0])
+    assert len(result.errors) == 1
+    assert result.rows == 10
+
+
+@pytest.mark.parametrize("device", [spinning, hanging])
+@pytest.mark.parametrize("speed", [10, "max"])
+def test_stop_is_over_in_five_seconds_whatever_a_device_does(device, speed):
+    async def session():
+        live = Fleet("stuck", seed=1).add(device).add(meter, every="1s").start(speed=speed)
+        await live.ready()
+        await asyncio.sleep(0.05)
+        began = asyncio.get_running_loop().time()
+        result = await live.stop()
+        assert asyncio.get_running_loop().time() - began < 5.5
+        return result
+
+    run(session())

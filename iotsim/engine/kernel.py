@@ -130,10 +130,13 @@ class Kernel:
     def _stop_spinning(self, party: Any, steps: int) -> None:
         if party.body is not None:
             line = place_of(party.body)
-            party.body.close()
-            self._end(party)
+            self._drop(party)
             why = f"time has not moved on for {steps:,} steps; it waits at {line}"
             self._on_failure(party, IotsimError(f"{why}. Sleep for longer than 0 s."))
+
+    def _drop(self, party: Any) -> None:
+        party.body.close()
+        self._end(party)
 
     def _refuse(self, party: Any, request: Any) -> None:
         line = place_of(party.body)

@@ -17,6 +17,7 @@ from iotsim.engine.kernel import Kernel, Park, Sleep, place_of
 from iotsim.errors import StalledError
 
 STALL_S = 10.0
+ROUNDS_AT_ONE_INSTANT_MAX = 20_000  # beyond, somebody spins
 
 
 class LiveKernel(Kernel):
@@ -62,9 +63,15 @@ class LiveKernel(Kernel):
         """
         heap = self._heap
         delayed: list[tuple[int, int, Any]] = []
+        last_us, rounds = -1, 0
         while True:
             while heap and heap[0][0] < until_us:
                 instant_us = heap[0][0]
+                rounds = rounds + 1 if instant_us == last_us else 0
+                last_us = instant_us
+                if rounds > ROUNDS_AT_ONE_INSTANT_MAX:
+                    self._stop_spinning(heapq.heappop(heap)[2], rounds)
+                    continue
                 while heap and heap[0][0] == instant_us:
                     entry = heapq.heappop(heap)
                     if self.held(entry[2]):
@@ -108,6 +115,11 @@ class LiveKernel(Kernel):
             except TimeoutError:
                 if steps == self._steps and self._busy():
                     raise StalledError(self.waiting(), STALL_S) from None
+
+    def _drop(self, party: Any) -> None:
+        task = self._tasks.get(party.order)
+        if task is not None:
+            task.cancel()
 
     def waiting(self) -> list[str]:
         """Return which parties are busy, and where they wait, in words."""
