@@ -10,6 +10,7 @@ import atexit
 import base64
 import getpass
 import hashlib
+import importlib.util
 import os
 import re
 import secrets
@@ -24,7 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from iotsim.clock import monotonic
-from iotsim.errors import ConnectError, MissingExtra
+from iotsim.errors import BadValue, ConnectError, MissingExtra
 from iotsim.transport.addresses import tls_context
 
 START_S = 10.0
@@ -81,7 +82,10 @@ class Broker:
     ) -> None:
         program = None if embedded else find_mosquitto()
         if embedded is False and program is None:
-            raise MissingExtra("a broker with all of MQTT 5", "mosquitto", "all")
+            todo = "Install it (apt-get install mosquitto), or leave embedded out."
+            raise BadValue("embedded", False, "needs mosquitto, which is not here", todo)
+        if program is None and importlib.util.find_spec("amqtt") is None:
+            raise MissingExtra("a broker without mosquitto", "amqtt", "mqtt")
         self.kind = "mosquitto" if program else "embedded"
         self.version = "5" if program else "3.1.1"
         self.port = 0

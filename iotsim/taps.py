@@ -304,7 +304,8 @@ class Tap:
                         self._answers.append(body)
                     self._news.notify_all()
                 self._call_watchers()
-        except (OSError, ValueError):
+            process.wait(END_S)  # so that whoever is told sees the exit status
+        except (OSError, ValueError, subprocess.TimeoutExpired):
             pass
         with self._news:
             self._news.notify_all()

@@ -3,13 +3,17 @@
 import asyncio
 import subprocess
 from collections import Counter
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mqtt5 import (
     ConnAckPacket,
     ConnAckReasonCode,
     DisconnectPacket,
     DisconnectReasonCode,
+    PubAckPacket,
     PubAckReasonCode,
     PublishPacket,
     PubRecPacket,
@@ -20,6 +24,7 @@ from mqtt5 import (
 import iotsim
 from iotsim.errors import ConnectError
 from iotsim.publishers.base import build
+from iotsim.publishers.mqtt5_wire import Wire
 from iotsim.publishers.pump import Pump
 from tests.fake_broker import FakeBroker, answer_all, answer_now, message_id
 from tests.proxy import Proxy
@@ -533,6 +538,44 @@ def test_packet_ids_are_used_again_and_never_twice_at_a_time():
             return pump.snapshot()
 
     assert asyncio.run(publish()).acknowledged == 70_000
+
+
+class _Listener:
+    def __init__(self):
+        self.heard, self.losses = [], []
+
+    def settled(self, packet_ids):
+        self.heard += [(number, 0) for number in packet_ids]
+
+    def received(self, packets):
+        self.heard += [
+            (p.packet_id, p.reason_code.value) for p in packets if hasattr(p, "packet_id")
+        ]
+
+    def gone(self, loss):
+        self.losses.append(loss)
+
+
+@given(st.data())
+def test_acknowledgements_are_read_alike_however_the_bytes_arrive(data):
+    reasons = st.sampled_from([PubAckReasonCode.SUCCESS] * 5 + [PubAckReasonCode.NOT_AUTHORIZED])
+    runs = data.draw(st.lists(st.tuples(reasons, st.integers(1, 30)), min_size=1, max_size=6))
+    nobody = data.draw(st.booleans())
+    acks = [reason for reason, length in runs for _ in range(length)]
+    if nobody:
+        quiet = PubAckReasonCode.NO_MATCHING_SUBSCRIBERS
+        acks = [quiet if a == PubAckReasonCode.SUCCESS else a for a in acks]
+    stream = b"".join(PubAckPacket(n + 1, reason_code=a).write() for n, a in enumerate(acks))
+    stream = ConnAckPacket().write() + stream
+    listener = _Listener()
+    wire = Wire(listener)
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8))
+    edges = [0, *sorted(cuts), len(stream)]
+    for first, last in pairwise(edges):
+        wire.data_received(stream[first:last])
+    assert [n for n, _ in listener.heard] == list(range(1, len(acks) + 1))
+    assert [c >= 128 for _, c in listener.heard] == [a.value >= 128 for a in acks]
+    assert not listener.losses
 
 
 def test_no_secret_in_any_text():

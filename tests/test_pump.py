@@ -326,6 +326,8 @@ def test_a_temporary_refusal_is_tried_again_a_bounded_number_of_times(monkeypatc
         gate = Gate(behave=busy)
         async with gated(gate) as pump:
             await pump.offer(0, block(6))
+            await turn()
+            assert gate.links[0].sent.count("run/d-2/0/0") == 1  # it waits first
             assert await pump.drain(5)
             return pump.snapshot(), gate.links[0].sent
 
@@ -442,6 +444,35 @@ def test_a_message_is_settled_once_and_the_observer_hears_of_it():
     asyncio.run(scenario())
     ids = list(block(4).ids)
     assert heard == [(ids[:1], "refused: no", 0), (ids[1:], "acknowledged", 3)]
+
+
+def test_an_observer_that_fails_stops_nothing():
+    def observe(ids, outcome, seconds):
+        raise KeyError("theirs")
+
+    async def scenario():
+        behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)  # noqa: E731
+        async with gated(Gate(behave=behave), settled=observe) as pump:
+            await pump.offer(0, block(10))
+            assert await pump.drain(1)
+            return pump.snapshot(), pump.errors
+
+    account, errors = asyncio.run(scenario())
+    assert account.acknowledged == 10
+    assert errors == ("an observer failed: KeyError: 'theirs'",)
+
+
+def test_what_is_not_even_offered_is_accounted_for():
+    async def scenario():
+        async with gated(Gate()) as pump:
+            pump.discard(7, "no room")
+            pump.stop_admission()
+            await pump.offer(0, block(3))
+        return pump.snapshot()
+
+    account = asyncio.run(scenario())
+    assert (account.offered, account.dropped) == (10, 10)
+    assert dict(account.drops) == {"no room": 7, "offered after the stop": 3}
 
 
 def test_errors_are_bounded_and_repeats_are_counted():

@@ -77,6 +77,7 @@ class Lane:
         self._window = 0
         self._careful: int | None = None
         self._writable = False
+        self._resting = False  # after a refusal for now
         self._feed_due = False
         self._failures = 0
         self._draws = 0
@@ -88,8 +89,6 @@ class Lane:
         self._keeper: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._oldest: tuple[int, float] = (-1, 0.0)
-
-    # -- life ---------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect for the first time; raises ConnectError."""
@@ -112,6 +111,7 @@ class Lane:
         else:
             self._link.drop()
         self._write_off()
+        self._settings.changed()
 
     def stop_admission(self) -> None:
         """Take no more messages; callers that wait for room are let go."""
@@ -181,7 +181,7 @@ class Lane:
 
     def _feed(self) -> None:
         self._feed_due = False
-        while self.connected and self._writable and (self._waiting or self._queue):
+        while self._able and (self._waiting or self._queue):
             window = self._window if self._careful is None else self._careful
             room = min(window - len(self._flight), BATCH)
             if room <= 0:
@@ -190,6 +190,10 @@ class Lane:
             self._flight.update(batch)
             self._writable = self._hand_over(batch)
         self._arm("oldest", self._settings.ack_deadline_s / 4, self._check_oldest)
+
+    @property
+    def _able(self) -> bool:
+        return self.connected and self._writable and not self._resting
 
     def _hand_over(self, batch: dict[int, Item]) -> bool:
         try:
@@ -252,9 +256,9 @@ class Lane:
         if again:
             self._ledger.move("in_flight", "queued", len(again))
             self._waiting = dict(sorted(self._waiting.items()))
-            self._writable = False
+            self._resting = True
             delay_s = self._backoff_s(max(self._tries[token] for token in again))
-            self._arm("retry", delay_s, self.ready)
+            self._arm("retry", delay_s, self._end_rest)
         if items:
             self._settings.notice(f"refused: {reason} (topic {items[0][0]!r:.80})")
             self._report(items, f"refused: {reason}", ())
@@ -279,9 +283,16 @@ class Lane:
             self._writable = True
             self._kick()
 
+    def _end_rest(self) -> None:
+        self._resting = False
+        self._kick()
+
     def _report(self, items: Sequence[Item], outcome: str, seconds: Sequence[float]) -> None:
         if self._settings.settled is not None:
-            self._settings.settled([item[2] for item in items], outcome, seconds)
+            try:
+                self._settings.settled([item[2] for item in items], outcome, seconds)
+            except Exception as error:  # whoever listens must not stop the lane
+                self._settings.notice(f"an observer failed: {type(error).__name__}: {error}")
         self._settings.changed()
         if self._waiting or self._queue:
             self._kick()
@@ -344,6 +355,7 @@ class Lane:
 
     def _start(self, window: int) -> None:
         self._window = window
+        self._resting = False
         self.connected = self._writable = True
         self._kick()
 

@@ -178,9 +178,10 @@ class Mqtt311Link:
             except (ValueError, TypeError) as error:
                 self._verdicts.refused([token], str(error))
                 continue
+            known = publisher.qos > 0 or info.rc == paho.MQTT_ERR_NO_CONN
             if info.rc not in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_NO_CONN):
                 self._verdicts.refused([token], paho.error_string(info.rc), retry=True)
-            elif publisher.qos == 0 or info.mid in self._early:
+            elif info.mid in self._early or not known:
                 self._early.discard(info.mid)
                 self._verdicts.acknowledged([token])
             else:
