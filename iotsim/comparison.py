@@ -158,9 +158,15 @@ def exact_difference(expected: pd.DataFrame, found: pd.DataFrame) -> str:
             device, seq = one.index[i]
             return (
                 f"device {device!r}, field {name!r} at {one['time'].iloc[i].isoformat()} "
-                f"(reading {seq}): {shown(one[name].iloc[i])} and {shown(other[name].iloc[i])}"
+                f"(reading {seq}): {_text(one[name].iloc[i])} and {_text(other[name].iloc[i])}"
             )
     return ""
+
+
+def _text(value: Any) -> str:
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    return shown(value.item() if isinstance(value, np.generic) else value)
 
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from iotsim import __version__, arrow
 from iotsim.comparison import Fingerprint, fingerprint
-from iotsim.digest import DIGEST_VERSION, STRETCHES_MAX, Stretches
+from iotsim.digest import DIGEST_VERSION, STRETCH_US_MIN, STRETCHES_MAX, Stretches
 from iotsim.errors import BadValue, SavedRunError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _MEMBERS_MAX = 100_000
 _SIZE_MAX = 8 * 1024**3
 _JSON_MAX = 64 * 1024**2
 _RATIO_MAX = 200
+TIME_US_MIN, TIME_US_MAX = -62_135_596_800_000_000, 250_000_000_000_000_000  # years 1 to 9892
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,11 +92,11 @@ def _write(archive: zipfile.ZipFile, result: Result, readings: bool) -> None:
     }
     archive.writestr("manifest.json", json.dumps(manifest, indent=1))
     archive.writestr("actions.json", json.dumps([action.spec() for action in result.actions]))
-    archive.writestr("stretches.npy", _bytes(np.array(list(mark.stretches.sums.values()),
-                                                     dtype="<u8")))
-    for i, (ids, sums, rows) in enumerate(mark.groups):
+    sums = np.array(list(mark.stretches.sums.values()), dtype="<u8").reshape(-1, STRETCHES_MAX)
+    archive.writestr("stretches.npy", _bytes(sums))
+    for i, (ids, words, rows) in enumerate(mark.groups):
         archive.writestr(f"devices/{i}.json", json.dumps(ids))
-        archive.writestr(f"devices/{i}.npy", _bytes(np.array([sums, rows.view(np.uint64)],
+        archive.writestr(f"devices/{i}.npy", _bytes(np.array([words, rows.view(np.uint64)],
                                                              dtype="<u8")))
     if readings:
         pieces = io.BytesIO()
@@ -140,7 +142,7 @@ def load(path: str | Path) -> SavedRun:
         raise SavedRunError(path, "this is not a saved run, or it is truncated",
                             "Save it again with result.save(path).") from None
     except (KeyError, ValueError, TypeError, AttributeError, OSError, NotImplementedError,
-            RuntimeError, IndexError, zipfile.error) as error:
+            RuntimeError, IndexError, zlib.error) as error:
         if isinstance(error, SavedRunError):
             raise
         raise SavedRunError(path, f"this saved run is damaged ({type(error).__name__})",
@@ -161,6 +163,7 @@ def _read(archive: zipfile.ZipFile, path: Path) -> SavedRun:
         io.BytesIO(_member(archive, "stretches.npy", _SIZE_MAX)), allow_pickle=False)
     if rows.shape != (len(names), STRETCHES_MAX) or rows.dtype != np.uint64:
         raise ValueError("stretches")
+    _check_numbers(manifest)
     stretches = Stretches(manifest["start_us"], manifest["stretch_us"],
                           dict(zip(names, rows, strict=True)))
     mark = Fingerprint(
@@ -173,6 +176,17 @@ def _read(archive: zipfile.ZipFile, path: Path) -> SavedRun:
     )
     actions = json.loads(_member(archive, "actions.json", _JSON_MAX))
     return SavedRun(path, manifest, actions, mark, bool(manifest["readings"]))
+
+
+def _check_numbers(manifest: Mapping[str, Any]) -> None:
+    for name in ("start_us", "end_us", "rows", "stretch_us"):
+        if type(manifest[name]) is not int or not TIME_US_MIN <= manifest[name] < TIME_US_MAX:
+            raise ValueError(name)
+    widths = manifest["stretch_us"] // STRETCH_US_MIN
+    if widths * STRETCH_US_MIN != manifest["stretch_us"] or widths.bit_count() != 1:
+        raise ValueError("stretch_us")
+    if not isinstance(manifest["versions"], dict) or not isinstance(manifest["spec"], dict):
+        raise ValueError("spec")
 
 
 def _group(archive: zipfile.ZipFile, i: int, size: int) -> Any:
@@ -206,6 +220,10 @@ def _member(archive: zipfile.ZipFile, name: str, size_max: int) -> bytes:
 
 def readings_frame(saved: SavedRun) -> Any:
     """Return the readings that are stored with a saved run, as a DataFrame."""
-    with zipfile.ZipFile(saved.path) as archive:
-        content = io.BytesIO(archive.read("readings.parquet"))
-    return arrow.parquet_module().read_table(content).to_pandas()
+    parquet = arrow.parquet_module()
+    try:
+        with zipfile.ZipFile(saved.path) as archive:
+            content = io.BytesIO(archive.read("readings.parquet"))
+        return parquet.read_table(content).to_pandas()
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error):
+        raise SavedRunError(saved.path, "the readings in it are damaged") from None

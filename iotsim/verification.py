@@ -10,7 +10,7 @@ from typing import Any
 
 from iotsim import arrow
 from iotsim.comparison import compare, exact_difference, fingerprint
-from iotsim.errors import BadValue, SavedRunError
+from iotsim.errors import IotsimError, SavedRunError
 from iotsim.fleet import Fleet
 from iotsim.members import Members, Script, script_hash
 from iotsim.profiles import Profile
@@ -90,8 +90,8 @@ def fleet_of(saved: SavedRun, devices: Mapping[str, Script]) -> Fleet:
     try:
         fleet = Fleet(spec["name"], seed=spec["seed"])
         members = tuple(_members(saved, entry, devices) for entry in spec["members"])
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, (SavedRunError, BadValue)):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, IotsimError):
             raise
         raise SavedRunError(saved.path, "its spec is damaged") from None
     return fleet._with(members=members)
@@ -132,9 +132,12 @@ def _version_notes(saved: SavedRun) -> list[str]:
 
 def _frame(path: str | Path) -> Any:
     try:
-        return arrow.parquet_module().read_table(path).to_pandas()
+        table = arrow.parquet_module().read_table(path)
     except (OSError, ValueError):
         raise SavedRunError(path, "this is not a Parquet file of readings") from None
+    if not {"time", "device_id", "seq"} <= set(table.column_names):
+        raise SavedRunError(path, "this is not a Parquet file of readings")
+    return table.to_pandas()
 
 
 __all__ = ("Verification", "fleet_of", "script_hash", "verify")

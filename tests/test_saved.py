@@ -1,0 +1,369 @@
+"""Saved runs: run again and compared; damaged, foreign and newer files in one line."""
+
+import asyncio
+import io
+import json
+import warnings
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import iotsim
+from iotsim import Fleet, Profile
+from iotsim.errors import BadValue, IotsimError, SavedRunError
+from tests.fleets import fleet
+
+SENSORS = (Fleet("p", seed=1).add("temperature_sensor", count=5, labels={"site": "north"})
+           .add("smart_lock", count=5))
+
+
+async def meter(dev):
+    while True:
+        dev.emit(power=dev.draw("power", "gaussian", mean=400, stddev=25))
+        await dev.sleep()
+
+
+async def other(dev):
+    while True:
+        dev.emit(power=dev.draw("power", "gaussian", mean=401, stddev=25))
+        await dev.sleep()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return SENSORS.generate("2m").save(tmp_path / "run.iotsim")
+
+
+def rewritten(path, change, name="changed.iotsim"):
+    """A copy of a saved run whose members `change` may edit."""
+    with zipfile.ZipFile(path) as archive:
+        members = {entry: archive.read(entry) for entry in archive.namelist()}
+    change(members)
+    target = path.with_name(name)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry, content in members.items():
+            archive.writestr(entry, content)
+    return target
+
+
+def with_manifest(path, **changes):
+    def change(members):
+        manifest = json.loads(members["manifest.json"])
+        manifest.update(changes)
+        members["manifest.json"] = json.dumps(manifest).encode()
+
+    return rewritten(path, change)
+
+
+def with_spec(path, edit):
+    def change(members):
+        manifest = json.loads(members["manifest.json"])
+        edit(manifest["spec"])
+        members["manifest.json"] = json.dumps(manifest).encode()
+
+    return rewritten(path, change)
+
+
+# -- identical ----------------------------------------------------------------------------------
+
+
+def test_a_saved_run_verifies(saved):
+    found = iotsim.verify(saved)
+    assert found.ok
+    assert found
+    assert found.difference == ""
+    assert found.digest == found.expected == SENSORS.generate("2m").digest
+    assert repr(found).startswith("<Verification: identical, digest ")
+
+
+@pytest.mark.parametrize("name", Profile.names())
+def test_every_profile_that_comes_along_verifies(name, tmp_path):
+    made = Fleet("p", seed=2).add(name, count=3, labels={"site": "nørth"})
+    assert iotsim.verify(made.generate("5m", start="2026-06-01").save(tmp_path / "r.iotsim"))
+
+
+def test_ids_intervals_phases_and_jitter_of_ones_own_verify(tmp_path):
+    made = (Fleet("p", seed=2).add("pump", count=3, id="gw-{n}", every="700ms")
+            .add(Profile("k", {"v": {"type": "gaussian", "mean": 0, "stddev": 1}}, phase="1s",
+                         jitter="3s"), count=2))
+    assert iotsim.verify(made.generate("1m").save(tmp_path / "r.iotsim"))
+
+
+def test_an_odd_number_of_microseconds_verifies(tmp_path):
+    result = fleet(3).generate("10.000001s", start="2026-01-01T00:00:00.000007Z")
+    assert iotsim.verify(result.save(tmp_path / "r.iotsim"))
+
+
+def test_verify_works_while_a_loop_runs(saved):
+    async def cell():
+        return iotsim.verify(saved).ok
+
+    assert asyncio.run(cell())
+
+
+def test_a_saved_run_is_small_and_holds_no_code(saved, tmp_path):
+    big = Fleet("p", seed=1).add("temperature_sensor", count=1000).generate("10m")
+    assert big.save(tmp_path / "big.iotsim").stat().st_size < 100_000
+    scripted = Fleet("p", seed=1).add(meter, every="1s").generate("10s")
+    with zipfile.ZipFile(scripted.save(tmp_path / "s.iotsim")) as archive:
+        assert not any(b"gaussian" in archive.read(name) for name in archive.namelist()
+                       if name == "manifest.json" and b"400" in archive.read(name))
+
+
+def test_a_run_of_no_readings_verifies(tmp_path):
+    assert iotsim.verify(fleet(1, phase="4s").generate("1s").save(tmp_path / "r.iotsim"))
+
+
+def test_playback_verifies_and_a_changed_recording_is_named(tmp_path):
+    data = tmp_path / "x.csv"
+    data.write_text("v\n1\n2\n3\n")
+    made = Profile("k", {"v": {"type": "playback", "path": str(data), "column": "v"}})
+    path = Fleet("p", seed=1).add(made).generate("1m").save(tmp_path / "r.iotsim")
+    assert iotsim.verify(path)
+    data.write_text("v\n1\n2\n4\n")
+    with pytest.raises(IotsimError, match="is not what it was: its values have changed"):
+        iotsim.verify(path)
+
+
+# -- different ----------------------------------------------------------------------------------
+
+
+def test_a_tampered_seed_is_seen_and_device_and_field_are_named(saved):
+    found = iotsim.verify(with_spec(saved, lambda spec: spec.update(seed=2)))
+    assert not found.ok
+    assert not found
+    assert "device 'temperature_sensor-0000' differs (10 of 10 devices do)" in found.difference
+    assert "field 'temperature' differs between 00:00:00 and 00:00:01 of the run" in (
+        found.difference)
+    assert repr(found).startswith("<Verification: different: device ")
+
+
+def test_a_tampered_digest_is_seen(saved):
+    found = iotsim.verify(with_manifest(saved, digest="0" * 32))
+    assert not found.ok
+    assert found.expected == "0" * 32
+    assert found.difference
+
+
+def test_a_tampered_profile_names_its_field_and_no_other(saved):
+    def edit(spec):
+        spec["members"][0]["profile"]["telemetry_fields"]["humidity"]["volatility"] = 0.51
+
+    found = iotsim.verify(with_spec(saved, edit))
+    assert "(5 of 10 devices do)" in found.difference
+    assert "field 'humidity' differs" in found.difference
+
+
+def test_a_missing_device_is_named(saved):
+    def edit(spec):
+        spec["members"][1]["count"] = 4
+
+    found = iotsim.verify(with_spec(saved, edit))
+    assert "device 'smart_lock-0004' is only in the first (1 such devices)" in found.difference
+
+
+def test_with_readings_the_exact_time_and_both_values_are_named(tmp_path):
+    result = SENSORS.generate("2m")
+    path = result.save(tmp_path / "run.iotsim", readings=True)
+    assert iotsim.verify(path)
+
+    def edit(spec):
+        spec["members"][0]["profile"]["telemetry_fields"]["temperature"]["baseline"] = 23.0
+
+    found = iotsim.verify(with_spec(path, edit))
+    first = result.frame(device_type="temperature_sensor", fields="temperature").iloc[0]
+    assert found.difference == (
+        f"device {first['device_id']!r}, field 'temperature' at {first['time'].isoformat()} "
+        f"(reading 0): {float(first['temperature'])} and "
+        f"{round(float(first['temperature']) + 1, 2)}")
+
+
+def test_against_a_file_names_the_one_reading_that_differs(tmp_path):
+    result = fleet(3).generate("1m")
+    path = result.save(tmp_path / "run.iotsim")
+    stored = result.to_parquet(tmp_path / "x.parquet")
+    assert iotsim.verify(path, against=stored)
+    table = pq.read_table(stored)
+    power = table["power"].to_numpy().copy()
+    was, power[17] = float(power[17]), power[17] + 0.1
+    place = table.column_names.index("power")
+    pq.write_table(table.set_column(place, "power", pa.array(power)), stored)
+    row = table.slice(17, 1).to_pylist()[0]
+    found = iotsim.verify(path, against=stored)
+    assert not found.ok
+    assert found.difference == (
+        f"device {row['device_id']!r}, field 'power' at "
+        f"{row['time'].isoformat().replace('+00:00', '')}+00:00 (reading {row['seq']}): "
+        f"{float(power[17])} and {was}")
+
+
+def test_against_a_file_that_lacks_a_reading_or_has_one_twice(tmp_path):
+    result = fleet(3).generate("1m")
+    path = result.save(tmp_path / "run.iotsim")
+    table = pq.read_table(result.to_parquet(tmp_path / "x.parquet"))
+    pq.write_table(pa.concat_tables([table.slice(0, 5), table.slice(6)]), tmp_path / "less.parquet")
+    assert "is missing in the first (1 such readings)" in iotsim.verify(
+        path, against=tmp_path / "less.parquet").difference
+    pq.write_table(pa.concat_tables([table, table.slice(5, 1)]), tmp_path / "more.parquet")
+    assert "twice" in iotsim.verify(path, against=tmp_path / "more.parquet").difference
+
+
+def test_diff_of_two_results_names_the_exact_reading():
+    one, two = fleet(3).generate("1m"), fleet(3, seed=2).generate("1m")
+    assert one.diff(two) == (
+        "device 'meter-0002', field 'time' at 2026-01-01T00:00:00.120917+00:00 (reading 0): "
+        "2026-01-01T00:00:00.120917+00:00 and 2026-01-01T00:00:03.768064+00:00")
+    assert one.diff(fleet(3).generate("1m")) == ""
+    assert "one lasts 1m, the other 2m" in one.diff(fleet(3).generate("2m")) or (
+        "is missing in the first" in one.diff(fleet(3).generate("2m")))
+
+
+def test_other_versions_are_named_when_something_differs(saved):
+    def change(members):
+        manifest = json.loads(members["manifest.json"])
+        manifest["versions"]["generators"]["gaussian"] = 0
+        manifest["spec"]["seed"] = 2
+        members["manifest.json"] = json.dumps(manifest).encode()
+
+    found = iotsim.verify(rewritten(saved, change))
+    assert "generator 'gaussian' was version 0 and is 1" in found.difference
+
+
+# -- scripted devices -----------------------------------------------------------------------------
+
+
+def test_scripted_devices_need_their_code(tmp_path):
+    path = Fleet("p", seed=1).add(meter, count=3, every="1s").generate("10s").save(
+        tmp_path / "run.iotsim")
+    with pytest.raises(SavedRunError) as caught:
+        iotsim.verify(path)
+    assert str(caught.value) == (
+        f"{path}: it has scripted devices 'meter', and holds no code. Give it: verify(path, "
+        "devices={'meter': meter}).")
+    assert iotsim.verify(path, devices={"meter": meter})
+    assert not iotsim.verify(path, devices={"meter": other})
+
+
+# -- files that cannot be --------------------------------------------------------------------------
+
+
+def test_a_file_cut_anywhere_is_one_clear_line(saved):
+    whole = saved.read_bytes()
+    target = saved.with_name("cut.iotsim")
+    for size in {0, 1, 3, 4, 30, *range(0, len(whole), 97), len(whole) - 1}:
+        target.write_bytes(whole[:size])
+        with pytest.raises(SavedRunError) as caught:
+            iotsim.verify(target)
+        assert str(caught.value).startswith(f"{target}: this is not a saved run, or it is "), size
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_with_a_flipped_byte_is_an_error_or_the_same_or_different_but_never_a_crash(saved):
+    whole = saved.read_bytes()
+    target = saved.with_name("flipped.iotsim")
+    lines = []
+    for place in range(0, len(whole), max(1, len(whole) // 100)):
+        content = bytearray(whole)
+        content[place] ^= 0x55
+        target.write_bytes(bytes(content))
+        try:
+            iotsim.verify(target)
+        except IotsimError as error:
+            lines.append(str(error).count("\n"))
+    assert not any(lines)
+
+
+def test_foreign_zips_and_files_are_told_apart(tmp_path):
+    foreign = tmp_path / "foreign.iotsim"
+    with zipfile.ZipFile(foreign, "w") as archive:
+        archive.writestr("word/document.xml", "<x/>")
+    with pytest.raises(SavedRunError, match="this is a zip file, but not a saved run of iotsim"):
+        iotsim.verify(foreign)
+    with zipfile.ZipFile(foreign, "w") as archive:
+        archive.writestr("manifest.json", '{"kind": "something else"}')
+    with pytest.raises(SavedRunError, match="this is a zip file, but not a saved run of iotsim"):
+        iotsim.verify(foreign)
+    with pytest.raises(SavedRunError, match="this is a folder, not a saved run"):
+        iotsim.verify(tmp_path)
+
+
+def test_a_newer_format_says_so(saved):
+    with pytest.raises(SavedRunError) as caught:
+        iotsim.verify(with_manifest(saved, format=99))
+    assert str(caught.value).endswith(
+        "changed.iotsim: it has format 99; this iotsim reads up to 1. Install a newer iotsim.")
+
+
+@pytest.mark.parametrize("name", ["../evil.json", "/etc/passwd", "devices/../../x", "evil.pkl"])
+def test_a_member_that_no_saved_run_has_is_refused(saved, name):
+    path = rewritten(saved, lambda members: members.update({name: b"x"}))
+    with pytest.raises(SavedRunError, match="that no saved run has"):
+        iotsim.verify(path)
+
+
+def test_contents_that_are_too_large_are_refused(saved):
+    path = rewritten(saved, lambda members: members.update(
+        {"readings.parquet": b"\0" * 60_000_000}))
+    with pytest.raises(SavedRunError, match="too large to be a saved run"):
+        iotsim.verify(path)
+
+
+def test_an_array_of_objects_is_refused(saved):
+    stream = io.BytesIO()
+    np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    path = rewritten(saved, lambda members: members.update({"stretches.npy": stream.getvalue()}))
+    with pytest.raises(SavedRunError, match="this saved run is damaged"):
+        iotsim.verify(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"spec": None}, {"spec": {}}, {"spec": {"name": "p", "seed": "x", "members": []}},
+     {"start_us": "x"}, {"end_us": None}, {"groups": [6]}, {"groups": "x"}, {"stretches": [1, 2]},
+     {"format": "new"}, {"rows": []}, {"stretch_us": 0}, {"versions": []}, {"stretch_us": "x"},
+     {"stretch_us": 3_000_000}, {"start_us": 1.5}, {"rows": True}, {"groups": [-1]},
+     {"spec": {"name": "p", "seed": 1, "members": [{}]}}, {"end_us": 0}, {"end_us": 10**30},
+     {"start_us": 10**30}, {"start_us": -(10**17)}],
+)
+def test_a_damaged_manifest_is_one_clear_line(saved, changes):
+    path = with_manifest(saved, **changes)
+    with pytest.raises(IotsimError) as caught:
+        iotsim.verify(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_nobody_can_read_as_json_is_one_clear_line(saved):
+    for name in ("manifest.json", "actions.json", "devices/0.json"):
+        path = rewritten(saved, lambda members, name=name: members.update({name: b"{"}))
+        with pytest.raises(SavedRunError, match="this saved run is damaged"):
+            iotsim.verify(path)
+
+
+def test_save_checks_its_path_before_it_writes(tmp_path):
+    result = fleet(2).generate("10s")
+    for path in ("x.zip", "x", tmp_path / "nowhere" / "x.iotsim"):
+        with pytest.raises(BadValue, match=r"^path="):
+            result.save(path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_saved_run_takes_its_name_when_it_is_complete(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("iotsim.saved._write", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        fleet(2).generate("10s").save(tmp_path / "x.iotsim")
+    assert not (tmp_path / "x.iotsim").exists()
+
+
+def test_readings_that_are_not_held_cannot_be_saved(tmp_path):
+    result = fleet(2).generate("10s", to=tmp_path / "x.parquet")
+    with pytest.raises(BadValue, match="0 of 4 readings are held"):
+        result.save(tmp_path / "x.iotsim", readings=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert iotsim.verify(result.save(tmp_path / "x.iotsim"))
