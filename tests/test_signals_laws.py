@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from iotsim.signals.base import build
-from tests.signal_rig import run
+from tests.signal_rig import alone, run
 from tests.statistics_rig import (
     assert_counts,
     assert_distributed,
@@ -244,3 +244,70 @@ def test_devices_that_share_a_label_see_the_same_values_and_others_do_not():
     found = signal.block(place).step(steps)
     assert (found[:, 0] == found[:, 2]).all()
     assert_independent(np.diff(found[:, 0]), np.diff(found[:, 1]))
+
+
+# -- the edges, which chance meets once in 2**53 draws --------------------------------------------
+
+
+def with_words(monkeypatch, module, words):
+    """Make a signal's module draw these words, tick after tick, for every device."""
+    monkeypatch.setattr(module, "squares64", lambda n, key: words[n])
+    monkeypatch.setattr(
+        module, "draws",
+        lambda keys, counters: np.array([[words[int(n)]] for n in np.ravel(counters)],
+                                        dtype=np.uint64) + np.zeros_like(keys),
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [(0, "b"), (2**63 - 2**11, "b"), (2**63, "c"), (2**64 - 1, "c")],
+)
+def test_markov_never_takes_a_column_of_probability_zero_and_its_bounds_are_half_open(
+    monkeypatch, word, state
+):
+    from iotsim.signals import markov
+
+    row = [0, 0.5, 0.5, 0]
+    signal = build("markov", {"states": ["a", "b", "c", "d"], "transition_matrix": [row] * 4})
+    monkeypatch.setattr(markov, "squares64", lambda n, key: word)
+    monkeypatch.setattr(markov, "draws",
+                        lambda keys, counters: np.full(len(keys), word, dtype=np.uint64))
+    assert alone(signal, 1) == [state]
+    assert signal.categories[run(signal, 1)[0, 0]] == state
+
+
+def test_markov_stays_where_the_rest_of_a_row_leaves_it(monkeypatch):
+    from iotsim.signals import markov
+
+    row = [0.5, 0.5 - 9e-10]
+    law = {"states": ["a", "b"], "transition_matrix": [row, row], "initial_state": "a"}
+    word = 2**64 - 1  # r is above the sum of the row
+    monkeypatch.setattr(markov, "squares64", lambda n, key: word)
+    monkeypatch.setattr(markov, "draws",
+                        lambda keys, counters: np.full(len(keys), word, dtype=np.uint64))
+    for initial in ("a", "b"):
+        signal = build("markov", {**law, "initial_state": initial})
+        assert alone(signal, 2) == [initial] * 2
+        assert [signal.categories[code] for code in run(signal, 2)[:, 0]] == [initial] * 2
+
+
+def test_a_draw_equal_to_the_probability_is_no_spike(monkeypatch):
+    from iotsim.signals import spike
+
+    words = [2**63 - 2**11, 2**63, 0]
+    with_words(monkeypatch, spike, words)
+    signal = build("spike", {"min": 0, "max": 1, "probability": 0.5})
+    for found in (run(signal, 3)[:, 0].tolist(), alone(signal, 3)):
+        assert found[0] == found[2] == 2.5
+        assert found[1] == 0.5
+
+
+def test_a_draw_of_zero_is_the_minimum_and_the_largest_stays_below_the_maximum(monkeypatch):
+    from iotsim.signals import uniform
+
+    with_words(monkeypatch, uniform, [0, 2**64 - 1])
+    signal = build("uniform_random", {"min": 0.1, "max": 0.3})
+    for found in (run(signal, 2)[:, 0].tolist(), alone(signal, 2)):
+        assert found[0] == 0.1
+        assert 0.2999 < found[1] < 0.3

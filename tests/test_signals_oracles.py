@@ -122,13 +122,6 @@ def test_markov_takes_the_first_column_whose_sum_exceeds_the_draw(per, ratio):
     assert [states[code] for code in run(signal, 200)[:, 0]] == twin
 
 
-def test_markov_with_leftovers_stays_where_it_is():
-    law = {"states": ["a", "b"], "transition_matrix": [[0.5, 0.5 - 9e-10], [0, 1]]}
-    signal = build("markov", law)
-    assert signal._table[0][-1] < 1.0
-    assert set(alone(signal, 50)) <= {"a", "b"}
-
-
 def test_a_part_of_a_composite_has_a_stream_of_its_own():
     twins = {"type": "gaussian", "mean": 0, "stddev": 1}
     found = fast("composite", {"parts": [twins, twins]})
