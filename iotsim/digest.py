@@ -87,12 +87,12 @@ class Digest:
         words += readings.seq.view(np.uint64) * _SEQ
         words += group.keys[readings.device]
         words = mix_many(words)
-        stretch = self._stretch(readings)
+        pieces = _pieces(self.stretches, readings.time_us)
         total = words
-        self._add_stretch("", stretch, words)
+        self._add_stretch("", pieces, words)
         for name, column in readings.columns.items():
             cells = _cells(name, column, words)
-            self._add_stretch(name, stretch, cells)
+            self._add_stretch(name, pieces, cells)
             total = total + cells
         _add_devices(group, readings, total)
 
@@ -128,22 +128,37 @@ class Digest:
             )
         return self._groups[group.index]
 
-    def _stretch(self, readings: Readings) -> int | npt.NDArray[np.int64]:
-        stretches = self.stretches
-        first, last = int(readings.time_us.min()), int(readings.time_us.max())
-        stretches.widen(last)
-        low = max(0, (first - stretches.start_us) // stretches.width_us)
-        if low == (last - stretches.start_us) // stretches.width_us:
-            return low
-        places = (readings.time_us - stretches.start_us) // stretches.width_us
-        return np.maximum(places, 0)
-
-    def _add_stretch(self, name: str, stretch: int | npt.NDArray[np.int64], words: Words) -> None:
+    def _add_stretch(self, name: str, pieces: _Pieces, words: Words) -> None:
         sums = self.stretches.of(name)
-        if isinstance(stretch, int):
-            sums[stretch : stretch + 1] += words.sum(dtype=np.uint64)  # a scalar would warn
+        if pieces.begins is None:
+            np.add.at(sums, pieces.places, words)
+        elif len(pieces.begins) == 1:
+            sums[pieces.places] += words.sum(dtype=np.uint64)
         else:
-            np.add.at(sums, stretch, words)
+            sums[pieces.places] += np.add.reduceat(words, pieces.begins)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    # Rows in stretches: each row's own place, or places and the row where each begins.
+    places: npt.NDArray[np.int64]
+    begins: npt.NDArray[np.int64] | None
+
+
+def _pieces(stretches: Stretches, time_us: npt.NDArray[np.int64]) -> _Pieces:
+    first_us, last_us = int(time_us.min()), int(time_us.max())
+    stretches.widen(last_us)
+    start_us, width_us = stretches.start_us, stretches.width_us
+    low = max(0, (first_us - start_us) // width_us)
+    places = np.arange(low, max(0, (last_us - start_us) // width_us) + 1)
+    if len(places) == 1:
+        return _Pieces(places, np.zeros(1, dtype=np.int64))
+    if (time_us[1:] < time_us[:-1]).any():
+        return _Pieces(np.maximum((time_us - start_us) // width_us, 0), None)
+    edges = np.searchsorted(time_us, start_us + places[1:] * width_us)
+    begins = np.concatenate([[0], edges])
+    filled = np.append(begins[1:], len(time_us)) > begins
+    return _Pieces(places[filled], begins[filled])
 
 
 def device_words(group: Group) -> Words:

@@ -68,6 +68,7 @@ class Block:
             for field in profile.fields
         ]
         self._jitter_keys = jitter_keys(self._keys)
+        self._tiled: tuple[tuple[int, int, int], npt.NDArray[np.int32]] | None = None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -131,12 +132,21 @@ class Block:
         }
         return Readings(
             group=self.group,
-            device=np.tile(self._members[devices], ticks),
+            device=self._devices(area.low, area.high, ticks),
             seq=np.repeat(ns[:, 0], wide),
             time_us=self._published_us(grid_us, devices, steps.counters).reshape(-1),
             columns=columns,
             grid=(ticks, wide),
         )
+
+    def _devices(self, low: int, high: int, ticks: int) -> npt.NDArray[np.int32]:
+        # Whole windows have the same rectangle again and again: they share one array.
+        shape = low, high, ticks
+        if self._tiled is None or self._tiled[0] != shape:
+            made = np.tile(self._members[low:high], ticks)
+            made.setflags(write=False)
+            self._tiled = shape, made
+        return self._tiled[1]
 
     def _published_us(self, grid_us: Ints, devices: slice, counters: Words) -> Ints:
         if not self.profile.jitter_us:
