@@ -152,7 +152,8 @@ class Broker:
             if self._started():
                 return
             self.kill()
-        raise ConnectError(self.url, f"the {self.kind} broker did not start: {self._last_words()}")
+        why = f"the {self.kind} broker did not start: {self._last_words()}"
+        raise ConnectError(self.url, why, verb="use")
 
     def kill(self) -> None:
         """End the process without a chance to say goodbye (`kill -9`); `start` revives it."""

@@ -150,10 +150,10 @@ class ForeignAwait(IotsimError, RuntimeError):
 class ConnectError(IotsimError, ConnectionError):
     """A broker could not be reached, or refused us."""
 
-    def __init__(self, url: str, why: str, todo: str = "") -> None:
+    def __init__(self, url: str, why: str, todo: str = "", verb: str = "publish to") -> None:
         self.url, self.why = url, why
         tail = f" {todo}" if todo else ""
-        super().__init__(f"cannot publish to {url}: {why}.{tail}")
+        super().__init__(f"cannot {verb} {url}: {why}.{tail}")
 
 
 class SavedRunError(IotsimError, ValueError):

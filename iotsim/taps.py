@@ -164,6 +164,18 @@ class Tap:
         """Return what was received, in order: (topic, payload, id)."""
         return [(topic, payload, ident) for _, topic, ident, payload, _ in self._fetched()]
 
+    def digest(self) -> str:
+        """Return the digest of what was received: the run's own, if all came and came once.
+
+        Raises
+        ------
+        BadValue
+            If a message is not a reading, or has no id (MQTT 3.1.1 carries none).
+        """
+        from iotsim.rebuilt import digest_of_messages
+
+        return digest_of_messages((payload, name) for _, payload, name in self.messages())
+
     def frame(self) -> pd.DataFrame:
         """Return what was received, one row per message.
 
@@ -272,7 +284,7 @@ class Tap:
         silent = "the broker does not answer the tap" if self._reader.is_alive() else self.health
         why = state.get("problem") or silent
         self._end()
-        raise ConnectError(self.url, str(why), "A tap needs a broker that is up.")
+        raise ConnectError(self.url, str(why), "A tap needs a broker that is up.", "listen to")
 
     def _end(self) -> None:
         atexit.unregister(self._end)
@@ -335,7 +347,7 @@ class Tap:
                 self.url, "the tap's process has ended, its messages with it"
             ) from None
         if not self._until(lambda: bool(self._answers), FETCH_S):
-            raise ConnectError(self.url, "the tap's process does not answer")
+            raise ConnectError(self.url, "the tap's process does not answer", verb="listen to")
         self._records.extend(_unpacked(self._answers.pop()))
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from iotsim import Fleet, tap
 from iotsim.publishers.payload import Encoder
-from iotsim.rebuilt import digest_of_messages
 
 START = "2026-03-01T12:00:00Z"
 
@@ -97,6 +96,7 @@ def test_offline_live_and_received_are_the_same_bytes(mosquitto, version):
     with tap(broker.url, topic="all/#", version=version) as receiver:
         result = asyncio.run(session(receiver))
         received = receiver.messages()
+        seen = receiver.digest() if version == "5" else ""
         assert receiver.health == "ok"
     assert result.errors == ()
     assert result.digest == offline.digest
@@ -106,7 +106,7 @@ def test_offline_live_and_received_are_the_same_bytes(mosquitto, version):
             body for items in encoded(offline).values() for _, body, _ in items
         )
         return
-    assert digest_of_messages((body, name) for _, body, name in received) == offline.digest
+    assert seen == offline.digest
     assert by_device(received) == encoded(offline)
 
 
