@@ -1,0 +1,55 @@
+"""The benchmarks of DESIGN.md §10 that need no broker: one command, one table.
+
+    python -m tests.benchmarks                        # about a minute
+    python -m tests.benchmarks --hours 24             # the full stream to Parquet, minutes more
+    python -m tests.benchmarks --scale 0.01           # quick, for the tests: no figures
+
+Run it on a quiet machine. Ratios are within one run; nothing here fails for being slow.
+"""
+
+import argparse
+import platform
+from pathlib import Path
+
+import numpy as np
+
+from tests.benchmarks import measures
+
+
+def machine():
+    """The processor, as the kernel calls it, and the versions that matter."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines()
+                 if line.startswith("model name")]
+        cpu = f"{len(names)} × {names[0]}" if names else cpu
+    return f"{cpu}; Python {platform.python_version()}, numpy {np.__version__}"
+
+
+def rows(scale, hours):
+    yield from measures.generating(scale)
+    yield from measures.spawning(scale)
+    yield from measures.importing(9 if scale >= 1 else 1)
+    yield from measures.scripting(scale)
+    yield from measures.streaming(max(20, int(10_000 * scale)), hours)
+
+
+def line(row):
+    verdict = "" if row.met is None else "met" if row.met else "**missed**"
+    return f"| {row.what} | {row.shown} | {row.budget} | {verdict} |"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks",
+                                     description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", type=float, default=1.0, help="size of every measure")
+    parser.add_argument("--hours", type=float, default=1.0, help="simulated hours to Parquet")
+    given = parser.parse_args(arguments)
+    print(f"Measured on {machine()}.\n\n| what | measured | at least | |\n|---|---|---|---|")
+    for row in rows(given.scale, given.hours):
+        print(line(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
