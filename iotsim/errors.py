@@ -15,7 +15,6 @@ __all__ = (
     "UnknownName",
     "ProfileError",
     "MissingExtra",
-    "LoopRunning",
     "NoLoop",
     "NameInUse",
     "DeviceFailed",
@@ -78,16 +77,6 @@ class MissingExtra(IotsimError, ImportError):
         self.purpose, self.package, self.extra = purpose, package, extra
         super().__init__(
             f'{purpose} needs {package}. Install it with: pip install "iotsim[{extra}]"'
-        )
-
-
-class LoopRunning(IotsimError, RuntimeError):
-    """A call that would have to start an event loop where one already runs."""
-
-    def __init__(self, instead: str) -> None:
-        super().__init__(
-            "an event loop is already running here (Jupyter always has one). "
-            f"Write `{instead}` in the cell instead."
         )
 
 

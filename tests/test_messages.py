@@ -9,7 +9,7 @@ import iotsim
 from iotsim import Fleet, IotsimError, Profile
 from iotsim.capture import Bound
 from iotsim.clock import check_speed
-from iotsim.errors import LoopRunning, MissingExtra, NameInUse, NoLoop, RunFailed, StalledError
+from iotsim.errors import MissingExtra, NameInUse, NoLoop, RunFailed, StalledError
 
 DURATION = ("Give seconds (5, 0.5), text with a unit (us, ms, s, m, h, d) such as '5s' or "
             "'1h30m', or a timedelta; from 1 us to 1,000 years.")
@@ -172,10 +172,6 @@ TABLE = {
         lambda: raises(fleet().generate("1m").diff(fleet().generate("1m", start="2026-01-02"))),
         "the runs do not compare: one starts at 2026-01-01T00:00:00.000000Z, the other at "
         "2026-01-02T00:00:00.000000Z. Give both the same start=."),
-    "a loop that runs already": (
-        lambda: raises(LoopRunning("await fleet.run('10m')")),
-        "an event loop is already running here (Jupyter always has one). Write `await "
-        "fleet.run('10m')` in the cell instead."),
     "no loop": (
         lambda: raises(NoLoop("fleet.start()", "asyncio.run(fleet.run('10m'))")),
         "fleet.start() needs a running event loop and there is none here. In a script write "
