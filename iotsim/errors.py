@@ -32,9 +32,12 @@ _SHOWN_CHARS = 60
 
 def shown(value: object) -> str:
     """Return a repr that stays short and on one line, whatever was given."""
-    text = repr(value)
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = _one_line(repr(value))
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 class IotsimError(Exception):
@@ -47,7 +50,7 @@ class BadValue(IotsimError, ValueError):
     def __init__(self, name: str, given: object, why: str, allowed: str = "") -> None:
         self.name, self.given, self.why, self.allowed = name, given, why, allowed
         tail = f" {allowed}" if allowed else ""
-        super().__init__(f"{name}={shown(given)} {why}.{tail}")
+        super().__init__(f"{_one_line(name)}={shown(given)} {why}.{tail}")
 
 
 class UnknownName(IotsimError, LookupError):

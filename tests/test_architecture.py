@@ -15,7 +15,7 @@ LAYERS = (
     (3, "engine and the shapes of its readings", "engine capture frames arrow digest rebuilt"),
     (3, "carriers", "transport publishers outlets broker embedded_broker tap_worker"),
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
-        "verification taps preflight"),
+        "run_state works progress verification taps preflight"),
     (5, "doors", "plots panels lab cli demo notebooks __main__"),
 )
 

@@ -21,10 +21,6 @@ NAMES = ("air_quality, industrial_valve, pump, smart_lock, smart_meter, temperat
 LEVEL = {"level": {"type": "gaussian", "mean": 1, "stddev": 0}}
 
 
-async def meter(dev):
-    dev.emit(x=1)
-
-
 async def bad_field(dev):
     dev.emit(time=1)
 
