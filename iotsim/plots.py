@@ -301,7 +301,8 @@ def _days(edges_us: npt.NDArray[np.int64]) -> str:
 
 def _who(table: pd.DataFrame) -> str:
     count = int(table["device_id"].nunique())
-    kinds = [str(kind) for kind in table["device_type"].unique()]
+    used = table["device_type"].cat.remove_unused_categories()
+    kinds = [str(kind) for kind in used.cat.categories]  # in the order of the fleet
     if len(kinds) == 1:
         return f"{count:,} × {kinds[0]}"
     more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""

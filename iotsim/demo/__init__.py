@@ -7,6 +7,7 @@ subscriber received, and the whole run against one that is computed again.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 from iotsim import __version__
 from iotsim.broker import Broker
 from iotsim.clock import monotonic
-from iotsim.demo.audit import Audit, audit
+from iotsim.demo.auditing import Audit, audit
 from iotsim.demo.plan import PICTURED, SPEED, Plan, plan_of
 from iotsim.errors import BadValue
 from iotsim.result import Result
@@ -29,6 +30,7 @@ from iotsim.verification import verify
 __all__ = ("demo", "plan_of")
 
 BAR_S = 0.1
+BAR_COLUMNS_MAX = 100
 SETTLE_S = 0.3  # how long to listen for messages that should not come
 TAP_WAIT_S = 10.0
 TAP_RATE_HZ_MIN = 3_000.0  # of a subscriber that shares two cores with others
@@ -197,7 +199,9 @@ async def _shown(ending: asyncio.Future[Any], run: Run, plan: Plan, listener: Ta
     # Shows what a run and its subscriber say of themselves, until both are done.
     from tqdm import tqdm
 
-    bar = tqdm(total=plan.messages, disable=None, leave=False, dynamic_ncols=True,
+    # tqdm shows nothing in a terminal that says its size is 0, as some containers do.
+    columns = min(BAR_COLUMNS_MAX, shutil.get_terminal_size().columns - 1)
+    bar = tqdm(total=plan.messages, disable=None, leave=False, ncols=columns, nrows=20,
                bar_format="live         {percentage:3.0f}%|{bar}| {desc}")
     try:
         while not ending.done():
@@ -206,7 +210,7 @@ async def _shown(ending: asyncio.Future[Any], run: Run, plan: Plan, listener: Ta
             bar.total = max(now.readings, plan.messages)
             bar.set_description_str(f"{clock_text(now.elapsed_us)}  sent {now.readings:,}  "
                                     f"received {listener.count:,}", refresh=False)
-            bar.update(min(listener.count, bar.total) - bar.n)
+            bar.n = min(listener.count, bar.total)
             bar.refresh()
     except asyncio.CancelledError:
         ending.cancel()
