@@ -204,5 +204,5 @@ def scaled(words: Words, limit: int) -> npt.NDArray[np.int64]:
 
 def shared_key(seed: int, label: str, value: str) -> int:
     """Return the key that devices with the same value of a label share."""
-    parent = combine(mix((seed + GOLDEN) & _MASK), fnv1a("shared label"))
+    parent = combine(mix((seed + GOLDEN) & _MASK), fnv1a("\0shared label"))
     return combine(combine(parent, fnv1a(label)), fnv1a(value))

@@ -14,14 +14,14 @@ import pytest
 from iotsim import Fleet, Profile
 
 GOLDEN = {
-    "air_quality": "a4d7384ed68903ba3cd2fe0211fcbbf5",
-    "industrial_valve": "fd7c02b3606f9f5accfa8701f5371e80",
-    "pump": "a9b61b25fbf6263ad568d3ff200b5a93",
-    "smart_lock": "43e939d3fdd1379346fce878137a6f39",
-    "smart_meter": "43d2eaeb9d37703f346b4cac3783b731",
-    "temperature_sensor": "d6727f6e3552b7ecd97eddf638bc5dfb",
-    "vehicle_tracker": "e0d250a3ca3fff75c68d2c0b85ff3de5",
-    "wearable": "f480b79903e7cd927161c5c8cc5aee64",
+    "air_quality": "41d1d05935c6454e3500fb1fc8e4d2b6",
+    "industrial_valve": "2782c06f1de37fe57e660094a83ffbc6",
+    "pump": "0ac8c459e899f30578448242e137d4cb",
+    "smart_lock": "da649f53cfb588dfe2dac2dbaf9dca37",
+    "smart_meter": "023f603167ed52ae46a89a4064417e61",
+    "temperature_sensor": "25701af72bba76728e3cbd9d70318ed2",
+    "vehicle_tracker": "cbc15add5ce69f614985d218743abbca",
+    "wearable": "a462eeccdb9980858129e89d9b16499c",
 }
 
 

@@ -214,8 +214,8 @@ def test_against_a_file_that_lacks_a_reading_or_has_one_twice(tmp_path):
 def test_diff_of_two_results_names_the_exact_reading():
     one, two = fleet(3).generate("1m"), fleet(3, seed=2).generate("1m")
     assert one.diff(two) == (
-        "device 'meter-0002', field 'time' at 2026-01-01T00:00:00.120917+00:00 (reading 0): "
-        "2026-01-01T00:00:00.120917+00:00 and 2026-01-01T00:00:03.768064+00:00")
+        "device 'meter-0001', field 'time' at 2026-01-01T00:00:00.179763+00:00 (reading 0): "
+        "2026-01-01T00:00:00.179763+00:00 and 2026-01-01T00:00:04.820052+00:00")
     assert one.diff(fleet(3).generate("1m")) == ""
     assert "one lasts 1m, the other 2m" in one.diff(fleet(3).generate("2m")) or (
         "is missing in the first" in one.diff(fleet(3).generate("2m")))

@@ -10,6 +10,7 @@ from iotsim.seeding import Words, draws, scaled, shared_key, stream_keys
 from iotsim.signals.base import Site
 
 PHASE_VERSION = JITTER_VERSION = 1
+PHASE, JITTER = "\0phase", "\0jitter"  # names that no field can have
 
 
 def phases_us(phase_us: int | None, interval_us: int, keys: Words) -> Ints:
@@ -24,13 +25,13 @@ def phases_us(phase_us: int | None, interval_us: int, keys: Words) -> Ints:
     """
     if phase_us is not None:
         return np.full(len(keys), phase_us, dtype=np.int64)
-    words = draws(stream_keys(keys, "phase", PHASE_VERSION), np.zeros(1, dtype=np.uint64))
+    words = draws(stream_keys(keys, PHASE, PHASE_VERSION), np.zeros(1, dtype=np.uint64))
     return scaled(words, interval_us)
 
 
 def jitter_keys(keys: Words) -> Words:
     """Return the keys of the streams that move published times, shape (devices,)."""
-    return stream_keys(keys, "jitter", JITTER_VERSION)
+    return stream_keys(keys, JITTER, JITTER_VERSION)
 
 
 def site_of(field: Field, profile: Profile, group: Group, seed: int, keys: Words) -> Site:
