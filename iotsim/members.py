@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import CodeType, MappingProxyType
 from typing import Any, TypeAlias
 
@@ -54,6 +54,13 @@ class Members:
     id_template: str
     first: int
 
+    def __hash__(self) -> int:
+        return hash((self.type, self.profile, self.count, self.id_template, self.first))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _members_again, ({**facts, "labels": dict(self.labels)},)
+
     def group(self, index: int) -> Group:
         """Return the group of devices, with their ids made."""
         last = self.first + self.count
@@ -77,6 +84,10 @@ class Members:
             if self.interval_us is not None:
                 found["every"] = duration_text(self.interval_us)
         return found
+
+
+def _members_again(facts: dict[str, Any]) -> Members:
+    return Members(**{**facts, "labels": MappingProxyType(facts["labels"])})
 
 
 def members_of(

@@ -40,6 +40,12 @@ class Outlet:
     where: Selector
     options: Mapping[str, Any]
 
+    def __hash__(self) -> int:
+        return hash((self.url, self.topic, self.where))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return outlet_of, (self.url, self.topic, self.where, dict(self.options))
+
     def __str__(self) -> str:
         who = "" if self.where == Selector() else f" where {self.where}"
         return f"{redacted(self.url)}{who}"

@@ -281,3 +281,27 @@ def test_every_profile_that_comes_along_generates():
 def test_an_error_of_a_verb_is_an_iotsim_error():
     with pytest.raises(IotsimError):
         iotsim.Fleet("p").add("nonsense")
+
+
+async def doorbell(dev):
+    await dev.sleep("1h")
+
+
+def test_a_fleet_is_a_value_equal_hashable_and_copied_whole():
+    import copy
+    import pickle
+
+    def made():
+        return (
+            Fleet("value", seed=1)
+            .add("pump", count=3, labels={"site": "north"})
+            .add(doorbell, every="1m")
+            .publish_to("memory:x", queue_messages=7)
+        )
+
+    fleet = made()
+    assert fleet == made()
+    assert len({fleet, made(), fleet.add("pump")}) == 2
+    for twin in (copy.deepcopy(fleet), pickle.loads(pickle.dumps(fleet))):
+        assert twin == fleet
+        assert twin.generate("1m").digest == fleet.generate("1m").digest
