@@ -97,4 +97,4 @@ def _window_us(simulation: Simulation, duration_total_us: int) -> int:
         window_us = min(window_us, duration_total_us // 100)
     # Whole intervals give the blocks whole rectangles.
     longest_us = max((block.profile.interval_us for block in simulation.blocks), default=1)
-    return max(WINDOW_US_MIN, window_us // longest_us * longest_us)
+    return max(WINDOW_US_MIN, window_us // longest_us * longest_us or window_us)
