@@ -184,7 +184,12 @@ class Broker:
         command = self._mosquitto() if self._program else self._embedded()
         with (self.folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=self.folder
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                start_new_session=True,  # an interrupt of the kernel or terminal is not for it
             )
         deadline_s = monotonic() + START_S
         while self.running and monotonic() < deadline_s:

@@ -265,6 +265,7 @@ class Tap:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            start_new_session=True,  # an interrupt of the kernel or terminal is not for it
         )
         atexit.register(self._end)
         reader = threading.Thread(

@@ -137,32 +137,17 @@ def _introduce(plan: Plan, broker: Broker, report: Report) -> None:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    # What is started here does not hear Ctrl-C: it must outlive the run that is stopping.
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
 def _broker(plan: Plan) -> Iterator[Broker]:
     broker = Broker(embedded=plan.embedded)
     try:
-        with _unheard():
-            broker.start()
+        broker.start()
         yield broker
     finally:
         broker.stop()
 
 
 def _tap(plan: Plan, broker: Broker) -> Tap:
-    with _unheard():
-        return tap(broker.url, "#", version=plan.version, capacity=2 * plan.messages + 10_000)
+    return tap(broker.url, "#", version=plan.version, capacity=2 * plan.messages + 10_000)
 
 
 async def _live(
