@@ -84,7 +84,7 @@ class Digest:
             return
         group = self._sums_of(readings.group)
         words = readings.time_us.view(np.uint64) * _TIME
-        words += readings.seq.view(np.uint64) * _SEQ
+        words += _swapped(readings.seq.view(np.uint64) * _SEQ)
         words += group.keys[readings.device]
         words = mix_many(words)
         pieces = _pieces(self.stretches, readings.time_us)
@@ -159,6 +159,11 @@ def _pieces(stretches: Stretches, time_us: npt.NDArray[np.int64]) -> _Pieces:
     begins = np.concatenate([[0], edges])
     filled = np.append(begins[1:], len(time_us)) > begins
     return _Pieces(places[filled], begins[filled])
+
+
+def _swapped(words: Words) -> Words:
+    # Halves changed over: the top bits of tick and time must not meet in one place.
+    return np.asarray((words << np.uint64(32)) | (words >> np.uint64(32)))
 
 
 def device_words(group: Group) -> Words:

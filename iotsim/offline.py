@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS = 1_000_000
 WINDOW_US_MIN = 1_000_000
+SCRIPT_ROWS = 200_000
+SCRIPT_WINDOW_US = 1_000_000
 
 
 def generate(
@@ -37,13 +39,13 @@ def generate(
     digests, capture = Digest(start_us), Capture(Bound())
     writer = None if to is None else Writer(to, simulation.groups, kinds_of(fleet))
     end_us = start_us + duration_total_us
+    window = _Window(simulation, duration_total_us)
     title = f"{fleet.name} {clock_text(duration_total_us)}"
     try:
         with bar(title, duration_total_us / 1e6, progress) as shown:
             now_us = start_us
             while now_us < end_us:
-                step_us = _window_us(simulation, duration_total_us)
-                until_us = min(end_us, now_us + step_us)
+                until_us = min(end_us, now_us + window.next_us())
                 for readings in simulation.advance(until_us):
                     digests.add(readings)
                     if writer is None:
@@ -89,12 +91,30 @@ def kinds_of(fleet: Fleet) -> dict[str, str]:
     return kinds
 
 
-def _window_us(simulation: Simulation, duration_total_us: int) -> int:
-    window_us = duration_total_us
-    if simulation.rate_hz:
-        window_us = int(WINDOW_ROWS / simulation.rate_hz * 1e6)
-    if simulation.casts:
-        window_us = min(window_us, duration_total_us // 100)
-    # Whole intervals give the blocks whole rectangles.
-    longest_us = max((block.profile.interval_us for block in simulation.blocks), default=1)
-    return max(WINDOW_US_MIN, window_us // longest_us * longest_us or window_us)
+class _Window:
+    """How far to go at a time, so that rows come in handy numbers.
+
+    Profiles say how many rows they give; for scripted devices the window grows and shrinks with
+    what the last one gave.
+    """
+
+    def __init__(self, simulation: Simulation, duration_total_us: int) -> None:
+        self._simulation = simulation
+        self._script_us = min(duration_total_us, SCRIPT_WINDOW_US)
+        rate_hz = simulation.rate_hz
+        window_us = int(WINDOW_ROWS / rate_hz * 1e6) if rate_hz else duration_total_us
+        # Whole intervals give the blocks whole rectangles.
+        longest_us = max((block.profile.interval_us for block in simulation.blocks), default=1)
+        whole_us = window_us // longest_us * longest_us or window_us
+        self._block_us = max(WINDOW_US_MIN, whole_us)
+
+    def next_us(self) -> int:
+        """Return the length of the next window."""
+        if not self._simulation.casts:
+            return self._block_us
+        rows = self._simulation.script_rows
+        if rows > SCRIPT_ROWS:
+            self._script_us = max(WINDOW_US_MIN, self._script_us // 2)
+        elif rows < SCRIPT_ROWS // 4:
+            self._script_us *= 2
+        return min(self._script_us, self._block_us)

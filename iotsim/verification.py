@@ -72,6 +72,7 @@ def verify(
     fleet = fleet_of(saved, devices or {})
     mark = saved.fingerprint
     start = instant_text(mark.start_us)
+    _check_window(saved, fleet)
     if mark.end_us <= mark.start_us:
         raise SavedRunError(path, "it holds no time to run again")
     result = fleet.generate(f"{mark.end_us - mark.start_us}us", start=start)
@@ -82,6 +83,19 @@ def verify(
         found = exact_difference(expected, result.frame()) or found
     text = "; ".join([found, *notes]) if found else ""
     return Verification(not found, text, result.digest, mark.digest)
+
+
+def _check_window(saved: SavedRun, fleet: Fleet) -> None:
+    # A window that does not fit its number of readings would be computed for ages.
+    mark = saved.fingerprint
+    least = sum(
+        member.count * max(0, (mark.end_us - mark.start_us) // member.profile.interval_us - 1)
+        for member in fleet.members
+        if member.profile is not None
+    )
+    if least > mark.rows:
+        raise SavedRunError(saved.path, f"this saved run is damaged: its window gives at least "
+                            f"{least:,} readings, and it had {mark.rows:,}")
 
 
 def fleet_of(saved: SavedRun, devices: Mapping[str, Script]) -> Fleet:

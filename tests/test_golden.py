@@ -14,14 +14,14 @@ import pytest
 from iotsim import Fleet, Profile
 
 GOLDEN = {
-    "air_quality": "41d1d05935c6454e3500fb1fc8e4d2b6",
-    "industrial_valve": "2782c06f1de37fe57e660094a83ffbc6",
-    "pump": "0ac8c459e899f30578448242e137d4cb",
-    "smart_lock": "da649f53cfb588dfe2dac2dbaf9dca37",
-    "smart_meter": "023f603167ed52ae46a89a4064417e61",
-    "temperature_sensor": "25701af72bba76728e3cbd9d70318ed2",
-    "vehicle_tracker": "cbc15add5ce69f614985d218743abbca",
-    "wearable": "a462eeccdb9980858129e89d9b16499c",
+    "air_quality": "4be5e2bc01fe2741bc6e4d679f2876e7",
+    "industrial_valve": "9762d4232fbd674547c2d8cdd1bf0784",
+    "pump": "6d1e1bcc71368adca4361d855e71d467",
+    "smart_lock": "5d9778d709e8fe3cd577599bfd3c4bc5",
+    "smart_meter": "870da0d5cbe4cadbc7665379ef563c61",
+    "temperature_sensor": "30cb7d0b04e587340851e6efbf8ff439",
+    "vehicle_tracker": "abcfdee0e567983bf8b0f7ffc6dce0e3",
+    "wearable": "a937f37ef5a5e06b78b4aad276d1eb3d",
 }
 
 

@@ -367,3 +367,10 @@ def test_readings_that_are_not_held_cannot_be_saved(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert iotsim.verify(result.save(tmp_path / "x.iotsim"))
+
+
+def test_a_window_that_does_not_fit_its_readings_is_not_computed(tmp_path):
+    path = fleet(3).generate("1m").save(tmp_path / "long.iotsim")
+    far_us = 500 * 365 * 86_400_000_000
+    with pytest.raises(SavedRunError, match="its window gives at least"):
+        iotsim.verify(with_manifest(path, end_us=far_us * 10))

@@ -79,6 +79,7 @@ class Simulation:
         self.kernel = make_kernel(self.failed)
         self._parts = _by_width if parts is None else parts
         self.blocks: list[Block] = []
+        self.script_rows = 0  # what the last flush gave
         self.casts: list[Cast] = []
         order = 0
         for member, group in zip(members, self.groups, strict=True):
@@ -129,6 +130,7 @@ class Simulation:
 
     def flush(self) -> Iterator[Readings]:
         """Yield what scripted devices have emitted since the last call."""
+        self.script_rows = sum(len(cast.rows) for cast in self.casts)
         for cast in self.casts:
             readings = cast.flush()
             if readings is not None:
