@@ -5,7 +5,7 @@
 
 Kept: sources, outputs, pictures. Dropped: times of execution, widget state, progress bars, the
 version of Python, the names of objects in memory. What a cell tagged `varies` shows (a live run is
-never at the same reading twice) stays as it was saved, as long as its source does.
+never at the same reading twice) stays as it was saved, as long as nothing else has changed.
 """
 
 from __future__ import annotations
@@ -73,28 +73,39 @@ def normalised(notebook: Any, saved: Any = None) -> Any:
     ----------
     notebook : NotebookNode
     saved : NotebookNode, optional
-        An earlier version: cells tagged `varies` keep its outputs.
+        An earlier version: cells tagged `varies` keep its outputs, if all else is as it was.
     """
     clean = copy.deepcopy(notebook)
     clean.metadata = nbformat.from_dict(METADATA)
     clean.nbformat, clean.nbformat_minor = 4, 5
-    before = {cell.id: cell for cell in code_cells(saved)} if saved is not None else {}
     for place, cell in enumerate(clean.cells):
         cell.id = cell.get("id") or hashlib.sha256(f"{place}{cell.source}".encode()).hexdigest()[:8]
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        if cell.cell_type != "code":
-            continue
-        old = before.get(cell.id)
-        if tags and "varies" in tags and old is not None and old.source == cell.source:
-            cell.outputs = old.outputs or cell.outputs
-        cell.outputs = _joined([_output(output) for output in cell.outputs if _kept(output)])
+        if cell.cell_type == "code":
+            cell.outputs = _joined([_output(output) for output in cell.outputs if _kept(output)])
+    if saved is not None and _steady(clean) == _steady(saved):
+        for cell, old in zip(code_cells(clean), code_cells(saved), strict=True):
+            if varies(cell):
+                cell.outputs = old.outputs
     return clean
 
 
 def code_cells(notebook: Any) -> Iterator[Any]:
     """Yield the code cells of a notebook."""
     return (cell for cell in notebook.cells if cell.cell_type == "code")
+
+
+def varies(cell: Any) -> bool:
+    """Return whether a cell shows something else in every run."""
+    return "varies" in cell.metadata.get("tags", ())
+
+
+def _steady(notebook: Any) -> list[Any]:
+    return [
+        (cell.source, None if cell.cell_type != "code" or varies(cell) else cell.outputs)
+        for cell in notebook.cells
+    ]
 
 
 def _kept(output: Any) -> bool:
