@@ -87,6 +87,8 @@ class Driver:
             until_us = self._boundary_us()
             if not await self._reached(until_us):
                 continue
+            if self.end_us is not None and until_us > self.end_us:
+                continue  # somebody stopped the run while this slot was waited for
             self.frontier_us = until_us
             await self._advance(until_us)
             if self.clock.virtual:

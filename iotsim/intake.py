@@ -43,6 +43,11 @@ class Intake:
         if self._waiting[index] >= ROWS_JOINED:
             self._pass_on(index)
 
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows wait to be joined."""
+        return sum(self._waiting.values())
+
     def flush(self) -> None:
         """Pass on what waits."""
         for index in list(self._pieces):

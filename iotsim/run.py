@@ -148,7 +148,7 @@ class Run:
             readings=works.intake.rows,
             late=0 if driver is None else driver.late_rows,
             lateness_p99_s=math.nan if driver is None else driver.lateness.quantile(0.99),
-            captured=capture.rows,
+            captured=capture.rows + works.intake.waiting_rows,
             evicted=capture.evicted_rows,
             errors=works.failures.count + len(works.undelivered()),
             publishers=MappingProxyType(works.ledgers()),

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -118,6 +119,23 @@ def test_a_stopped_run_equals_generate_up_to_where_it_stopped():
     assert result.actions[-1].verb == "stop"
     assert result.actions[-1].at_us == result.end_us - result.start_us
     assert result.digest == generated(fleet, result)
+
+
+def test_a_stop_in_the_very_moment_a_slot_ends_is_not_overshot():
+    fleet = sensors(count=200)
+
+    async def session():
+        live = fleet.start(speed=60, start=START)
+        await live.ready()
+        await asyncio.sleep(0.03)
+        # The loop is held up: the slot's timer and the stop wake in the same pass.
+        asyncio.get_running_loop().call_soon(time.sleep, 0.03)
+        await asyncio.sleep(0.001)
+        return await live.stop()
+
+    for _ in range(10):
+        result = run(session())
+        assert result.digest == generated(fleet, result)
 
 
 def test_a_live_run_starts_now_cut_to_milliseconds():
