@@ -17,7 +17,7 @@ from typing import Any
 def _patient_broker() -> type:
     from amqtt.broker import Broker
 
-    class PatientBroker(Broker):
+    class PatientBroker(Broker):  # type: ignore[misc]
         """Passes on all that it has acknowledged before it lets a client go; amqtt forgets it."""
 
         async def _client_message_loop(self, session: Any, handler: Any) -> None:
