@@ -5,12 +5,14 @@ import io
 import json
 import sys
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from iotsim import Fleet
 from iotsim.errors import BadValue, ConnectError, UnknownName
 from iotsim.publishers import memory
 from iotsim.publishers.base import Limits, Loss, build
@@ -548,6 +550,58 @@ def test_a_file_holds_one_payload_per_line(tmp_path):
         asyncio.run(scenario())
         lines = path.read_text().splitlines()
         assert [json.loads(line)["n"] for line in lines] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_routes_of_one_run_share_a_sink_and_the_next_run_begins_afresh(tmp_path, scheme):
+    path = tmp_path / "shared.ndjson"
+    (tmp_path / "elsewhere").mkdir()
+    urls = ["memory:shared", "memory:shared"]
+    if scheme == "file":
+        urls = [f"file:{path}", f"file:{tmp_path}/elsewhere/../shared.ndjson"]
+
+    def kept():
+        if scheme == "file":
+            return path.read_bytes().splitlines()
+        return [payload for _, payload, _ in memory.messages("shared")]
+
+    async def run(name):
+        small = {"capacity": 10} if scheme == "memory" else {}
+        first = Pump(build(urls[0], **small), run_id=f"{name}-0")
+        second = Pump(build(urls[1], backpressure="drop_oldest"), run_id=f"{name}-1")
+        await first.open()
+        await second.open()
+        await first.offer(0, block(20))
+        await first.drain(2)
+        await second.offer(0, block(20, first=20))
+        await second.close()
+        await first.offer(0, block(20, first=40))
+        await first.close()
+        assert first.snapshot().acknowledged + second.snapshot().acknowledged == 60
+        return first, second
+
+    for name in ("one", "two"):
+        pumps = asyncio.run(run(name))  # still there when the next run begins
+        assert kept() == list(block(60).payloads)
+    assert pumps
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_two_routes_to_one_sink_lose_nothing_of_what_is_acknowledged(tmp_path, again):
+    path = tmp_path / "two.ndjson"
+    fleet = Fleet("two", seed=1).add("smart_lock", count=2).add("vehicle_tracker", count=2)
+    for url in ("memory:two", f"file:{path}"):
+        published = fleet.publish_to(url)
+        if again:
+            published = published.publish_to(url, where="device_type=smart_lock")
+        result = asyncio.run(published.run("2m", speed="max"))
+        taken = sum(ledger.acknowledged for ledger in result.publishers.values())
+        assert taken == (96 if again else 72)
+    assert len(memory.messages("two")) == taken
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert Counter(line["device_type"] for line in lines) == {
+        "smart_lock": 48 if again else 24, "vehicle_tracker": 48,
+    }  # fmt: skip
 
 
 def test_a_file_that_cannot_be_written_is_an_error_at_the_start(tmp_path):

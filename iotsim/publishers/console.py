@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from iotsim.errors import BadValue
 from iotsim.publishers.base import Item, Limits, Link, Verdicts, check_options
-from iotsim.publishers.sinks import SinkLink
+from iotsim.publishers.sinks import Sink, SinkLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,13 @@ class ConsolePublisher:
 
     def link(self, lane: int, run_id: str, verdicts: Verdicts) -> Link:
         """Return the link."""
-        return SinkLink(self.url, verdicts, lambda: None, _show)
+        return SinkLink(self.url, verdicts, _Screen())
 
 
-def _show(items: Sequence[Item]) -> None:
-    lines = [f"[{topic}] {payload.decode('utf-8', 'replace')}\n" for topic, payload, _, _ in items]
-    sys.stdout.write("".join(lines))
-    sys.stdout.flush()
+class _Screen(Sink):
+    def write(self, items: Sequence[Item]) -> None:
+        lines = [
+            f"[{topic}] {payload.decode('utf-8', 'replace')}\n" for topic, payload, _, _ in items
+        ]
+        sys.stdout.write("".join(lines))
+        sys.stdout.flush()

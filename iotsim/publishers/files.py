@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from iotsim.errors import BadValue
 from iotsim.publishers.base import Item, Limits, Link, Verdicts, check_options
-from iotsim.publishers.sinks import SinkLink
+from iotsim.publishers.sinks import Sharing, Sink, SinkLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +41,46 @@ class FilePublisher:
         return 1
 
     def link(self, lane: int, run_id: str, verdicts: Verdicts) -> Link:
-        """Return the link; its first opening empties the file."""
-        sink = _Lines(Path(self.path))
-        return SinkLink(self.url, verdicts, sink.begin, sink.write, sink.end)
+        """Return the link; the first opening in a run empties the file."""
+        name = os.path.realpath(self.path)
+        return SinkLink(
+            self.url, verdicts, _FILES.sink(name, run_id, partial(_Lines, Path(self.path)))
+        )
 
 
-class _Lines:
+class _Lines(Sink):
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path
         self._file: BinaryIO | None = None
         self._begun = False
 
     def begin(self) -> None:
-        self.end()
-        self._file = self._path.open("ab" if self._begun else "wb")
-        self._begun = True
+        if self._file is None:
+            self._file = self._path.open("ab" if self._begun else "wb")
+            self._begun = True
 
     def write(self, items: Sequence[Item]) -> None:
         if self._file is None:
             raise ValueError("the file is closed")
-        self._file.write(b"".join([item[1] + b"\n" for item in items]))
-        self._file.flush()
+        try:
+            self._file.write(b"".join([item[1] + b"\n" for item in items]))
+            self._file.flush()
+        except (OSError, ValueError):
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        # Whoever writes next opens it again, without what is left in this one's buffer.
+        try:
+            self.end()
+        except OSError:
+            pass
 
     def end(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+_FILES: Sharing[_Lines] = Sharing()

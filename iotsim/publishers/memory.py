@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 from iotsim.publishers.base import Item, Limits, Link, Verdicts, check_options, whole
-from iotsim.publishers.sinks import SinkLink
+from iotsim.publishers.sinks import Sharing, Sink, SinkLink
 
 CAPACITY = 1_000_000
 NAMES_MAX = 64
@@ -56,16 +57,37 @@ class MemoryPublisher:
         return messages(self.name)
 
     def link(self, lane: int, run_id: str, verdicts: Verdicts) -> Link:
-        """Return the link; opening it empties the list."""
-        store: deque[Message] = deque(maxlen=self.capacity)
+        """Return the link; the first opening in a run empties the list."""
+        kept = _KEPT.sink(self.name, run_id, partial(_Kept, self.name))
+        kept.hold(self.capacity)
+        return SinkLink(self.url, verdicts, kept)
 
-        def begin() -> None:
-            _STORES.pop(self.name, None)
+
+class _Kept(Sink):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._messages: deque[Message] = deque(maxlen=0)
+        self._begun = False
+
+    def hold(self, capacity: int) -> None:
+        # Of publishers that share it, the one that asks for most decides.
+        if capacity > (self._messages.maxlen or 0):
+            wider = deque(self._messages, capacity)
+            if _STORES.get(self._name) is self._messages:
+                _STORES[self._name] = wider
+            self._messages = wider
+
+    def begin(self) -> None:
+        if not self._begun:
+            _STORES.pop(self._name, None)
             while len(_STORES) >= NAMES_MAX:
                 del _STORES[next(iter(_STORES))]
-            _STORES[self.name] = store
+            _STORES[self._name] = self._messages
+            self._begun = True
 
-        def keep(items: Sequence[Item]) -> None:
-            store.extend(item[:3] for item in items)
+    def write(self, items: Sequence[Item]) -> None:
+        self._messages.extend(item[:3] for item in items)
 
-        return SinkLink(self.url, verdicts, begin, keep)
+
+_KEPT: Sharing[_Kept] = Sharing()
