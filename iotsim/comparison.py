@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from iotsim.digest import STRETCHES_MAX, Stretches
 from iotsim.errors import shown
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from iotsim.result import Result
+
+# When, which device, which field, and what to say: the smallest is the first difference.
+_Place: TypeAlias = "tuple[Any, str, int, str]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,8 +63,9 @@ def difference(one: Result, other: Result) -> str:
     found = compare(fingerprint(one), fingerprint(other))
     if not found or one.start_us != other.start_us:
         return found
-    exact = exact_difference(one.frame(), other.frame()) if _complete(one, other) else ""
-    return exact or found
+    if not _complete(one, other):
+        return found
+    return exact_difference(_with_texts(one.frame()), _with_texts(other.frame())) or found
 
 
 def _complete(one: Result, other: Result) -> bool:
@@ -135,32 +140,83 @@ def _coarse(stretches: Stretches, width_us: int) -> dict[str, Words]:
 
 
 def exact_difference(expected: pd.DataFrame, found: pd.DataFrame) -> str:
-    """Return the first reading that differs between two frames, with time and both values."""
-    keys = ["device_id", "seq"]
-    one, other = (_plain(table).set_index(keys) for table in (expected, found))
+    """Return the first difference between two frames: the time, the device, and both values.
+
+    First in time, then by device, then by the order of the fields. A field that is null
+    throughout is like one that is absent.
+    """
+    one, other = (_plain(table).set_index(["device_id", "seq"]) for table in (expected, found))
     for table in (one, other):
         if not table.index.is_unique:
             name, seq = table.index[table.index.duplicated()][0]
             return f"device {name!r} has reading {seq} twice"
-    missing = one.index.difference(other.index, sort=False)
-    if len(missing):
-        return _lacks(one, missing, "second")
-    missing = other.index.difference(one.index, sort=False)
-    if len(missing):
-        return _lacks(other, missing, "first")
-    other = other.loc[one.index]
-    for name in [*one.columns, *(set(other.columns) - set(one.columns))]:
-        if name not in one or name not in other:
+    names = list(dict.fromkeys((*one.columns, *other.columns)))
+    for name in names:
+        if any(name not in a and bool(b[name].notna().any()) for a, b in ((one, other),
+                                                                          (other, one))):
             return f"field {name!r} is only in one of them"
-        unequal = np.flatnonzero(~_equal(one[name].to_numpy(), other[name].to_numpy()))
-        if len(unequal):
-            i = int(unequal[0])
-            device, seq = one.index[i]
-            return (
-                f"device {device!r}, field {name!r} at {one['time'].iloc[i].isoformat()} "
-                f"(reading {seq}): {_text(one[name].iloc[i])} and {_text(other[name].iloc[i])}"
-            )
-    return ""
+    seen = [name for name in names if name in one and name in other]
+    places = [place for place in (_lack(one, other, "second"), _lack(other, one, "first")) if place]
+    if not one.index.equals(other.index):
+        one = one.loc[one.index.intersection(other.index, sort=False)]
+        other = other.loc[one.index]
+    places += _unequal(one, other, seen)
+    return min(places)[-1] if places else ""
+
+
+def _lack(table: pd.DataFrame, other: pd.DataFrame, side: str) -> _Place | None:
+    missing = table.loc[table.index.difference(other.index, sort=False)]
+    if not len(missing):
+        return None
+    i = int(_ranked(missing)[0])
+    (device, seq), time = missing.index[i], missing["time"].iloc[i]
+    return time, device, -1, (
+        f"device {device!r}: reading {seq} at {time.isoformat()} is missing in the {side} "
+        f"({len(missing):,} such readings)"
+    )
+
+
+def _unequal(one: pd.DataFrame, other: pd.DataFrame, names: list[str]) -> list[_Place]:
+    order = _ranked(one)
+    places = []
+    for k, name in enumerate(names):
+        differs = ~_equal(one[name].to_numpy(), other[name].to_numpy())
+        if differs.any():
+            i = int(order[differs[order].argmax()])
+            (device, seq), time = one.index[i], one["time"].iloc[i]
+            values = f"{_text(one[name].iloc[i])} and {_text(other[name].iloc[i])}"
+            places.append((time, device, k, (
+                f"device {device!r}, field {name!r} at {time.isoformat()} (reading {seq}): {values}"
+            )))
+    return places
+
+
+def _ranked(table: pd.DataFrame) -> npt.NDArray[np.intp]:
+    # Positions of the rows by time, then device.
+    devices = table.index.get_level_values("device_id")
+    codes = np.unique(devices.to_numpy(dtype=object), return_inverse=True)[1]
+    return np.lexsort((codes, table["time"].to_numpy(dtype="datetime64[us]")))
+
+
+class _JsonText(str):
+    # Shown without quotes: it stands for a value, not for text.
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def json_texts(values: Iterable[Any]) -> Any:
+    """Return the one JSON text of each value as a pandas Series; None for a null."""
+    import pandas as pd
+
+    return pd.Series([_json_text(value) for value in values], dtype=object)
+
+
+def _json_text(value: Any) -> str | None:
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    return _JsonText(orjson.dumps(value, option=orjson.OPT_SORT_KEYS, default=str).decode())
 
 
 def _text(value: Any) -> str:
@@ -174,13 +230,10 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=drop).astype({"device_id": object})
 
 
-def _lacks(table: pd.DataFrame, missing: Any, side: str) -> str:
-    device, seq = missing[0]
-    time = table.loc[(device, seq)]["time"].isoformat()
-    return (
-        f"device {device!r}: reading {seq} at {time} is missing in the {side} "
-        f"({len(missing):,} such readings)"
-    )
+def _with_texts(table: pd.DataFrame) -> pd.DataFrame:
+    # In a frame of `Result.frame`, columns of objects are those of lists, mappings and mixtures.
+    mixed = [str(name) for name, kind in table.dtypes.items() if str(kind) == "object"]
+    return table.assign(**{name: json_texts(table[name]) for name in mixed})
 
 
 def _equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

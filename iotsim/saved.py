@@ -33,6 +33,9 @@ _MEMBERS_MAX = 100_000
 _SIZE_MAX = 8 * 1024**3
 _JSON_MAX = 64 * 1024**2
 _RATIO_MAX = 200
+_DAMAGE = (KeyError, ValueError, TypeError, AttributeError, OSError, NotImplementedError,
+           RuntimeError, IndexError, ArithmeticError, MemoryError, SyntaxError, RecursionError,
+           EOFError, zipfile.BadZipFile, zlib.error)
 TIME_US_MIN, TIME_US_MAX = -62_135_596_800_000_000, 250_000_000_000_000_000  # years 1 to 9892
 
 
@@ -141,8 +144,7 @@ def load(path: str | Path) -> SavedRun:
     except (zipfile.BadZipFile, EOFError, zipfile.LargeZipFile):
         raise SavedRunError(path, "this is not a saved run, or it is truncated",
                             "Save it again with result.save(path).") from None
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, NotImplementedError,
-            RuntimeError, IndexError, zlib.error) as error:
+    except _DAMAGE as error:
         if isinstance(error, SavedRunError):
             raise
         raise SavedRunError(path, f"this saved run is damaged ({type(error).__name__})",
@@ -218,12 +220,12 @@ def _member(archive: zipfile.ZipFile, name: str, size_max: int) -> bytes:
     return archive.read(name)
 
 
-def readings_frame(saved: SavedRun) -> Any:
-    """Return the readings that are stored with a saved run, as a DataFrame."""
+def readings_table(saved: SavedRun) -> Any:
+    """Return the readings that are stored with a saved run, as an Arrow table."""
     parquet = arrow.parquet_module()
     try:
         with zipfile.ZipFile(saved.path) as archive:
             content = io.BytesIO(archive.read("readings.parquet"))
-        return parquet.read_table(content).to_pandas()
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error):
+        return parquet.read_table(content)
+    except _DAMAGE:
         raise SavedRunError(saved.path, "the readings in it are damaged") from None

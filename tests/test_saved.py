@@ -200,6 +200,107 @@ def test_against_a_file_names_the_one_reading_that_differs(tmp_path):
         f"{float(power[17])} and {was}")
 
 
+async def listed(dev):
+    for i in range(10):
+        dev.emit(pair=[i, None], body={"b": i, "a": [True, 1.5]},
+                 any=["x", 1, 2.5, True, None][i % 5], word="xy"[i % 2],
+                 count=None if i == 3 else 2**60 + i)
+        await dev.sleep("1s")
+
+
+LISTED = Fleet("p", seed=1).add(listed, count=2)
+
+
+def test_lists_and_mappings_in_a_file_are_the_same_values(tmp_path):
+    streamed = LISTED.generate("1m", to=tmp_path / "x.parquet")
+    path = streamed.save(tmp_path / "run.iotsim")
+    held = LISTED.generate("1m").save(tmp_path / "held.iotsim", readings=True)
+    for run in (path, held):
+        found = iotsim.verify(run, devices={"listed": listed}, against=tmp_path / "x.parquet")
+        assert found.ok, found.difference
+    assert iotsim.verify(held, devices={"listed": listed})
+
+
+def test_the_same_json_in_another_spelling_is_the_same_and_another_value_is_named(tmp_path):
+    path = LISTED.generate("1m").save(tmp_path / "run.iotsim")
+    table = pq.read_table(LISTED.generate("1m", to=tmp_path / "x.parquet").path)
+
+    def against(body, name):
+        place = table.column_names.index(name)
+        pq.write_table(table.set_column(place, name, pa.array(body)), tmp_path / "y.parquet")
+        return iotsim.verify(path, devices={"listed": listed}, against=tmp_path / "y.parquet")
+
+    bodies = table["body"].to_pylist()
+    assert against([json.dumps(json.loads(text), sort_keys=True) for text in bodies], "body")
+    assert against([json.loads(text) for text in table["pair"].to_pylist()], "pair")
+    row = table.slice(4, 1).to_pylist()[0]
+    found = against([*bodies[:4], '{"a": [true, 1.5], "b": 99}', *bodies[5:]], "body")
+    assert not found.ok
+    assert found.difference == (
+        f"device {row['device_id']!r}, field 'body' at {row['time'].isoformat()} (reading "
+        f"{row['seq']}): {{\"a\":[true,1.5],\"b\":99}} and "
+        f"{{\"a\":[true,1.5],\"b\":{row['seq']}}}").replace(".000000", "")
+    counts = [None if n is None else n + (n == 2**60 + 5) for n in table["count"].to_pylist()]
+    assert f"{2**60 + 6} and {2**60 + 5}" in against(counts, "count").difference
+
+
+@pytest.mark.parametrize("change", [
+    lambda t: t.append_column("seq", t["seq"]),
+    lambda t: t.set_column(0, "time", t["seq"].cast(pa.string())),
+    lambda t: t.set_column(3, "seq", pa.array(["x"] * len(t))),
+])
+def test_a_file_that_is_not_of_readings_is_one_clear_line(tmp_path, change):
+    result = fleet(3).generate("1m")
+    path = result.save(tmp_path / "run.iotsim")
+    table = change(pq.read_table(result.to_parquet(tmp_path / "x.parquet")))
+    pq.write_table(table, tmp_path / "y.parquet")
+    with pytest.raises(SavedRunError, match="this is not a Parquet file of readings"):
+        iotsim.verify(path, against=tmp_path / "y.parquet")
+
+
+def test_the_first_difference_in_time_is_named_whatever_the_order_of_the_columns(tmp_path):
+    result = fleet(3, every="1s", phase=0).generate("20s")
+    path = result.save(tmp_path / "run.iotsim")
+    table = pq.read_table(result.to_parquet(tmp_path / "x.parquet"))
+
+    def changed(name, at):
+        values = table[name].to_pylist()
+        for seq, device in at:
+            i = next(i for i, row in enumerate(table.to_pylist())
+                     if (row["seq"], row["device_id"]) == (seq, device))
+            values[i] += 1
+        return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+    table = changed("power", [(8, "meter-0000"), (2, "meter-0002")])
+    table = changed("drift", [(2, "meter-0001"), (2, "meter-0002")])
+    pq.write_table(table, tmp_path / "x.parquet")
+    found = iotsim.verify(path, against=tmp_path / "x.parquet").difference
+    assert found.startswith("device 'meter-0001', field 'drift' at 2026-01-01T00:00:02+00:00 ")
+    table = table.filter(pa.array([row["seq"] != 1 or row["device_id"] != "meter-0002"
+                                   for row in table.to_pylist()]))
+    pq.write_table(table, tmp_path / "x.parquet")
+    found = iotsim.verify(path, against=tmp_path / "x.parquet").difference
+    assert found.startswith("device 'meter-0002': reading 1 at 2026-01-01T00:00:01+00:00 is miss")
+
+
+def test_diff_of_scripted_devices_compares_lists_by_value():
+    async def listed(dev):
+        for i in range(10):
+            dev.emit(pair=[i, True if i == 4 else 1], body={"b": i})
+            await dev.sleep("1s")
+
+    one = Fleet("p", seed=1).add(listed)
+
+    async def listed(dev):
+        for i in range(10):
+            dev.emit(pair=[i, 1], body={"b": i})
+            await dev.sleep("1s")
+
+    found = one.generate("1m").diff(Fleet("p", seed=1).add(listed).generate("1m"))
+    assert found == ("device 'listed-0000', field 'pair' at 2026-01-01T00:00:04+00:00 (reading 4): "
+                     "[4,true] and [4,1]")
+
+
 def test_against_a_file_that_lacks_a_reading_or_has_one_twice(tmp_path):
     result = fleet(3).generate("1m")
     path = result.save(tmp_path / "run.iotsim")
