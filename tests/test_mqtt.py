@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -234,6 +235,35 @@ def test_tls_is_verified_unless_it_is_said_otherwise(mosquitto, certificates, ve
         assert tap.ok
     with pytest.raises(ConnectError, match="certificate"):
         iotsim.tap(url, version=version)
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_a_file_of_certificates_that_is_away_for_a_while_is_waited_for(
+    mosquitto, certificates, tmp_path, version
+):
+    broker = mosquitto(certificate=certificates)
+    ca = tmp_path / "ca.pem"
+    trusted = Path(certificates[0]).read_bytes()
+    ca.write_bytes(trusted)
+
+    async def publish():
+        async with pumping(broker.url, version=version, ca=str(ca)) as pump:
+            await pump.offer(0, block(50))
+            await _drained(pump)
+            ca.unlink()
+            broker.kill()
+            await asyncio.to_thread(broker.start)
+            async with asyncio.timeout(10):
+                while not any("is not a file" in text for text in pump.errors):
+                    await asyncio.sleep(0.01)
+            await pump.offer(0, block(50, first=50))
+            ca.write_bytes(trusted)
+            await _drained(pump)
+            return pump.snapshot()
+
+    account = asyncio.run(publish())
+    assert account.acknowledged == 100
+    assert account.reconnects == 1
 
 
 # -- addresses where no broker is -----------------------------------------------------------------

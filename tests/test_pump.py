@@ -15,8 +15,8 @@ import pytest
 from iotsim import Fleet
 from iotsim.errors import BadValue, ConnectError, UnknownName
 from iotsim.publishers import memory
+from iotsim.publishers.backoff import BACKOFF_CEILING_S, BACKOFF_FIRST_S
 from iotsim.publishers.base import Limits, Loss, build
-from iotsim.publishers.lane import BACKOFF_CEILING_S, BACKOFF_FIRST_S
 from iotsim.publishers.ledger import REASONS_MAX, Latency, Ledger
 from iotsim.publishers.pump import Pump
 from iotsim.seeding import device_keys
@@ -225,7 +225,7 @@ def test_the_back_off_grows_to_a_ceiling_with_jitter_from_the_run_id():
     def delays(run_id):
         pump = Pump(Gate(), run_id=run_id)
         asyncio.run(pump.open())
-        return [pump._lanes[0]._backoff_s(n) for n in range(1, 40)]
+        return [pump._lanes[0]._backoff.delay_s(n) for n in range(1, 40)]
 
     first = delays("a")
     assert first == delays("a") != delays("b")
@@ -253,6 +253,48 @@ def test_a_broker_that_stays_away_for_some_tries_gets_everything():
     assert errors[1].endswith("closed for now. (×3)")
 
 
+def test_a_lane_comes_back_whatever_its_link_fails_with(monkeypatch):
+    monkeypatch.setattr("iotsim.publishers.backoff.BACKOFF_CEILING_S", 0.05)
+    troubles = [
+        ValueError("one\nline"),
+        OSError(24, "Too many open files"),
+        BadValue("ca", "x.pem", "is not a file", "Give one."),
+        RuntimeError("can't start new thread"),
+    ]
+
+    class Troubled(GateLink):
+        async def open(self):
+            if self.opened and troubles:
+                raise troubles.pop(0)
+            return await super().open()
+
+    async def scenario():
+        gate = Gate(window=10)
+        monkeypatch.setattr(gate, "link", lambda _n, _run, verdicts: made(gate, verdicts))
+        async with gated(gate, deadline_s=3) as pump:
+            await pump.offer(0, block(20))
+            await turn()
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            gate.links[0].verdicts.lost(Loss("power"))
+            assert await pump.drain(5)
+            return pump.snapshot(), pump.errors
+
+    def made(gate, verdicts):
+        gate.links.append(Troubled(gate, verdicts))
+        return gate.links[-1]
+
+    account, errors = asyncio.run(scenario())
+    assert account.acknowledged == 20
+    assert account.reconnects == 1
+    assert errors == (
+        "link lost: power",
+        "reconnecting failed: one line (ValueError)",
+        "reconnecting failed: Too many open files (OSError)",
+        "ca='x.pem' is not a file. Give one.",
+        "reconnecting failed: can't start new thread (RuntimeError)",
+    )
+
+
 def test_a_message_alone_on_a_link_that_is_cut_three_times_is_passed_over():
     async def scenario():
         def touchy(link, tokens, items):
@@ -276,7 +318,7 @@ def test_a_message_alone_on_a_link_that_is_cut_three_times_is_passed_over():
 
 
 def test_a_broker_that_dies_again_and_again_makes_no_message_poison(monkeypatch):
-    monkeypatch.setattr("iotsim.publishers.lane.BACKOFF_CEILING_S", 0.05)
+    monkeypatch.setattr("iotsim.publishers.backoff.BACKOFF_CEILING_S", 0.05)
 
     async def scenario():
         gate = Gate(window=10)
@@ -315,7 +357,7 @@ def test_a_link_that_breaks_its_promises_loses_nothing():
 
 
 def test_a_temporary_refusal_is_tried_again_a_bounded_number_of_times(monkeypatch):
-    monkeypatch.setattr("iotsim.publishers.lane.BACKOFF_CEILING_S", 0.05)
+    monkeypatch.setattr("iotsim.publishers.backoff.BACKOFF_CEILING_S", 0.05)
 
     async def scenario():
         def busy(link, tokens, items):

@@ -15,17 +15,16 @@ from itertools import islice
 from typing import TypeAlias
 
 from iotsim.clock import monotonic
-from iotsim.errors import ConnectError
+from iotsim.errors import ConnectError, IotsimError
 from iotsim.publishers.backlog import Backlog
+from iotsim.publishers.backoff import Backoff, pause
 from iotsim.publishers.base import Item, Limits, Link, Loss, Verdicts
 from iotsim.publishers.ledger import Ledger
 from iotsim.publishers.payload import Messages
-from iotsim.seeding import fnv1a, squares64, unit
+from iotsim.transport.addresses import failure_text
 
 OPEN_S = 10.0
 ACK_DEADLINE_S = 30.0
-BACKOFF_FIRST_S = 0.1
-BACKOFF_CEILING_S = 5.0
 TRIES_MAX = 8  # of one message that the peer refuses for now
 BATCH = 512  # messages joined in one write
 
@@ -44,16 +43,6 @@ class LaneSettings:
     changed: Callable[[], None]
     settled: Settled | None = None
     ack_deadline_s: float = ACK_DEADLINE_S
-
-
-async def pause(seconds: float) -> None:
-    """Return after some seconds, without polling."""
-    over = asyncio.Event()
-    timer = asyncio.get_running_loop().call_later(seconds, over.set)
-    try:
-        await over.wait()
-    finally:
-        timer.cancel()
 
 
 class Lane:
@@ -80,8 +69,7 @@ class Lane:
         self._resting = False  # after a refusal for now
         self._feed_due = False
         self._failures = 0
-        self._draws = 0
-        self._jitter_key = fnv1a(f"{settings.run_id}/{index}") | 1
+        self._backoff = Backoff(f"{settings.run_id}/{index}")
         self._room = asyncio.Event()
         self._turn = asyncio.Lock()
         self._down = asyncio.Event()
@@ -257,7 +245,7 @@ class Lane:
             self._ledger.move("in_flight", "queued", len(again))
             self._waiting = dict(sorted(self._waiting.items()))
             self._resting = True
-            delay_s = self._backoff_s(max(self._tries[token] for token in again))
+            delay_s = self._backoff.delay_s(max(self._tries[token] for token in again))
             self._arm("retry", delay_s, self._end_rest)
         if items:
             self._settings.notice(f"refused: {reason} (topic {items[0][0]!r:.80})")
@@ -339,30 +327,31 @@ class Lane:
         while True:
             await self._down.wait()
             self._down.clear()
-            self._failures += 1
-            while True:
-                await pause(self._backoff_s(self._failures))
-                try:
-                    window = await self._open_link()
-                except ConnectError as error:
-                    self._failures += 1
-                    self._suspects.clear()  # a broker that is away was not ended by a message
-                    self._settings.notice(str(error))
-                else:
-                    break
+            window: int | None = None
+            while window is None:
+                self._failures += 1
+                await pause(self._backoff.delay_s(self._failures))
+                window = await self._reopened()
             self._ledger.reconnects += 1
             self._start(window)
+
+    async def _reopened(self) -> int | None:
+        # Whatever fails, a lane that gave up here would only queue.
+        try:
+            return await self._open_link()
+        except IotsimError as error:  # away, or what it needs is: a file of certificates
+            why = str(error)
+        except Exception as error:
+            why = f"reconnecting failed: {failure_text(error)} ({type(error).__name__})"
+        self._suspects.clear()  # a broker that is away was not ended by a message
+        self._settings.notice(why)
+        return None
 
     def _start(self, window: int) -> None:
         self._window = window
         self._resting = False
         self.connected = self._writable = True
         self._kick()
-
-    def _backoff_s(self, failures: int) -> float:
-        ceiling_s = min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16), BACKOFF_CEILING_S)
-        self._draws += 1
-        return ceiling_s * (0.5 + 0.5 * unit(squares64(self._draws, self._jitter_key)))
 
     def _end_link(self, loss: Loss) -> None:
         self._link.drop()
