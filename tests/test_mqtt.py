@@ -1,6 +1,7 @@
 """MQTT as a broker sees it: mosquitto where it can, a scripted broker where it must."""
 
 import asyncio
+import socket
 import subprocess
 from collections import Counter
 from itertools import pairwise
@@ -26,6 +27,7 @@ import iotsim
 from iotsim.errors import ConnectError
 from iotsim.publishers.base import build
 from iotsim.publishers.mqtt5_wire import Wire
+from iotsim.publishers.mqtt311 import WINDOW_UNACKNOWLEDGED
 from iotsim.publishers.pump import Pump
 from tests.fake_broker import FakeBroker, answer_all, answer_now, message_id
 from tests.proxy import Proxy
@@ -352,6 +354,65 @@ def test_an_acknowledgement_that_never_comes_ends_the_link():
     account, errors = asyncio.run(publish())
     assert account.acknowledged == 10
     assert any("no acknowledgement for 0.4 s" in text for text in errors)
+
+
+class _Dozing:
+    """Speaks enough MQTT 3.1.1 for QoS 0; its first connection stops reading after CONNECT."""
+
+    def __init__(self):
+        self.writers, self.sizes = [], []
+        self.awake = asyncio.Event()
+
+    async def serve(self, reader, writer):
+        number = len(self.sizes)
+        self.writers.append(writer)
+        self.sizes.append(0)
+        await reader.read(1024)
+        writer.write(b"\x20\x02\x00\x00")
+        try:
+            if number == 0:
+                writer.transport.pause_reading()
+                await self.awake.wait()
+                writer.transport.resume_reading()
+            while data := await reader.read(65536):
+                self.sizes[number] += len(data)
+        except OSError:
+            pass
+        writer.close()
+
+
+@pytest.mark.parametrize("ends", ["wakes", "dies"])
+def test_what_paho_has_not_written_at_qos_0_is_bounded_and_not_acknowledged(ends):
+    offered, size = 5000, 4096
+    packet = 1 + 2 + 2 + len("devices/d-0/telemetry") + size
+
+    async def publish():
+        peer, listening = _Dozing(), socket.create_server(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        server = await asyncio.start_server(peer.serve, sock=listening)
+        url = f"mqtt://127.0.0.1:{listening.getsockname()[1]}"
+        async with server, pumping(url, version="3.1.1", qos=0) as pump:
+            await pump.offer(0, block(offered, size=size))
+            held, before = pump.snapshot(), None
+            while held != before:  # until no more goes into the sockets
+                await asyncio.sleep(0.2)
+                held, before = pump.snapshot(), held
+            assert len(pump._lanes[0]._link._client._out_packet) <= WINDOW_UNACKNOWLEDGED
+            if ends == "dies":
+                peer.writers[0].transport.abort()
+            peer.awake.set()
+            await _drained(pump)
+            await pump.close()
+            return held, pump.snapshot(), peer.sizes
+
+    held, account, sizes = asyncio.run(publish())
+    assert held.in_flight == WINDOW_UNACKNOWLEDGED
+    assert 0 < held.acknowledged < held.acknowledged + held.queued < offered
+    assert account.acknowledged == offered
+    if ends == "wakes":
+        assert sizes[0] // packet == offered
+    else:
+        assert sizes[1] // packet == offered - held.acknowledged
 
 
 # -- what only a scripted broker does ------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 paho neither reconnects nor replays here: each opening is a new client with a clean session, and
 the lane sends again what had no verdict. The broker of MQTT 3.1.1 cannot refuse a message; what
-it forbids it acknowledges or drops the connection for.
+it forbids it acknowledges or drops the connection for. With QoS 0 the verdict is paho's, once it
+has written a message: what waits in paho is bounded by the window, as it is with QoS 1 and 2.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from iotsim.publishers.mqtt import MqttPublisher
 from iotsim.transport.addresses import failure_text
 
 WINDOW = 20  # paho looks through all of its outgoing messages at each acknowledgement
+WINDOW_UNACKNOWLEDGED = 512  # QoS 0: paho writes these one after the other and looks for none
 CONNECT_S = 5.0
 CONNACK_S = 4.0
 CLOSE_S = 0.4
@@ -57,7 +59,6 @@ class Mqtt311Link:
         self._connack: asyncio.Future[str] | None = None
         self._ended = asyncio.Event()
         self._tokens: dict[int, int] = {}  # paho's message id → token
-        self._early: set[int] = set()  # acknowledged before publish() had returned
 
     async def open(self) -> int:
         """Connect, and return how many messages may be in flight."""
@@ -66,7 +67,6 @@ class Mqtt311Link:
         self._connack = loop.create_future()
         self._ended = asyncio.Event()
         self._tokens.clear()
-        self._early.clear()
         client = self._client = self._made(loop)
         threading.Thread(
             target=self._work, args=(client, loop), name=f"iotsim {self._client_id}", daemon=True
@@ -79,10 +79,12 @@ class Mqtt311Link:
         except BaseException:
             self.drop()
             raise
+        if client is not self._client:  # it has ended while this was woken
+            problem = problem or "the broker closed the connection at once"
         if problem:
             self.drop()
             raise ConnectError(self._publisher.url, problem)
-        return WINDOW
+        return WINDOW if self._publisher.qos else WINDOW_UNACKNOWLEDGED
 
     def _made(self, loop: asyncio.AbstractEventLoop) -> paho.Client:
         publisher = self._publisher
@@ -146,9 +148,7 @@ class Mqtt311Link:
     def _published(self, client: paho.Client, mid: int) -> None:
         if client is self._client:
             token = self._tokens.pop(mid, None)
-            if token is None:
-                self._early.add(mid)
-            else:
+            if token is not None:
                 self._verdicts.acknowledged([token])
 
     def _gone(self, client: paho.Client, why: str) -> None:
@@ -166,7 +166,7 @@ class Mqtt311Link:
         self._gone(client, why)
 
     def send(self, tokens: Sequence[int], items: Sequence[Item]) -> bool:
-        """Hand messages to paho; False if it takes no more."""
+        """Hand messages to paho; False if there is no connection."""
         client, publisher = self._client, self._publisher
         if client is None:
             return False
@@ -178,14 +178,12 @@ class Mqtt311Link:
             except (ValueError, TypeError) as error:
                 self._verdicts.refused([token], str(error))
                 continue
-            known = publisher.qos > 0 or info.rc == paho.MQTT_ERR_NO_CONN
-            if info.rc not in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_NO_CONN):
-                self._verdicts.refused([token], paho.error_string(info.rc), retry=True)
-            elif info.mid in self._early or not known:
-                self._early.discard(info.mid)
-                self._verdicts.acknowledged([token])
-            else:
+            if info.rc in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_NO_CONN):
+                # Its verdict comes through our loop, so never before this. Without a connection
+                # none comes but the end of the link.
                 self._tokens[info.mid] = token
+            else:
+                self._verdicts.refused([token], paho.error_string(info.rc), retry=True)
         return True
 
     def drop(self) -> None:
