@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from iotsim import __version__, arrow
 from iotsim.comparison import Fingerprint, fingerprint
 from iotsim.digest import DIGEST_VERSION, STRETCH_US_MIN, STRETCHES_MAX, Stretches
 from iotsim.errors import BadValue, SavedRunError
+from iotsim.seeding import Words
 
 if TYPE_CHECKING:
     from iotsim.result import Result
@@ -35,7 +37,7 @@ _JSON_MAX = 64 * 1024**2
 _RATIO_MAX = 200
 _DAMAGE = (KeyError, ValueError, TypeError, AttributeError, OSError, NotImplementedError,
            RuntimeError, IndexError, ArithmeticError, MemoryError, SyntaxError, RecursionError,
-           EOFError, zipfile.BadZipFile, zlib.error)
+           EOFError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 TIME_US_MIN, TIME_US_MAX = -62_135_596_800_000_000, 250_000_000_000_000_000  # years 1 to 9892
 
 
@@ -161,11 +163,9 @@ def _read(archive: zipfile.ZipFile, path: Path) -> SavedRun:
             path, f"it has format {manifest['format']}; this iotsim reads up to {FORMAT}",
             "Install a newer iotsim.",
         )
-    names, rows = manifest["stretches"], np.load(
-        io.BytesIO(_member(archive, "stretches.npy", _SIZE_MAX)), allow_pickle=False)
-    if rows.shape != (len(names), STRETCHES_MAX) or rows.dtype != np.uint64:
-        raise ValueError("stretches")
     _check_numbers(manifest)
+    names = manifest["stretches"]
+    rows = _array(archive, "stretches.npy", (len(names), STRETCHES_MAX))
     stretches = Stretches(manifest["start_us"], manifest["stretch_us"],
                           dict(zip(names, rows, strict=True)))
     mark = Fingerprint(
@@ -176,6 +176,8 @@ def _read(archive: zipfile.ZipFile, path: Path) -> SavedRun:
         groups=tuple(_group(archive, i, size) for i, size in enumerate(manifest["groups"])),
         stretches=stretches,
     )
+    if mark.rows != sum(sum(rows.tolist()) for _, _, rows in mark.groups):
+        raise ValueError("rows")
     actions = json.loads(_member(archive, "actions.json", _JSON_MAX))
     return SavedRun(path, manifest, actions, mark, bool(manifest["readings"]))
 
@@ -189,14 +191,32 @@ def _check_numbers(manifest: Mapping[str, Any]) -> None:
         raise ValueError("stretch_us")
     if not isinstance(manifest["versions"], dict) or not isinstance(manifest["spec"], dict):
         raise ValueError("spec")
+    if not all(type(name) is str for name in manifest["stretches"]):
+        raise ValueError("stretches")
 
 
 def _group(archive: zipfile.ZipFile, i: int, size: int) -> Any:
     ids = json.loads(_member(archive, f"devices/{i}.json", _SIZE_MAX))
-    pair = np.load(io.BytesIO(_member(archive, f"devices/{i}.npy", _SIZE_MAX)), allow_pickle=False)
-    if pair.shape != (2, size) or len(ids) != size or pair.dtype != np.uint64:
+    if type(ids) is not list or len(ids) != size or not all(type(name) is str for name in ids):
         raise ValueError("devices")
-    return tuple(ids), pair[0], pair[1].view(np.int64)
+    pair = _array(archive, f"devices/{i}.npy", (2, size))
+    rows = pair[1].view(np.int64)
+    if (rows < 0).any():
+        raise ValueError("devices")
+    return tuple(ids), pair[0], rows
+
+
+def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, int]) -> Words:
+    # np.load makes room for whatever shape a header claims; here the shape is known.
+    content = _member(archive, name, _SIZE_MAX)
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError(name)
+    if np.lib.format.read_array_header_1_0(stream) != (shape, False, np.dtype("<u8")):
+        raise ValueError(name)
+    if len(content) != stream.tell() + shape[0] * shape[1] * 8:
+        raise ValueError(name)
+    return np.frombuffer(content, dtype="<u8", offset=stream.tell()).reshape(shape)
 
 
 def _check_members(archive: zipfile.ZipFile, path: Path) -> None:

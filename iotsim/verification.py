@@ -92,14 +92,21 @@ def verify(
 def _check_window(saved: SavedRun, fleet: Fleet) -> None:
     # A window that does not fit its number of readings would be computed for ages.
     mark = saved.fingerprint
-    least = sum(
-        member.count * max(0, (mark.end_us - mark.start_us) // member.profile.interval_us - 1)
-        for member in fleet.members
-        if member.profile is not None
-    )
+    span_us = mark.end_us - mark.start_us
+    profiled = [member for member in fleet.members if member.profile is not None]
+    ticks = [max(0, span_us // (member.interval_us or 1) - 1) for member in profiled]
+    least = sum(member.count * n for member, n in zip(profiled, ticks, strict=True))
     if least > mark.rows:
         raise SavedRunError(saved.path, f"this saved run is damaged: its window gives at least "
                             f"{least:,} readings, and it had {mark.rows:,}")
+    counts = {name: n for ids, _, rows in mark.groups
+              for name, n in zip(ids, rows.tolist(), strict=True)}
+    for member, n in zip(profiled, ticks, strict=True):
+        for name in member.group(0).ids:
+            if not n <= counts.get(name, n) <= n + 3:
+                raise SavedRunError(saved.path, f"this saved run is damaged: device {name!r} had "
+                                    f"{counts[name]:,} readings, and its window gives about "
+                                    f"{n + 1:,}")
 
 
 def fleet_of(saved: SavedRun, devices: Mapping[str, Script]) -> Fleet:
@@ -108,7 +115,8 @@ def fleet_of(saved: SavedRun, devices: Mapping[str, Script]) -> Fleet:
     try:
         fleet = Fleet(spec["name"], seed=spec["seed"])
         members = tuple(_members(saved, entry, devices) for entry in spec["members"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError,
+            RecursionError, IndexError) as error:
         if isinstance(error, IotsimError):
             raise
         raise SavedRunError(saved.path, "its spec is damaged") from None

@@ -427,7 +427,9 @@ def test_an_array_of_objects_is_refused(saved):
      {"format": "new"}, {"rows": []}, {"stretch_us": 0}, {"versions": []}, {"stretch_us": "x"},
      {"stretch_us": 3_000_000}, {"start_us": 1.5}, {"rows": True}, {"groups": [-1]},
      {"spec": {"name": "p", "seed": 1, "members": [{}]}}, {"end_us": 0}, {"end_us": 10**30},
-     {"start_us": 10**30}, {"start_us": -(10**17)}],
+     {"start_us": 10**30}, {"start_us": -(10**17)}, {"format": float("inf")}, {"rows": 1000},
+     {"format": float("nan")}, {"stretches": {}}, {"groups": [10**9]},
+     {"rows": 10**9, "end_us": 1767225600_000_000 + 10**15}],
 )
 def test_a_damaged_manifest_is_one_clear_line(saved, changes):
     path = with_manifest(saved, **changes)
@@ -441,6 +443,53 @@ def test_a_file_that_nobody_can_read_as_json_is_one_clear_line(saved):
         path = rewritten(saved, lambda members, name=name: members.update({name: b"{"}))
         with pytest.raises(SavedRunError, match="this saved run is damaged"):
             iotsim.verify(path)
+
+
+def array_of(header):
+    text = header.encode() + b" " * ((-len(header) - 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("header", [
+    "{'descr': '<u8', 'fortran_order': False, 'shape': (10000000000000, 128), }",
+    "{'descr': '<u8', 'fortran_order': False, 'shape': (1e400, 128), }",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (6, 128), }",
+    "{'descr': '<u8', 'fortran_order': True, 'shape': (6, 128), }",
+    "{'descr': '<u8'", "(((", "'''", "\0", "{'descr': " + "(" * 5000,
+])
+def test_an_array_that_claims_another_shape_or_has_no_header_is_refused(saved, header):
+    for name in ("stretches.npy", "devices/0.npy"):
+        path = rewritten(saved, lambda members, name=name: members.update(
+            {name: array_of(header) + b"x"}))
+        with pytest.raises(SavedRunError, match="this saved run is damaged"):
+            iotsim.verify(path)
+
+
+def test_text_that_is_nested_too_deep_is_one_clear_line(saved):
+    for name in ("manifest.json", "actions.json", "devices/0.json"):
+        path = rewritten(saved, lambda members, name=name: members.update({name: b"[" * 10**5}))
+        with pytest.raises(SavedRunError, match="this saved run is damaged"):
+            iotsim.verify(path)
+
+
+def test_a_window_and_a_number_of_readings_forged_together_are_not_computed(tmp_path):
+    path = fleet(3).generate("1m").save(tmp_path / "long.iotsim")
+    end_us = SENSORS.generate("1m").end_us + 10**15
+
+    def forge(members):
+        manifest = json.loads(members["manifest.json"])
+        manifest.update(end_us=end_us, rows=10**10)
+        members["manifest.json"] = json.dumps(manifest).encode()
+        pair = np.load(io.BytesIO(members["devices/0.npy"])).view("<i8")
+        pair[1] = [10**10 - 20, 10, 10]
+        stream = io.BytesIO()
+        np.save(stream, pair.view("<u8"))
+        members["devices/0.npy"] = stream.getvalue()
+
+    with pytest.raises(SavedRunError, match="this saved run is damaged: device 'meter-0000' had 9"):
+        iotsim.verify(rewritten(path, forge))
+    with pytest.raises(SavedRunError, match="this saved run is damaged"):
+        iotsim.verify(with_manifest(path, end_us=end_us, rows=10**10))
 
 
 def test_save_checks_its_path_before_it_writes(tmp_path):
