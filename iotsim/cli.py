@@ -109,10 +109,19 @@ def _demo(arguments: argparse.Namespace) -> int:
     except BadValue as error:
         print(f"iotsim demo: error: {error}", file=sys.stderr)
         return 2
-    for name in ("SIGTERM", "SIGHUP"):  # they end it as gracefully as Ctrl-C does
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: signal.raise_signal(signal.SIGINT))
+    _end_gracefully_when_told()
     return demo(plan, say)
+
+
+def _end_gracefully_when_told() -> None:
+    # Signals end it as Ctrl-C does: asyncio cancels what runs, but only with this handler of
+    # SIGINT, and whoever starts us in the background may have left SIGINT ignored. SIGHUP that
+    # is ignored stays so: that is what nohup is for.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and (name == "SIGTERM" or signal.getsignal(number) != signal.SIG_IGN):
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _verify(path: Path, against: Path | None) -> int:

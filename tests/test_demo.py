@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -32,19 +33,36 @@ def needs_mosquitto():
         lacking("mosquitto is not installed (apt-get install mosquitto)")
 
 
+@contextmanager
+def dispositions(ignored):
+    """What a child inherits in here: these signals ignored, the others not, whoever runs us."""
+    before = {
+        number: signal.signal(
+            number, signal.SIG_IGN if number in ignored else signal.default_int_handler
+        )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Shown:
     """A demo in a process group of its own, as a terminal would start it."""
 
-    def __init__(self, *arguments, code=""):
+    def __init__(self, *arguments, code="", ignored=()):
         self.mark = f"IOTSIM_TEST={uuid.uuid4().hex}"
         name, value = self.mark.split("=")
         program = ["-c", code] if code else ["-m", "iotsim", "demo"]
         self.terminal, inside = pty.openpty()  # only a terminal is shown a progress bar
-        self.process = subprocess.Popen(
-            [sys.executable, *program, *map(str, arguments)], text=True,
-            stdout=subprocess.PIPE, stderr=inside, start_new_session=True,
-            env={**os.environ, name: value},
-        )
+        with dispositions(ignored):
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *map(str, arguments)], text=True,
+                stdout=subprocess.PIPE, stderr=inside, start_new_session=True,
+                env={**os.environ, name: value},
+            )
         os.close(inside)
         self.errors = ""
 
@@ -190,14 +208,33 @@ def test_an_interrupt_stops_it_gracefully_and_exits_130(show, tmp_path, broker, 
         assert made == acknowledged
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_being_told_to_end_leaves_nothing_behind(show, tmp_path, number, needs_mosquitto):
-    shown = show("--folder", tmp_path / "d", *SMALL)
-    shown.until("sent ")
+@pytest.mark.parametrize(("number", "ignored"), [
+    (signal.SIGTERM, ()),
+    (signal.SIGHUP, ()),
+    (signal.SIGTERM, (signal.SIGINT,)),  # as a shell starts `command &` in a script
+    (signal.SIGHUP, (signal.SIGINT,)),
+    (signal.SIGINT, (signal.SIGINT,)),
+    (signal.SIGTERM, (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)),
+])
+def test_being_told_to_end_leaves_nothing_behind(
+    show, tmp_path, number, ignored, needs_mosquitto
+):
+    shown = show("--folder", tmp_path / "d", "--devices", "60", ignored=ignored)
+    shown.until("received [1-9]")
     shown.process.send_signal(number)
     status, out, errors = shown.end()
     assert status == 130, out + errors
+    assert re.search("stopped +[1-9]", out)
     assert shown.left() == []
+
+
+def test_under_nohup_the_end_of_the_terminal_is_not_its_end(show, tmp_path, needs_mosquitto):
+    shown = show("--folder", tmp_path / "d", *SMALL, ignored=(signal.SIGHUP,))
+    shown.until("received [1-9]")
+    shown.process.send_signal(signal.SIGHUP)
+    status, out, errors = shown.end()
+    assert status == 0, out + errors
+    holds(tmp_path / "d", 768, 60)
 
 
 @pytest.mark.parametrize(("module", "package"), [
