@@ -500,6 +500,57 @@ def test_a_qos_2_message_that_was_recorded_is_released_and_not_sent_again():
     assert replayed <= {2, 4, 6, 8, 10}
 
 
+class _Told:
+    """The verdicts of a link, counted."""
+
+    def __init__(self):
+        self.taken, self.losses = [], asyncio.Queue()
+
+    def acknowledged(self, tokens):
+        self.taken += tokens
+
+    def lost(self, loss):
+        self.losses.put_nowait(loss)
+
+
+def test_a_recorded_message_that_was_passed_over_leaves_nothing_to_its_packet_id():
+    async def record_only(connection, packet):
+        if connection.number == 0 and isinstance(packet, PublishPacket):
+            connection.say(PubRecPacket(packet.packet_id))
+        elif connection.number == 0:
+            connection.cut()
+
+    async def publish():
+        grants = (ConnAckPacket(), ConnAckPacket(session_present=True))
+        items = [(f"t/{n}", b"x", f"run/d/{n}/0", 0.0) for n in range(3)]
+        async with FakeBroker(record_only, grants) as broker:
+            told = _Told()
+            link = build(broker.url, qos=2).link(0, "run", told)
+            await link.open()
+            link.send([0], items[:1])
+            await told.losses.get()
+            await link.open()
+            link.send([1], items[1:2])  # 0 was given up meanwhile
+            link._last_id = 0  # as after 65,535 others
+            link.send([2], items[2:])
+            await broker.until(lambda: len(broker.connections[1].publishes) == 2)
+            broker.connections[1].cut()
+            await told.losses.get()
+            await link.open()
+            link.send([1, 2], items[1:])
+            await broker.until(lambda: len(broker.connections[2].packets) == 2)
+            await link.close()
+            return broker.connections, told.taken
+
+    (first, second, third), taken = asyncio.run(publish())
+    assert [p.packet_id for p in first.publishes] == [1]
+    assert [(p.packet_id, message_id(p)) for p in second.publishes] == [
+        (2, "run/d/1/0"), (1, "run/d/2/0"),
+    ]  # fmt: skip
+    assert [message_id(p) for p in third.publishes] == ["run/d/1/0", "run/d/2/0"]
+    assert taken == []
+
+
 def test_lost_acknowledgements_lose_nothing_and_duplicates_carry_the_same_id(mosquitto):
     broker = mosquitto()
     answers = Counter()

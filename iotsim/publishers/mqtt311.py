@@ -12,6 +12,7 @@ import asyncio
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -113,7 +114,15 @@ class Mqtt311Link:
                 client.disconnect()
 
         client.on_connect = lambda _c, _u, _f, code, _p: enter(self._connected, code)
-        client.on_publish = lambda _c, _u, mid, _code, _p: enter(self._published, mid)
+        done: deque[int] = deque()
+
+        def published(_client: Any, _data: Any, mid: int, _code: Any, _properties: Any) -> None:
+            # One call into our loop takes all that are there by then, in order.
+            done.append(mid)
+            if len(done) == 1:
+                enter(self._published, done)
+
+        client.on_publish = published
         client.on_disconnect = lambda _c, _u, _f, code, _p: enter(
             self._gone, f"the broker closed: {code}"
         )
@@ -145,11 +154,13 @@ class Mqtt311Link:
             refused = f"the broker refused us: {code}" if code.is_failure else ""
             self._connack.set_result(refused)
 
-    def _published(self, client: paho.Client, mid: int) -> None:
+    def _published(self, client: paho.Client, done: deque[int]) -> None:
+        mids: list[int] = []
+        while done:  # until it is empty, or paho's thread would not call again
+            mids.append(done.popleft())
         if client is self._client:
-            token = self._tokens.pop(mid, None)
-            if token is not None:
-                self._verdicts.acknowledged([token])
+            found = [self._tokens.pop(mid, -1) for mid in mids]
+            self._verdicts.acknowledged([token for token in found if token >= 0])
 
     def _gone(self, client: paho.Client, why: str) -> None:
         if client is not self._client:
