@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import islice
 from types import CodeType, MappingProxyType
 from typing import Any, TypeAlias
 
@@ -20,7 +21,9 @@ Script: TypeAlias = Callable[[Any], Coroutine[Any, Any, None]]
 DEFAULT_ID = "{type}-{index:04d}"
 COUNT_MAX = 10_000_000
 _ID_BYTES_MAX = 128
-_PLACES = re.compile(r"\{(type|index|n)(:0?\d+d?)?\}")
+_DIGITS_MAX = 20
+_HASHED_DEPTH, _HASHED_PARTS = 8, 100_000
+_PLACES = re.compile(r"\{type\}|\{(?:index|n)(?::0(\d{1,2})d)?\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Members:
     id_template : str
     first : int
         The index of the first device among those of its type.
+    code : str
+        The hash of the script when it was added; empty for a profile.
     """
 
     type: str
@@ -53,6 +58,7 @@ class Members:
     interval_us: int | None
     id_template: str
     first: int
+    code: str = ""
 
     def __hash__(self) -> int:
         return hash((self.type, self.profile, self.count, self.id_template, self.first))
@@ -80,7 +86,7 @@ class Members:
         if self.profile is not None:
             found["profile"] = self.profile.spec()
         if self.script is not None:
-            found["script"] = {"name": self.type, "code": script_hash(self.script)}
+            found["script"] = {"name": self.type, "code": self.code}
             if self.interval_us is not None:
                 found["every"] = duration_text(self.interval_us)
         return found
@@ -114,12 +120,14 @@ def members_of(
     if script is not None and every is not None:
         interval_us = duration_us(every, "every")
     type_name = profile.type if profile is not None else script_name(script)
-    checked = _labels({**(profile.labels if profile is not None else {}), **_mapping(labels)})
+    checked = check_labels({**(profile.labels if profile is not None else {}), **_mapping(labels)})
     if profile is not None:
         _check_fields(profile, checked)
-    number = _count(count)
-    return Members(type_name, profile, script, number, checked, interval_us,
-                   _id_template(id, number), first(type_name))
+    number = check_count(count)
+    begin = first(type_name)
+    template = check_id_template(id, type_name, number, begin)
+    return Members(type_name, profile, script, number, checked, interval_us, template, begin,
+                   "" if script is None else script_hash(script))
 
 
 def _kind(device: Any) -> tuple[Profile | None, Script | None]:
@@ -145,24 +153,56 @@ def script_name(script: Script | None) -> str:
 
 
 def script_hash(script: Script) -> str:
-    """Return a hash of a function's name and bytecode: re-running a cell gives the same.
+    """Return a hash of a function: its name, bytecode, defaults and what it closes over.
 
-    Line numbers and file names do not count.
+    Re-running a cell gives the same: line numbers and file names do not count, nor do globals.
+    Of values that are neither plain nor functions only the type counts.
     """
-    code = getattr(script, "__code__", None)
-    text = repr(_code_facts(code)) if isinstance(code, CodeType) else repr(script)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    text = repr(_facts(script, _HASHED_DEPTH, iter(range(_HASHED_PARTS))))
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
-def _code_facts(code: CodeType) -> tuple[Any, ...]:
-    constants = tuple(
-        _code_facts(value) if isinstance(value, CodeType) else repr(value)
-        for value in code.co_consts
-    )
-    return code.co_name, code.co_code, constants, code.co_names, code.co_varnames
+def _facts(value: Any, depth: int, budget: Iterator[int]) -> Any:
+    code, kind = getattr(value, "__code__", None), type(value).__name__
+    if depth == 0 or next(budget, None) is None:
+        return kind
+    parts: Iterable[Any]
+    if isinstance(value, CodeType):
+        return _code_facts(value, depth - 1, budget)
+    if isinstance(code, CodeType):
+        parts = (code, value.__defaults__, value.__kwdefaults__, _cells(value))
+    elif isinstance(value, int):
+        return kind, f"{value:x}"
+    elif value is None or value is ... or isinstance(value, (str, bytes, float, complex)):
+        return kind, repr(value)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        parts = value
+    elif isinstance(value, dict):
+        parts = value.items()
+    else:
+        return kind
+    found = [_facts(part, depth - 1, budget) for part in islice(parts, _HASHED_PARTS)]
+    return kind, sorted(found, key=repr) if isinstance(value, (set, frozenset)) else found
 
 
-def _count(count: Any) -> int:
+def _cells(function: Any) -> list[Any]:
+    found = []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # not filled yet
+            found.append(...)
+    return found
+
+
+def _code_facts(code: CodeType, depth: int, budget: Iterator[int]) -> tuple[Any, ...]:
+    constants = [_facts(value, depth, budget) for value in code.co_consts]
+    return (code.co_name, code.co_code, constants, code.co_names, code.co_varnames,
+            code.co_freevars, code.co_argcount, code.co_kwonlyargcount, code.co_flags)
+
+
+def check_count(count: Any) -> int:
+    """Return a number of devices that can be, or raise BadValue."""
     allowed = f"Give a whole number from 1 to {COUNT_MAX:,}."
     if isinstance(count, bool) or not hasattr(count, "__index__"):
         raise BadValue("count", count, "is not a whole number", allowed)
@@ -179,7 +219,8 @@ def _mapping(labels: Any) -> Mapping[str, Any]:
     return labels
 
 
-def _labels(labels: Mapping[Any, Any]) -> Mapping[str, str]:
+def check_labels(labels: Mapping[Any, Any]) -> Mapping[str, str]:
+    """Return labels that devices can have, frozen, or raise BadValue."""
     for name, value in labels.items():
         for what, text in (("label", name), (f"labels[{shown(name)}]", value)):
             if not isinstance(text, str) or not text or not text.isprintable() or len(text) > 128:
@@ -202,17 +243,22 @@ def _check_fields(profile: Profile, labels: Mapping[str, str]) -> None:
     check_topic(profile.topic_template, labels)
 
 
-def _id_template(template: Any, count: int) -> str:
+def check_id_template(template: Any, type_name: str, count: int, first: int) -> str:
+    """Return a template of ids that can be filled in for these devices, or raise BadValue."""
     if template is None:
-        return DEFAULT_ID
-    allowed = "Give text with {index}, {n} or {type}, such as 'gw-{n}'."
+        template = DEFAULT_ID
+    allowed = "Give text with {index}, {index:04d}, {n} or {type}, such as 'gw-{n}'."
     if not isinstance(template, str) or not template.isprintable() or not template:
         raise BadValue("id", template, "is not printable text", allowed)
     fixed = _PLACES.sub("", template)
     if "{" in fixed or "}" in fixed or any(sign in fixed for sign in "/+#*>\\") or " " in fixed:
         raise BadValue("id", template, "has a sign that ids cannot hold", allowed)
-    if len(template.encode()) > _ID_BYTES_MAX:
-        raise BadValue("id", template, f"is over {_ID_BYTES_MAX} bytes", allowed)
+    if any(int(match[1] or 0) > _DIGITS_MAX for match in _PLACES.finditer(template)):
+        raise BadValue("id", template, f"asks for more than {_DIGITS_MAX} digits", allowed)
+    last = first + count - 1
+    longest = template.format(type=type_name, index=last, n=last + 1)
+    if len(longest.encode()) > _ID_BYTES_MAX:
+        raise BadValue("id", template, f"gives ids of over {_ID_BYTES_MAX} bytes", allowed)
     if count > 1 and not re.search(r"\{(index|n)", template):
         raise BadValue("id", template, f"gives {count} devices the same id", allowed)
     return template

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,7 +13,15 @@ from iotsim import arrow
 from iotsim.comparison import compare, exact_difference, fingerprint, json_texts
 from iotsim.errors import IotsimError, SavedRunError
 from iotsim.fleet import Fleet
-from iotsim.members import Members, Script
+from iotsim.members import (
+    COUNT_MAX,
+    Members,
+    Script,
+    check_count,
+    check_id_template,
+    check_labels,
+    script_hash,
+)
 from iotsim.profiles import Profile
 from iotsim.saved import SavedRun, load, readings_table, versions
 from iotsim.units import duration_us, instant_text
@@ -82,7 +89,7 @@ def verify(
         raise SavedRunError(path, "it holds no time to run again")
     result = fleet.generate(f"{mark.end_us - mark.start_us}us", start=start)
     found = compare(mark, fingerprint(result))
-    notes = _version_notes(saved)
+    notes = [*_code_notes(saved, fleet), *_version_notes(saved)]
     if against is not None or (found and saved.has_readings):
         found = _exact(saved, result, against) or found
     text = "; ".join([found, *notes]) if found else ""
@@ -126,7 +133,7 @@ def fleet_of(saved: SavedRun, devices: Mapping[str, Script]) -> Fleet:
 def _members(
     saved: SavedRun, entry: Mapping[str, Any], devices: Mapping[str, Script]
 ) -> Members:
-    profile, script, interval_us = None, None, None
+    profile, script, interval_us, code = None, None, None, ""
     if "profile" in entry:
         profile = Profile.from_spec(entry["profile"], name=f"{saved.path}: {entry['type']}")
         interval_us = profile.interval_us
@@ -136,10 +143,23 @@ def _members(
             raise SavedRunError(saved.path, f"it has scripted devices {name!r}, and holds no code",
                                 f"Give it: verify(path, devices={{{name!r}: {name}}}).")
         script = devices[name]
+        code = script_hash(script)
         interval_us = duration_us(entry["every"]) if "every" in entry else None
-    return Members(entry["type"], profile, script, int(entry["count"]),
-                   MappingProxyType(dict(entry["labels"])), interval_us, entry["id"],
-                   int(entry["first"]))
+    type_name, count, first = entry["type"], check_count(entry["count"]), entry["first"]
+    if type(type_name) is not str or type(first) is not int or not 0 <= first <= COUNT_MAX * 100:
+        raise ValueError("first")
+    template = check_id_template(entry["id"], type_name, count, first)
+    return Members(type_name, profile, script, count, check_labels(entry["labels"]), interval_us,
+                   template, first, code)
+
+
+def _code_notes(saved: SavedRun, fleet: Fleet) -> list[str]:
+    entries = saved.manifest["spec"]["members"]
+    return list(dict.fromkeys(
+        f"the code of {member.type!r} is not what was saved"
+        for member, entry in zip(fleet.members, entries, strict=True)
+        if member.script is not None and member.code != entry["script"].get("code")
+    ))
 
 
 def _version_notes(saved: SavedRun) -> list[str]:

@@ -196,6 +196,21 @@ def test_ids_of_ones_own():
         "gw-1", "gw-2", "x002"]
 
 
+@pytest.mark.parametrize("id", [
+    "{type:3d}", "{index:0100000d}", "{index:021d}", "{index:4d}", "{index:4}", "{index:x}",
+    "{n:0d}", "{index!r}", "{type.__class__}", "x" * 126 + "{index}", "é" * 64 + "{n}",
+    "{index:020d}" * 7,
+])
+def test_a_template_that_gives_no_ids_or_long_ones_is_one_clear_line(id):
+    with pytest.raises(BadValue, match=r"^id="):
+        Fleet("p", seed=1).add("pump", count=1000, id=id)
+
+
+def test_an_id_may_have_up_to_20_digits():
+    made = Fleet("p", seed=1).add("pump", count=2, id="{type}-{index:020d}")
+    assert made.members[0].group(0).ids[1] == "pump-" + "1".rjust(20, "0")
+
+
 def test_ids_of_two_types_that_meet_in_a_template_are_refused():
     one = Fleet("p", seed=1).add(profile("a1"), count=20, id="{type}{index}")
     with pytest.raises(BadValue, match="'a10' is taken"):
@@ -305,3 +320,71 @@ def test_a_fleet_is_a_value_equal_hashable_and_copied_whole():
     for twin in (copy.deepcopy(fleet), pickle.loads(pickle.dumps(fleet))):
         assert twin == fleet
         assert twin.generate("1m").digest == fleet.generate("1m").digest
+
+
+# -- the code of scripted devices ------------------------------------------------------------------
+
+
+def code_of(device):
+    return Fleet("p", seed=1).add(device, every="1s").spec()["members"][0]["script"]["code"]
+
+
+def made_by(mean=1, *, spread=2, kept=None, inner=None):
+    async def meter(dev, mean=mean, *, spread=spread):
+        dev.emit(x=kept, y=inner and inner())
+
+    return meter
+
+
+def test_defaults_and_what_a_function_closes_over_are_part_of_its_code():
+    def one():
+        return 1
+
+    def two():
+        return 2
+
+    variants = [made_by(), made_by(mean=2), made_by(spread=3), made_by(kept=1), made_by(kept="1"),
+                made_by(kept=[1, {"a": 2.0}]), made_by(kept=[1, {"a": 2.5}]), made_by(inner=one),
+                made_by(inner=two), made_by(kept=True)]
+    assert len({code_of(device) for device in variants}) == len(variants)
+    assert [code_of(made_by(kept=[1, {"a": 2.0}])), code_of(made_by(inner=one))] == [
+        code_of(variants[5]), code_of(variants[7])]
+
+
+def test_what_is_neither_plain_nor_a_function_counts_by_its_type_and_loops_end():
+    assert code_of(made_by(kept=object())) == code_of(made_by(kept=object()))
+    loop = []
+    loop += [loop] * 50
+    assert code_of(made_by(kept=loop))
+    assert code_of(made_by(kept=10**5000))
+
+
+def test_what_a_function_collects_while_it_runs_does_not_make_it_another():
+    seen = []
+
+    async def meter(dev):
+        seen.append(dev.id)
+        dev.emit(x=1)
+
+    made = Fleet("p", seed=1).add(meter)
+    before = made.spec()
+    made.generate("1s")
+    assert seen
+    assert made.spec() == before
+
+
+def test_the_code_of_a_function_is_the_same_in_another_process():
+    import os
+    import subprocess
+    import sys
+
+    text = ("from iotsim.members import script_hash\n"
+            "async def meter(dev, words=frozenset('abcdef')):\n"
+            "    dev.emit(x=dev.id in {'a', 'b', 'c', 'd', 'e'})\n"
+            "print(script_hash(meter))")
+    codes = {
+        subprocess.run([sys.executable, "-c", text], env={**os.environ, "PYTHONHASHSEED": seed},
+                       check=True, capture_output=True, timeout=60).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(codes) == 1

@@ -345,7 +345,37 @@ def test_scripted_devices_need_their_code(tmp_path):
         f"{path}: it has scripted devices 'meter', and holds no code. Give it: verify(path, "
         "devices={'meter': meter}).")
     assert iotsim.verify(path, devices={"meter": meter})
-    assert not iotsim.verify(path, devices={"meter": other})
+    found = iotsim.verify(path, devices={"meter": other})
+    assert not found
+    assert found.difference.endswith("; the code of 'meter' is not what was saved")
+
+
+def spread(stddev):
+    async def meter(dev, mean=400):
+        while True:
+            dev.emit(power=dev.draw("power", "gaussian", mean=mean, stddev=stddev))
+            await dev.sleep()
+
+    return meter
+
+
+def test_code_that_differs_only_in_what_it_closes_over_is_named(tmp_path):
+    path = Fleet("p", seed=1).add(spread(25), every="1s").generate("10s").save(
+        tmp_path / "run.iotsim")
+    assert iotsim.verify(path, devices={"meter": spread(25)})
+    found = iotsim.verify(path, devices={"meter": spread(26)})
+    assert found.difference.endswith("; the code of 'meter' is not what was saved")
+
+
+@pytest.mark.parametrize("changes", [
+    {"id": "{type.__class__}"}, {"id": "{index:0100000d}"}, {"count": 10**12}, {"count": 0},
+    {"first": -1}, {"first": 10**30}, {"first": "x"}, {"type": 5}, {"labels": {"time": "x"}},
+])
+def test_members_that_no_fleet_has_are_refused(saved, changes):
+    path = with_spec(saved, lambda spec: spec["members"][0].update(changes))
+    with pytest.raises(IotsimError) as caught:
+        iotsim.verify(path)
+    assert "\n" not in str(caught.value)
 
 
 # -- files that cannot be --------------------------------------------------------------------------
