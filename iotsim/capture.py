@@ -75,6 +75,9 @@ class Capture:
             return
         times = readings.time_us
         held = _Held(readings, int(times.min()), int(times.max()))
+        if self.bound.span_us is not None and held.last_us <= self.newest_us - self.bound.span_us:
+            self._evicted_rows += len(readings)  # a device that was held up: too old already
+            return
         self._held.append(held)
         self._rows += len(readings)
         self.newest_us = max(self.newest_us, held.last_us)

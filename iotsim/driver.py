@@ -24,6 +24,8 @@ SLOT_S = 0.010
 LATE_S = 0.100
 IDLE_S = 0.250  # how long a slot may be when nothing is due
 VIRTUAL_ROWS = 10_000
+SLOT_ROWS = 20_000
+PIECE_ROWS = 1_000  # of one block, before somebody looks whether its lane is full
 CATCH_UP_SLOTS = 50
 YIELD_S = 0.020
 
@@ -117,16 +119,24 @@ class Driver:
         end_us = self.frontier_us if self.end_us is None else self.end_us
         for block in self.simulation.blocks:
             for readings in block.advance(end_us):
-                self.intake.add(readings)
-                self._switchboard.discard(readings, "stopped before its lane had room")
+                self._write_off(readings)
                 await self._breathe()
         kernel = self.simulation.kernel
         if self.simulation.casts and isinstance(kernel, LiveKernel):
             kernel.held = lambda party: False
             await kernel.advance(end_us)
         for readings in self.simulation.flush():
-            self.intake.add(readings)
-            self._switchboard.discard(readings, "stopped before its lane had room")
+            self._write_off(readings)
+
+    def _write_off(self, readings: Readings) -> None:
+        self.intake.add(readings)
+        self._switchboard.discard(readings, "stopped before its lane had room")
+
+    @property
+    def behind(self) -> int:
+        """How many devices have not been brought to where the run ended."""
+        end_us = self.frontier_us if self.end_us is None else self.end_us
+        return sum(len(block) for block in self.simulation.blocks if block.time_us < end_us)
 
     def _reached_by_all(self, end_us: int) -> bool:
         kernel = self.simulation.kernel
@@ -141,7 +151,8 @@ class Driver:
             # Late: one slot takes in all that has passed, and no more than can be caught up.
             behind_us = self.clock.now_us() - until_us
             if behind_us > 0:
-                until_us += min(behind_us, CATCH_UP_SLOTS * slot_us) // slot_us * slot_us
+                more_us = min(behind_us, CATCH_UP_SLOTS * slot_us, self._rows_us(SLOT_ROWS))
+                until_us += more_us // slot_us * slot_us
         return until_us if self.end_us is None else min(until_us, self.end_us)
 
     def _slot_us(self) -> int:
@@ -149,10 +160,17 @@ class Driver:
             rate_hz = self.simulation.rate_hz
             return max(10_000, min(3600_000_000, int(VIRTUAL_ROWS / rate_hz * 1e6))
                        if rate_hz else 1_000_000)
-        shortest_us = max(1, int(SLOT_S * self.clock.speed * 1e6))
+        # However fast it is to go, a slot stays small: the loop is not ours alone.
+        shortest_us = min(int(SLOT_S * self.clock.speed * 1e6), self._rows_us(SLOT_ROWS))
+        shortest_us = max(1, shortest_us)
         due_us = self._due_us() - self.frontier_us
         longest_us = max(shortest_us, int(IDLE_S * self.clock.speed * 1e6))
         return max(shortest_us, min(longest_us, due_us // shortest_us * shortest_us))
+
+    def _rows_us(self, rows: int) -> int:
+        # How long the profiles' devices take to give so many rows.
+        rate_hz = self.simulation.rate_hz
+        return max(1, int(rows / rate_hz * 1e6)) if rate_hz else 2**62
 
     def _due_us(self) -> int:
         if self.simulation.rate_hz * SLOT_S * self.clock.speed > 1:
@@ -179,16 +197,12 @@ class Driver:
             self._flush_scripts()
 
     def _step_blocks(self, until_us: int) -> None:
-        piece_us = CATCH_UP_SLOTS * self._piece_us()
         for block in self.simulation.blocks:
             feeders = self._feeders[id(block)]
+            piece_us = max(1, PIECE_ROWS * block.profile.interval_us // len(block))
             while block.time_us < until_us and not any(feeder.full for feeder in feeders):
                 for readings in block.advance(min(until_us, block.time_us + piece_us)):
                     self._take(readings)
-
-    def _piece_us(self) -> int:
-        speed = 1000.0 if self.clock.virtual else self.clock.speed
-        return max(1000, int(SLOT_S * speed * 1e6))
 
     def _flush_scripts(self) -> None:
         for readings in self.simulation.flush():
@@ -228,6 +242,8 @@ class Driver:
             order += len(group)
 
     def _held(self, party: object) -> bool:
+        if self.clock.virtual:  # each slot waits until all of the last is handed over
+            return False
         order = getattr(party, "order", -1)
         return any(feeder.full for feeder in self._gates.get(order, ()))
 

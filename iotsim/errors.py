@@ -22,12 +22,14 @@ __all__ = (
     "ForeignAwait",
     "ConnectError",
     "SavedRunError",
+    "CutShort",
     "RunBroken",
     "RunFailed",
     "Undelivered",
 )
 
 _SHOWN_CHARS = 60
+_TOLD_CHARS = 500
 
 
 def shown(value: object) -> str:
@@ -38,6 +40,17 @@ def shown(value: object) -> str:
 
 def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def told(error: BaseException) -> str:
+    """Return what an exception says, on one line and bounded, even if it cannot say it."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = "(it cannot say why)"
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = text if len(text) <= _TOLD_CHARS else text[: _TOLD_CHARS - 1] + "…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class IotsimError(Exception):
@@ -109,8 +122,7 @@ class DeviceFailed(IotsimError, RuntimeError):
 
     def __init__(self, device_id: str, time: str, seed: int, cause: BaseException) -> None:
         self.device_id, self.time, self.seed = device_id, time, seed
-        text = " ".join(str(cause).split())
-        detail = f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+        detail = told(cause)
         super().__init__(f"device {device_id!r} failed at {time} (seed={seed}): {detail}")
         self.__cause__ = cause
 
@@ -157,12 +169,23 @@ class SavedRunError(IotsimError, ValueError):
         super().__init__(f"{path}: {why}.{tail}")
 
 
+class CutShort(IotsimError, RuntimeError):
+    """A run ended before the readings that full lanes had held up were computed."""
+
+    def __init__(self, devices: int) -> None:
+        self.devices = devices
+        super().__init__(
+            f"the run was stopped while {devices:,} devices were behind, and there was no time to "
+            "compute the rest of their readings: this result is not what generate() gives. "
+            "Stop earlier, or lower the speed."
+        )
+
+
 class RunBroken(IotsimError, RuntimeError):
     """Something happened in a run that should not have; carries its cause."""
 
     def __init__(self, cause: BaseException) -> None:
-        text = " ".join(str(cause).split())
-        super().__init__(f"the run was hurt by {type(cause).__name__}: {text}")
+        super().__init__(f"the run was hurt by {told(cause)}")
         self.__cause__ = cause
 
 

@@ -21,7 +21,7 @@ from iotsim.publishers.pump import Pump
 from iotsim.readings import Group, Readings
 from iotsim.seeding import fnv1a_many, mix_many
 
-FEEDER_ROWS = 4096
+FEEDER_ROWS = 1000
 
 
 class Feeder:
@@ -30,7 +30,7 @@ class Feeder:
     def __init__(self, pump: Pump, lane: int, moved: Callable[[], None]) -> None:
         self._pump, self._lane, self._moved = pump, lane, moved
         self._queue: deque[Messages] = deque()
-        self._rows = 0
+        self._rows = self._offering = 0
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -55,19 +55,24 @@ class Feeder:
     async def _feed(self) -> None:
         while True:
             while self._queue:
-                messages = self._queue[0]
+                messages = self._queue.popleft()
+                self._offering = len(messages)
                 await self._pump.offer(self._lane, messages)
-                self._queue.popleft()
-                self._rows -= len(messages)
+                self._rows -= self._offering
+                self._offering = 0
                 self._moved()
             self._filled.clear()
             await self._filled.wait()
 
     async def end(self) -> None:
-        """Stop feeding."""
+        """Stop feeding; what was never offered is counted as dropped."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1.0)
+            # What was being offered when it was cancelled is in the lane's own account.
+            self._pump.discard(self._rows - self._offering, "stopped before its lane had room")
+            self._rows = self._offering = 0
+            self._queue.clear()
 
 
 class Switchboard:

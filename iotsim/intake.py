@@ -6,6 +6,7 @@ looks; only then are they added to the digest, the capture and the file.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -31,17 +32,19 @@ class Intake:
     def __init__(self, digests: Digest, capture: Capture, writer: Writer | None) -> None:
         self.digests, self.capture, self.writer = digests, capture, writer
         self.rows = 0
+        self.lock = threading.RLock()  # a frame may be asked for from any thread
         self._pieces: dict[int, list[Readings]] = {}
         self._waiting: dict[int, int] = {}
 
     def add(self, readings: Readings) -> None:
         """Take readings in."""
         index = readings.group.index
-        self.rows += len(readings)
-        self._pieces.setdefault(index, []).append(readings)
-        self._waiting[index] = self._waiting.get(index, 0) + len(readings)
-        if self._waiting[index] >= ROWS_JOINED:
-            self._pass_on(index)
+        with self.lock:
+            self.rows += len(readings)
+            self._pieces.setdefault(index, []).append(readings)
+            self._waiting[index] = self._waiting.get(index, 0) + len(readings)
+            if self._waiting[index] >= ROWS_JOINED:
+                self._pass_on(index)
 
     @property
     def waiting_rows(self) -> int:
@@ -50,8 +53,9 @@ class Intake:
 
     def flush(self) -> None:
         """Pass on what waits."""
-        for index in list(self._pieces):
-            self._pass_on(index)
+        with self.lock:
+            for index in list(self._pieces):
+                self._pass_on(index)
 
     def _pass_on(self, index: int) -> None:
         pieces = self._pieces.pop(index, [])

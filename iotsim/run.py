@@ -12,7 +12,7 @@ import html
 import math
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,9 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._connected = asyncio.Event()
+        self._cancelled = False
         self._failure: IotsimError | None = None
+        self._early: list[Callable[[], None]] = []
         self._result: Result | None = None
         self._opening: asyncio.Task[Driver] | None = None
         self._driving: asyncio.Task[None] | None = None
@@ -79,7 +81,8 @@ class Run:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing, such as a selector that matches nobody."""
-        return tuple(self._works.notes)
+        troubles = [text for pump in self._works.pumps for text in pump.errors]
+        return (*self._works.notes, *troubles)
 
     @property
     def ended(self) -> bool:
@@ -101,6 +104,8 @@ class Run:
 
     async def wait(self) -> Result:
         """Wait until the run ends by itself; returns its result."""
+        if asyncio.get_running_loop() is not self._loop:
+            return await self._elsewhere(self.wait())
         await asyncio.shield(self._task)
         return self._ended()
 
@@ -110,12 +115,17 @@ class Run:
         Queues are drained, or what is in them is reported, within five seconds.
         """
         if asyncio.get_running_loop() is not self._loop:
-            future = asyncio.run_coroutine_threadsafe(self.stop(), self._loop)
-            return await asyncio.wrap_future(future)
+            return await self._elsewhere(self.stop())
         self._request_stop()
         if not self._task.done():
             await asyncio.shield(self._task)
         return self._ended()
+
+    async def _elsewhere(self, asked: Coroutine[Any, Any, Result]) -> Result:
+        if self._loop.is_closed():
+            asked.close()
+            return self._ended()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, self._loop))
 
     def pause(self) -> None:
         """Let simulated time stand still."""
@@ -139,17 +149,20 @@ class Run:
     def snapshot(self) -> RunSnapshot:
         """Return the run as it is now, as plain numbers."""
         works = self._works
-        driver, capture = works.driver, works.intake.capture
+        driver, intake = works.driver, works.intake
+        with intake.lock:
+            captured = intake.capture.rows + intake.waiting_rows
+            evicted = intake.capture.evicted_rows
         return RunSnapshot(
             state=self.state,
             elapsed_us=self._elapsed_us(),
             speed=self._wish.speed if driver is None else driver.clock.speed,
             devices=len(self.fleet),
-            readings=works.intake.rows,
+            readings=intake.rows,
             late=0 if driver is None else driver.late_rows,
             lateness_p99_s=math.nan if driver is None else driver.lateness.quantile(0.99),
-            captured=capture.rows + works.intake.waiting_rows,
-            evicted=capture.evicted_rows,
+            captured=captured,
+            evicted=evicted,
             errors=works.failures.count + len(works.undelivered()),
             publishers=MappingProxyType(works.ledgers()),
         )
@@ -163,9 +176,10 @@ class Run:
         tidy: bool = False,
     ) -> pd.DataFrame:
         """Return the readings captured so far; see `Result.frame`."""
-        self._works.intake.flush()
         end_us = self._works.start_us + self._elapsed_us()
-        so_far = self._make_result(end_us) if self._result is None else self._result
+        with self._works.intake.lock:
+            self._works.intake.flush()
+            so_far = self._make_result(end_us) if self._result is None else self._result
         return so_far.frame(device_type=device_type, fields=fields, last=last, tidy=tidy)
 
     def _enter(self, action: Callable[[], None]) -> None:
@@ -188,6 +202,8 @@ class Run:
             self._opening.cancel()
 
     def _pause(self) -> None:
+        if self.state == "connecting":
+            self._early.append(self._pause)
         if self._works.driver is not None and self.state == "running":
             self._works.driver.clock.pause()
             self.state = "paused"
@@ -195,6 +211,8 @@ class Run:
             self._works.driver.poke()
 
     def _resume(self) -> None:
+        if self.state == "connecting":
+            self._early.append(self._resume)
         if self._works.driver is not None and self.state == "paused":
             self._works.driver.clock.resume()
             self.state = "running"
@@ -202,6 +220,8 @@ class Run:
             self._works.driver.poke()
 
     def _set_speed(self, factor: float) -> None:
+        if self.state == "connecting":
+            self._early.append(lambda: self._set_speed(factor))
         if self._works.driver is not None and self.state in ("running", "paused"):
             self._works.driver.clock.set_speed(factor)
             shown = "max" if math.isinf(factor) else factor
@@ -218,10 +238,13 @@ class Run:
             self._opening = asyncio.create_task(self._works.open())
             driver = await self._opening
             self.state = "running"
+            for action in self._early:  # what was done while it was connecting
+                action()
             self._connected.set()
             self._driving = asyncio.create_task(driver.drive())
             await self._driving
         except asyncio.CancelledError:
+            self._cancelled = True
             self._halt()
         except Exception as error:  # whatever happens, a run ends with what it has
             self._failure = error if isinstance(error, IotsimError) else RunBroken(error)
@@ -238,7 +261,7 @@ class Run:
             self._works.driver.stop()
 
     async def _finish(self) -> None:
-        stopped = self.state == "stopping" or self._failure is not None
+        stopped = self.state == "stopping" or self._cancelled or self._failure is not None
         self.state = "stopping"
         try:
             await self._works.wind_up(STOP_S if stopped else DRAIN_S)
@@ -320,6 +343,9 @@ def start_run(
     if live is not None and (live._loop.is_closed() or live.ended):
         live = None
     if live is not None and live._loop is loop and live._wish.same_as(wish):
+        if live._wish.speed != wish.speed:  # the cell asks for another pace than the last time
+            live.set_speed(speed)
+            live._wish = wish
         return live
     if live is not None:
         if not replace:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from iotsim.arrow import Writer
 from iotsim.capture import Bound, Capture
-from iotsim.clock import PacedClock, wall_us
+from iotsim.clock import PacedClock, monotonic, wall_us
 from iotsim.digest import Digest
 from iotsim.driver import Driver
 from iotsim.engine.live import LiveKernel
 from iotsim.engine.simulation import Failures, Simulation
-from iotsim.errors import IotsimError, RunBroken, Undelivered
+from iotsim.errors import CutShort, IotsimError, RunBroken, Undelivered
 from iotsim.feeders import Switchboard
 from iotsim.intake import Intake
 from iotsim.offline import kinds_of
@@ -23,6 +23,10 @@ from iotsim.publishers.pump import Pump
 
 if TYPE_CHECKING:
     from iotsim.run_state import Wish
+
+# Of the seconds that winding up may take: to compute what lanes held up, to close links, to end
+# devices.
+REST_S, CLOSE_S, END_S = 2.0, 1.0, 0.5
 
 
 class Works:
@@ -104,18 +108,23 @@ class Works:
             Real seconds for brokers to take what is left; it is over in little more.
         """
         self._ending = True
+        limit_s = monotonic() + budget_s
         driver, board = self.driver, self._switchboard
         if driver is not None and board is not None:
-            await self._try(driver.finish(0.25 * budget_s), 0.3 * budget_s)
+            # All but the last seconds for the lanes, as long as they take anything.
+            patience_s = max(0.2 * budget_s, budget_s - REST_S - CLOSE_S - END_S)
+            await self._try(driver.finish(patience_s), patience_s + 0.1)
             for pump in self.pumps:
                 pump.stop_admission()
-            await self._try(driver.step_rest(), budget_s)
-            await self._try(driver.finish(0.05 * budget_s), 0.1 * budget_s)
-            await self._try(board.end(), 1.0)
-        closing = (self._try(pump.close(0.3 * budget_s), 0.5 * budget_s) for pump in self.pumps)
-        await asyncio.gather(*closing)
-        if driver is not None and isinstance(driver.simulation.kernel, LiveKernel):
-            await self._try(driver.simulation.kernel.end(), 2.0)
+            await self._try(driver.step_rest(), REST_S)
+            await self._try(board.end(), 0.5)
+        left_s = max(CLOSE_S, limit_s - monotonic() - END_S)
+        await asyncio.gather(*(self._try(pump.close(left_s), left_s + 0.5) for pump in self.pumps))
+        if driver is not None:
+            if driver.behind:
+                self.note(CutShort(driver.behind))
+            if isinstance(driver.simulation.kernel, LiveKernel):
+                await self._try(driver.simulation.kernel.end(), END_S)
         self._close_books()
 
     def _close_books(self) -> None:
@@ -133,7 +142,7 @@ class Works:
             async with asyncio.timeout(limit_s):
                 await step
         except TimeoutError:
-            pass  # what it has left undone is counted by the steps that follow
+            pass  # what it has left undone is counted or noted by the steps that follow
         except Exception as error:
             self.note(error)
 

@@ -511,7 +511,7 @@ async def hanging(dev):
 
 
 def test_a_device_that_spins_is_named_and_ended(monkeypatch):
-    monkeypatch.setattr(live_kernel, "ROUNDS_AT_ONE_INSTANT_MAX", 500)
+    monkeypatch.setattr("iotsim.engine.kernel.STEPS_AT_ONE_INSTANT_MAX", 500)
     fleet = Fleet("spin", seed=1).add(spinning).add(meter, every="1s")
     result = run(fleet.run("10s", speed="max", start=START))
     assert "device 'spinning-0000'" in str(result.errors[0])

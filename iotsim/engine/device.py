@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from iotsim.profiles import Profile
 
 DRAW_VERSION = 1
+NAME_CHARS_MAX = 128
+NAMES_MAX = 10_000
 _PLAIN = (float, int, bool, str, type(None))
 _TAKEN = frozenset((*RESERVED, *WIRE_COLUMNS))
 _WALKS = ("brownian", "composite", "markov")
@@ -136,15 +138,10 @@ class Device:
         """
         cast = self._cast
         for name, value in fields.items():
-            if name in cast.taken:
-                raise BadValue("field", name, "is the name of a column of every frame")
-            kind = value.__class__
-            if kind is float:
-                continue
-            if kind not in _PLAIN:
+            if name not in cast.names:
+                cast.check_name(name)
+            if value.__class__ is not float:
                 fields[name] = _plain(name, value)
-            elif kind is int and not -_INT_MAX <= value < _INT_MAX:
-                raise BadValue(name, value, "does not fit 64 bits")
         cast.rows.append((self._i, self._seq, self.now_us, fields))
         self._seq += 1
 
@@ -229,7 +226,12 @@ _SLEEPS_MAX = 1024
 
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
+    kind = value.__class__
+    if kind is int and not -_INT_MAX <= value < _INT_MAX:
+        raise BadValue(name, value, "does not fit 64 bits")
+    if kind in _PLAIN and (kind is not str or value.isascii()):
+        return value
     import orjson
 
     try:
@@ -253,8 +255,17 @@ class Cast:
 
     def __init__(self, group: Group, seed: int, kernel: Kernel, interval_us: int | None) -> None:
         self.group, self.seed, self.kernel, self.interval_us = group, seed, kernel, interval_us
-        self.taken = _TAKEN.union(group.labels)
+        self.names: set[str] = set()
         self.rows: list[tuple[int, int, int, dict[str, Any]]] = []
+
+    def check_name(self, name: str) -> None:
+        """Raise if a field cannot have this name; remember it if it can."""
+        if name in _TAKEN or name in self.group.labels:
+            raise BadValue("field", name, "is the name of a column of every frame")
+        if not name or not name.isprintable() or len(name) > NAME_CHARS_MAX:
+            raise BadValue("field", name, f"is not 1 to {NAME_CHARS_MAX} printable characters")
+        if len(self.names) < NAMES_MAX:
+            self.names.add(name)
 
     def flush(self) -> Readings | None:
         """Return what was emitted since the last call, or None."""

@@ -79,6 +79,7 @@ class Kernel:
         self._heap: list[tuple[int, int, Any]] = []
         self._on_failure = on_failure
         self._alive: dict[int, Any] = {}
+        self.linked = False  # whether parties may depend on each other
 
     def __len__(self) -> int:
         return len(self._alive)
@@ -108,15 +109,17 @@ class Kernel:
                 request = party.body.send(None)
             except StopIteration:
                 self._end(party)
-            except Exception as error:
+            except BaseException as error:
                 self._end(party)
+                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    raise
                 self._on_failure(party, error)
             else:
                 if request.__class__ is Sleep:
                     push(heap, (request.until_us, order, party))
                 else:
                     self._park(party, request)
-                if steps > STEPS_AT_ONE_INSTANT_MAX + 10 * len(self._alive):
+                if spins(steps, len(self._alive)):
                     self._stop_spinning(party, steps)
                     steps = 0
         self.current = None
@@ -135,15 +138,20 @@ class Kernel:
             self._on_failure(party, IotsimError(f"{why}. Sleep for longer than 0 s."))
 
     def _drop(self, party: Any) -> None:
-        party.body.close()
+        self._close(party)
         self._end(party)
+
+    def _close(self, party: Any) -> None:
+        try:
+            party.body.close()
+        except Exception as error:  # it awaited in its `finally`, or raised there
+            self._on_failure(party, error)
 
     def _refuse(self, party: Any, request: Any) -> None:
         line = place_of(party.body)
         if hasattr(request, "cancel"):
             request.cancel()
-        party.body.close()
-        self._end(party)
+        self._drop(party)
         self._on_failure(party, ForeignAwait(party.name, line, describe(request)))
 
     def _end(self, party: Any) -> None:
@@ -154,12 +162,14 @@ class Kernel:
         """End every party where it stands."""
         for party in list(self._alive.values()):
             if party.body is not None:
-                try:
-                    party.body.close()
-                except Exception as error:
-                    self._on_failure(party, error)
+                self._close(party)
             self._end(party)
         self._heap.clear()
+
+
+def spins(steps: int, parties: int) -> bool:
+    """Return whether so many steps at one instant can only be somebody who spins."""
+    return steps > STEPS_AT_ONE_INSTANT_MAX + 10 * parties
 
 
 class Event:
@@ -176,6 +186,7 @@ class Event:
 
     def __init__(self, kernel: Kernel) -> None:
         self.is_set = False
+        kernel.linked = True
         self._kernel = kernel
         self._waiters: deque[Any] = deque()
 
@@ -211,6 +222,7 @@ class Queue:
             raise BadValue("size_max", size_max, "is not a whole number in range",
                            f"Give 1 to {QUEUE_SIZE_MAX:,}.")
         self.size_max = size_max
+        kernel.linked = True
         self._kernel = kernel
         self._items: deque[Any] = deque()
         self._getters: deque[Any] = deque()

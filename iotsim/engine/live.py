@@ -2,8 +2,9 @@
 
 A task drives its device's coroutine and passes on what it awaits: the kernel's own primitives park
 it until the kernel wakes it; anything else is the loop's business, and the device counts as busy
-meanwhile. In virtual mode time stands still until nobody is busy; in paced mode time goes on and
-the device is late, with the timestamps it would have had.
+meanwhile. The kernel wakes one party at a time, in the order in which it would step them by hand:
+whoever parks hands over to the next. In virtual mode time stands still while somebody is busy; in
+paced mode time goes on and the device is late, with the timestamps it would have had.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import heapq
 from collections.abc import Callable, Generator
 from typing import Any
 
-from iotsim.engine.kernel import Kernel, Park, Sleep, place_of
+from iotsim.engine.kernel import Kernel, Park, Sleep, place_of, spins
 from iotsim.errors import StalledError
 
 STALL_S = 10.0
-ROUNDS_AT_ONE_INSTANT_MAX = 20_000  # beyond, somebody spins
+END_S = 0.4
+_NEVER_US = -(2**63)
 
 
 class LiveKernel(Kernel):
@@ -28,6 +30,12 @@ class LiveKernel(Kernel):
     on_failure : callable (party, exception)
     is_virtual : callable () -> bool
         Whether time stands still while a party is busy.
+
+    Attributes
+    ----------
+    held : callable (party) -> bool
+        Whether a party has to wait for its lane. Parties that have an `Event` or a `Queue` may
+        depend on each other: then all wait.
     """
 
     def __init__(
@@ -38,15 +46,18 @@ class LiveKernel(Kernel):
         self._is_virtual = is_virtual
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._wakes: dict[int, asyncio.Future[None]] = {}
-        self._awake = 0
         self._foreign: set[int] = set()
-        self._steps = 0
-        self._changed = asyncio.Event()
+        self._held_back: list[tuple[int, int, Any]] = []
+        self._awake = 0
+        self._until_us = self._instant_us = _NEVER_US
+        self._steps_now = self._steps = 0
+        self._rest = asyncio.Event()
 
     @property
     def next_us(self) -> int | None:
         """When the next party is due, if one is waiting for time."""
-        return self._heap[0][0] if self._heap else None
+        due = [entries[0][0] for entries in (self._heap, sorted(self._held_back)) if entries]
+        return min(due, default=None)
 
     @property
     def n_tasks(self) -> int:
@@ -54,49 +65,53 @@ class LiveKernel(Kernel):
         return len(self._tasks)
 
     async def advance(self, until_us: int) -> None:
-        """Wake every party that is due before an instant, in order, and let it run.
+        """Wake every party that is due before an instant, one after the other.
 
         Raises
         ------
         StalledError
             In virtual mode, if a party has waited for something else for too long.
         """
-        heap = self._heap
-        delayed: list[tuple[int, int, Any]] = []
-        last_us, rounds = -1, 0
-        while True:
-            while heap and heap[0][0] < until_us:
-                instant_us = heap[0][0]
-                rounds = rounds + 1 if instant_us == last_us else 0
-                last_us = instant_us
-                if rounds > ROUNDS_AT_ONE_INSTANT_MAX:
-                    self._stop_spinning(heapq.heappop(heap)[2], rounds)
-                    continue
-                while heap and heap[0][0] == instant_us:
-                    entry = heapq.heappop(heap)
-                    if self.held(entry[2]):
-                        delayed.append(entry)
-                    else:
-                        self._wake(entry[2], instant_us)
-                await self._settle()
-            if not self._busy():
-                break
-            await self._settle()
-            if not (heap and heap[0][0] < until_us):
-                break
-        for entry in delayed:
-            heapq.heappush(heap, entry)
+        for entry in self._held_back:
+            heapq.heappush(self._heap, entry)
+        self._held_back.clear()
+        self._until_us = until_us
+        try:
+            while True:
+                self._rest.clear()
+                self._next()
+                await self._at_rest()
+                if not (self._foreign and self._is_virtual()):
+                    return
+        finally:
+            self._until_us = _NEVER_US
 
-    def _busy(self) -> bool:
-        # In paced mode a party that waits for the outside world holds nobody up.
-        return self._awake > (0 if self._is_virtual() else len(self._foreign))
+    def _next(self) -> None:
+        # Called whenever a party has parked, ended or turned to the outside world.
+        if self._awake > len(self._foreign):
+            return
+        heap = self._heap
+        while heap and heap[0][0] < self._until_us:
+            instant_us = heap[0][0]
+            if self._foreign and instant_us > self._instant_us and self._is_virtual():
+                break
+            entry = heapq.heappop(heap)
+            if self.held(entry[2]):
+                self._held_back.append(entry)
+                if self.linked:
+                    break
+                continue
+            if entry[2].body is None:
+                continue
+            self._wake(entry[2], instant_us)
+            return
+        self._rest.set()
 
     def _wake(self, party: Any, instant_us: int) -> None:
-        if party.body is None:
-            return
-        party.now_us = instant_us
-        self._awake += 1
         self._steps += 1
+        self._steps_now = self._steps_now + 1 if instant_us == self._instant_us else 0
+        self._instant_us = party.now_us = instant_us
+        self._awake += 1
         wake = self._wakes.pop(party.order, None)
         if wake is None:
             self._tasks[party.order] = asyncio.create_task(
@@ -104,17 +119,34 @@ class LiveKernel(Kernel):
             )
         elif not wake.done():
             wake.set_result(None)
+        if spins(self._steps_now, len(self._alive)):
+            self._stop_spinning(party, self._steps_now)
+            self._steps_now = 0
 
-    async def _settle(self) -> None:
-        while self._busy():
-            self._changed.clear()
+    async def _at_rest(self) -> None:
+        while not self._rest.is_set():
             steps = self._steps
             try:
                 async with asyncio.timeout(STALL_S):
-                    await self._changed.wait()
+                    await self._rest.wait()
             except TimeoutError:
-                if steps == self._steps and self._busy():
-                    raise StalledError(self.waiting(), STALL_S) from None
+                self._check_stall(steps)
+        if self._foreign and self._is_virtual():
+            await self._outside()
+
+    async def _outside(self) -> None:
+        # Time stands still until somebody comes back from the outside world.
+        steps = self._steps
+        self._rest.clear()
+        try:
+            async with asyncio.timeout(STALL_S):
+                await self._rest.wait()
+        except TimeoutError:
+            self._check_stall(steps)
+
+    def _check_stall(self, steps: int) -> None:
+        if steps == self._steps and self._foreign and self._is_virtual():
+            raise StalledError(self.waiting(), STALL_S) from None
 
     def _drop(self, party: Any) -> None:
         task = self._tasks.get(party.order)
@@ -129,26 +161,26 @@ class LiveKernel(Kernel):
     async def _live(self, party: Any) -> None:
         try:
             await _Bridge(self, party)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
             self._over(party)
-            raise
-        except Exception as error:
+            if task is not None and task.cancelling():
+                raise
+            self._on_failure(party, error)
+        except BaseException as error:
             self._over(party)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             self._on_failure(party, error)
         else:
             self._over(party)
 
     def _over(self, party: Any) -> None:
         self._tasks.pop(party.order, None)
-        wake = self._wakes.pop(party.order, None)
-        if wake is None:
+        if self._wakes.pop(party.order, None) is None:
             self._awake -= 1
         self._end(party)
-        self._note()
-
-    def _note(self) -> None:
-        self._steps += 1
-        self._changed.set()
+        self._next()
 
     async def end(self) -> None:
         """Cancel every party and wait until all are gone."""
@@ -156,7 +188,11 @@ class LiveKernel(Kernel):
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
+            await asyncio.wait(tasks, timeout=END_S)
+        for order, task in list(self._tasks.items()):
+            if not task.done() and order in self._alive:
+                party = self._alive.pop(order)
+                self._on_failure(party, RuntimeError("it did not end when it was cancelled"))
         self.close()
 
 
@@ -201,13 +237,16 @@ class _Bridge:
         wake = asyncio.get_running_loop().create_future()
         kernel._wakes[party.order] = wake
         kernel._awake -= 1
-        kernel._note()
-        yield from wake
+        kernel._next()
+        if wake.done():  # it was its own turn again: the loop must have one, too
+            yield
+        else:
+            yield from wake
 
     def _foreign(self, request: Any) -> Generator[Any, None, None]:
         kernel, party = self._kernel, self._party
         kernel._foreign.add(party.order)
-        kernel._note()
+        kernel._next()
         try:
             yield request
         finally:
