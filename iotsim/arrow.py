@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from errno import EISDIR
 from importlib import import_module
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 
-from iotsim.capture import common_kind, field_kinds, kind_of
-from iotsim.errors import BadValue, IotsimError, MissingExtra
-from iotsim.frames import floats_of, objects_of
+from iotsim.capture import common_kind, kind_of
+from iotsim.errors import BadValue, IotsimError, MissingExtra, SavedRunError
+from iotsim.frames import check_columns, floats_of, objects_of, with_declared
 from iotsim.readings import Column, Group, Readings
 
 ROWS_PER_GROUP = 1_000_000
@@ -76,8 +79,9 @@ class Tables:
         ]
         return pa.table(columns, schema=self.schema)
 
-
     def _check(self, name: str, column: Column, group: Group) -> None:
+        if name in self.labels:
+            check_columns(self.groups, [], [name])
         if name not in self.kinds:
             raise IotsimError(
                 f"device type {group.device_type!r} began to publish {name!r} after the file "
@@ -136,21 +140,80 @@ def _json_texts(column: Column) -> list[str | None]:
     return [text if there else None for text, there in zip(texts, column.present, strict=True)]
 
 
-def table(groups: Sequence[Group], chunks: Iterable[Readings]) -> Any:
-    """Return readings as one Arrow table."""
+def table(
+    groups: Sequence[Group], chunks: Iterable[Readings], kinds: Mapping[str, str] | None = None
+) -> Any:
+    """Return readings as one Arrow table; `kinds` are fields that have a column in any case."""
     pa = _pyarrow()
     chunks = [chunk for chunk in chunks if len(chunk)]
-    tables = Tables(groups, field_kinds(chunks))
+    found = with_declared(kinds or {}, chunks)
+    check_columns(groups, chunks, found)
+    tables = Tables(groups, found)
     made = [tables.table(chunk) for chunk in chunks]
     return pa.concat_tables(made).unify_dictionaries() if made else tables.schema.empty_table()
 
 
-def write(path: str | Path, groups: Sequence[Group], chunks: Iterable[Readings]) -> Path:
+def write(
+    path: str | Path, groups: Sequence[Group], chunks: Iterable[Readings],
+    kinds: Mapping[str, str] | None = None,
+) -> Path:
     """Write readings to a Parquet file; returns its path."""
-    with Writer(path, groups) as writer:
+    with Writer(path, groups, kinds) as writer:
         for chunk in chunks:
             writer.add(chunk)
     return writer.path
+
+
+def target(name: str, path: str | Path, suffix: str) -> Path:
+    """Return a path to write to; it ends in `suffix`, and its folder exists.
+
+    Raises
+    ------
+    BadValue
+        If it cannot be; `name` is what errors call it.
+    """
+    found = Path(path)
+    if "\0" in str(found):
+        raise BadValue(name, str(path), "holds a null character", f"Write 'run{suffix}'.")
+    if found.suffix != suffix:
+        raise BadValue(name, str(path), f"does not end in {suffix}", f"Write 'run{suffix}'.")
+    if not isdir(found.parent):  # unlike Path.is_dir, it takes a name that is too long for a no
+        raise BadValue(name, str(path), "is in a folder that does not exist", "Make it first.")
+    return found
+
+
+@contextmanager
+def named_when_complete(name: str, path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is there takes the name of `path` when all went well.
+
+    Parameters
+    ----------
+    name : str
+        What errors call the path.
+    path : Path
+
+    Raises
+    ------
+    BadValue
+        If the system cannot write it; nothing is left then.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")
+        yield part
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise unwritable(name, path, error) from None
+
+
+def unwritable(name: str, path: Path, error: OSError) -> BadValue:
+    """Return the error for a path that the system could not write."""
+    why = (error.strerror or " ".join(str(error).split()))[:120]
+    return BadValue(name, str(path), f"cannot be written: {why[:1].lower()}{why[1:]}",
+                    "Give a file in a folder that you may write to, with room left.")
 
 
 class Writer:
@@ -161,11 +224,9 @@ class Writer:
 
     def __init__(self, path: str | Path, groups: Sequence[Group],
                  kinds: Mapping[str, str] | None = None) -> None:
-        self.path = Path(path)
-        if self.path.suffix != ".parquet":
-            raise BadValue("to", str(path), "does not end in .parquet", "Write 'x.parquet'.")
-        if not self.path.parent.is_dir():
-            raise BadValue("to", str(path), "is in a folder that does not exist", "Make it first.")
+        self.path = target("to", path, ".parquet")
+        self._part = self.path.with_name(self.path.name + ".part")
+        self._try_out()
         _pyarrow()
         self.rows = 0
         self._groups = groups
@@ -182,17 +243,41 @@ class Writer:
         if self._waiting_rows >= ROWS_PER_GROUP:
             self.flush()
 
+    def _try_out(self) -> None:
+        # Better now than after hours: what the system refuses to open, it refuses at once.
+        try:
+            was_there = self._part.exists()
+            if self.path.is_dir():
+                raise IsADirectoryError(EISDIR, "it is a folder")
+            with self._part.open("ab"):
+                pass
+            if not was_there:
+                self._part.unlink()
+        except OSError as error:
+            raise unwritable("to", self.path, error) from None
+
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits.
+
+        Raises
+        ------
+        BadValue
+            If the system cannot write it.
+        """
+        try:
+            self._flush()
+        except OSError as error:
+            raise unwritable("to", self.path, error) from None
+
+    def _flush(self) -> None:
         chunks, self._waiting, self._waiting_rows = self._waiting, [], 0
         if self._tables is None:
-            kinds = dict(self._kinds)
-            for name, kind in field_kinds(chunks).items():
-                kinds[name] = common_kind(kinds.get(name, kind), kind)
+            kinds = with_declared(self._kinds, chunks)
+            check_columns(self._groups, chunks, kinds)
             self._tables = Tables(self._groups, kinds)
-            part = self.path.with_name(self.path.name + ".part")
             self._file = parquet_module().ParquetWriter(
-                part, self._tables.schema, compression="zstd", write_statistics=["time", "seq"]
+                self._part, self._tables.schema, compression="zstd",
+                write_statistics=["time", "seq"],
             )
         if chunks:
             made = [self._tables.table(chunk) for chunk in chunks]
@@ -203,13 +288,17 @@ class Writer:
     def close(self) -> None:
         """Write what waits and give the file its name."""
         self.flush()
-        self._file.close()
-        self.path.with_name(self.path.name + ".part").replace(self.path)
+        try:
+            self._file.close()
+            self._part.replace(self.path)
+        except OSError as error:
+            raise unwritable("to", self.path, error) from None
 
     def abandon(self) -> None:
         """Leave what is written under its temporary name."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
 
     def __enter__(self) -> Writer:
         return self
@@ -225,5 +314,12 @@ def read(path: str | Path, groups: Sequence[Group]) -> list[Readings]:
     """Return the readings of a Parquet file that `Writer` made for these groups."""
     from iotsim.rebuilt import readings_of_table
 
-    table = parquet_module().read_table(path)
+    try:
+        table = parquet_module().read_table(path)
+    except FileNotFoundError:
+        raise SavedRunError(path, "the readings of this run were written to it, and it is gone",
+                            "Put it back, or run again.") from None
+    except (OSError, ValueError, NotImplementedError):
+        raise SavedRunError(path, "the readings in it cannot be read",
+                            "Put back what the run wrote, or run again.") from None
     return readings_of_table(table, groups, path)

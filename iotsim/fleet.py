@@ -101,7 +101,17 @@ class Fleet:
 
         added = members_of(device, count=count, labels=labels, every=every, id=id, first=first)
         self._check_ids(added)
+        self._check_columns(added)
         return self._with(members=(*self.members, added))
+
+    def _check_columns(self, added: Members) -> None:
+        # Labels and fields of all devices are columns of one table.
+        for one, other in (pair for m in self.members for pair in ((m, added), (added, m))):
+            names = {field.name for field in other.profile.fields} if other.profile else set()
+            for name in one.labels:
+                if name in names:
+                    raise BadValue("label", name, f"of {one.type!r} is a field of {other.type!r}",
+                                   "Rename one: both are columns of the same table.")
 
     def _check_ids(self, added: Members) -> None:
         if all(m.id_template == DEFAULT_ID for m in (*self.members, added)) or not self.members:

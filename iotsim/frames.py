@@ -6,16 +6,16 @@ types, labels, faults and hit are categorical; rows are ordered by time, then de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
 import numpy as np
 import numpy.typing as npt
 
-from iotsim.capture import field_kinds
-from iotsim.errors import UnknownName
-from iotsim.readings import RESERVED, Column, Group, Readings
+from iotsim.capture import common_kind, field_kinds
+from iotsim.errors import BadValue, UnknownName
+from iotsim.readings import Column, Group, Readings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,7 @@ def frame(
     groups: Sequence[Group],
     chunks: Sequence[Readings],
     *,
+    declared: Mapping[str, str] | None = None,
     fields: Iterable[str] | str | None = None,
     tidy: bool = False,
 ) -> pd.DataFrame:
@@ -37,6 +38,8 @@ def frame(
     groups : sequence of Group
         All groups that may occur, in order; they give the categories.
     chunks : sequence of Readings
+    declared : mapping of field name to kind, optional
+        Fields that have a column even if no reading has them; they come first.
     fields : str or iterable of str, optional
         Which fields; all if not given.
     tidy : bool
@@ -46,12 +49,15 @@ def frame(
     ------
     UnknownName
         If a named field does not occur.
+    BadValue
+        If a field has the name of a label.
     """
     import pandas as pd
 
     chunks = [chunk for chunk in chunks if len(chunk)]
-    kinds = field_kinds(list(chunks))
+    kinds = with_declared(declared or {}, chunks)
     wanted = list(kinds) if fields is None else _wanted(fields, kinds)
+    check_columns(groups, chunks, wanted)
     _warn_if_large(chunks, len(wanted))
     codes, time_us, seq = _keys(groups, chunks)
     order = np.lexsort((seq, codes, time_us))
@@ -71,6 +77,28 @@ def frame(
         data[name] = _categorical(nothing, [""])
     table = pd.DataFrame(data, copy=False)
     return _long(table, wanted) if tidy else table
+
+
+def with_declared(declared: Mapping[str, str], chunks: Sequence[Readings]) -> dict[str, str]:
+    """Return the kinds of fields: those declared, with what the readings hold."""
+    kinds = dict(declared)
+    for name, kind in field_kinds(list(chunks)).items():
+        kinds[name] = common_kind(kinds.get(name, kind), kind)
+    return kinds
+
+
+def check_columns(
+    groups: Sequence[Group], chunks: Iterable[Readings], names: Iterable[str]
+) -> None:
+    """Raise if a field would have the name of a label: both are columns."""
+    labels = {name: group.device_type for group in groups for name in group.labels}
+    for name in names:
+        if name in labels:
+            types = (chunk.group.device_type for chunk in chunks if name in chunk.columns)
+            who = next(types, "another type")
+            raise BadValue("field", name, f"of {who!r} is a label of {labels[name]!r}",
+                           "Both are columns of the same table: rename one, or look at one "
+                           "device_type= or fields= at a time.")
 
 
 def _ordered(groups: Sequence[Group]) -> list[str]:
@@ -145,16 +173,19 @@ def _values(name: str, kind: str, chunks: Sequence[Readings], order: npt.NDArray
 
     parts = [(len(chunk), chunk.columns.get(name)) for chunk in chunks]
     if kind == "float":
-        return np.concatenate([_floats(size, column) for size, column in parts])[order]
+        return np.concatenate([*(_floats(*part) for part in parts), np.empty(0)])[order]
     if kind == "text":
         known, codes = _text_codes(parts)
         return _categorical(codes[order], known)
     holes = any(
         column is None or column.present is not None or column.kind != kind for _, column in parts
     )
+    if kind in ("int", "bool") and not parts:
+        return np.empty(0, dtype=np.int64 if kind == "int" else np.bool_)
     if kind in ("int", "bool") and not holes:
         return np.concatenate([column.values for _, column in parts if column is not None])[order]
-    objects = np.concatenate([objects_of(size, column) for size, column in parts])[order]
+    none = np.empty(0, dtype=object)
+    objects = np.concatenate([*(objects_of(*part) for part in parts), none])[order]
     if kind == "int":
         return pd.array(objects, dtype="Int64")
     return pd.array(objects, dtype="boolean") if kind == "bool" else objects
@@ -177,7 +208,7 @@ def floats_of(column: Column) -> npt.NDArray[np.float64]:
 
 def _text_codes(parts: list[tuple[int, Column | None]]) -> tuple[list[str], npt.NDArray[np.int32]]:
     known: dict[str, int] = {}
-    codes = []
+    codes = [np.empty(0, dtype=np.int32)]
     for size, column in parts:
         if column is None:
             codes.append(np.full(size, -1, dtype=np.int32))
@@ -208,12 +239,3 @@ def _long(table: pd.DataFrame, fields: list[str]) -> pd.DataFrame:
     keys = [name for name in table.columns if name not in fields]
     long = table.melt(id_vars=keys, value_vars=fields, var_name="field", value_name="value")
     return long.sort_values(["time", "device_id"], kind="stable", ignore_index=True)
-
-
-def check_column_name(name: str, what: str) -> None:
-    """Raise if a field or label is named like a column that every frame has."""
-    from iotsim.errors import BadValue
-
-    if name in RESERVED:
-        listed = ", ".join(RESERVED)
-        raise BadValue(what, name, "is the name of a column of every frame", f"Not: {listed}.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iotsim.arrow import Writer
-from iotsim.capture import Bound, Capture
+from iotsim.capture import Bound, Capture, common_kind
 from iotsim.digest import Digest
 from iotsim.engine.simulation import Simulation
 from iotsim.errors import BadValue
@@ -80,14 +80,13 @@ def check_devices(fleet: Fleet) -> None:
         raise BadValue("fleet", fleet.name, "has no devices", "Give it some: fleet.add('pump').")
 
 
-def kinds_of(fleet: Fleet) -> dict[str, str]:
-    """Return the kinds of the fields that the fleet's profiles declare."""
-    from iotsim.capture import common_kind
-
+def kinds_of(fleet: Fleet, device_type: str | None = None) -> dict[str, str]:
+    """Return the kinds of the fields that the profiles of a fleet, or of one type, declare."""
     kinds: dict[str, str] = {}
     for member in fleet.members:
-        for field in member.profile.fields if member.profile is not None else ():
-            kinds[field.name] = common_kind(kinds.get(field.name, field.kind), field.kind)
+        if member.profile is not None and device_type in (None, member.type):
+            for field in member.profile.fields:
+                kinds[field.name] = common_kind(kinds.get(field.name, field.kind), field.kind)
     return kinds
 
 

@@ -96,7 +96,7 @@ class Route:
 def routes_of(
     outlets: Sequence[Outlet], members: Sequence[Members], groups: Sequence[Group]
 ) -> tuple[list[Route], list[str]]:
-    """Return the routes of a fleet, and a note for each outlet that nobody uses."""
+    """Return the routes of a fleet, and a note for each outlet that nobody uses, or a few."""
     routes: list[Route] = []
     notes: list[str] = []
     for outlet in outlets:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from iotsim import arrow, frames
 from iotsim.actions import Action
-from iotsim.capture import Capture, merged
+from iotsim.capture import Capture
 from iotsim.digest import Digest
-from iotsim.errors import BadValue, IotsimError, RunFailed, UnknownName
+from iotsim.errors import IotsimError, RunFailed, UnknownName
 from iotsim.readings import Group, Readings
 from iotsim.registry import door
 from iotsim.units import Duration, clock_text, duration_us, instant_text
@@ -43,6 +43,8 @@ class Result:
         What became of the messages, per publisher.
     path : Path or None
         Where the readings were streamed to.
+    notes : tuple of str
+        What a reader should know: selectors that matched nobody, or whom they chose.
     """
 
     fleet: Fleet
@@ -55,6 +57,7 @@ class Result:
     actions: tuple[Action, ...] = ()
     publishers: Mapping[str, LedgerSnapshot] = field(default_factory=dict)
     path: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -106,18 +109,19 @@ class Result:
             If no device is of that type, or no reading has that field.
         """
         groups, chunks = self._held(device_type, last)
-        return frames.frame(groups, chunks, fields=fields, tidy=tidy)
+        declared = self._declared(device_type)
+        return frames.frame(groups, chunks, declared=declared, fields=fields, tidy=tidy)
 
     def to_arrow(self) -> Any:
         """Return the readings as a pyarrow Table."""
-        return arrow.table(self.groups, self._held(None, None)[1])
+        return arrow.table(self.groups, self._held(None, None)[1], self._declared())
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write the readings to a Parquet file; returns its path."""
-        return arrow.write(path, self.groups, self._held(None, None)[1])
+        return arrow.write(path, self.groups, self._held(None, None)[1], self._declared())
 
     def plot(self, fields: Iterable[str] | str | None = None, **options: Any) -> Any:
         """Draw the readings with matplotlib; returns the Axes, one per field."""
@@ -147,6 +151,11 @@ class Result:
         if self.errors:
             raise RunFailed(self.fleet.name, self.errors)
         return self
+
+    def _declared(self, device_type: str | None = None) -> dict[str, str]:
+        from iotsim.offline import kinds_of
+
+        return kinds_of(self.fleet, device_type)
 
     def _held(
         self, device_type: str | None, last: Duration | None
@@ -180,14 +189,22 @@ class Result:
         for name, ledger in self.publishers.items():
             yield name, f"{ledger.acknowledged:,} acknowledged of {ledger.offered:,} offered"
         yield "errors", str(len(self.errors))
+        if self.notes:
+            yield "notes", "; ".join(self.notes)
 
     def __repr__(self) -> str:
         facts = dict(self._facts())
         return (
             f"<Result {self.fleet.name!r}: {facts['readings']} readings of {facts['devices']} "
             f"devices over {facts['duration']}, digest {facts['digest'][:12]}…, "
-            f"{facts['errors']} errors>"
+            f"{facts['errors']} errors{self._noted()}>"
         )
+
+    def _noted(self) -> str:
+        if not self.notes:
+            return ""
+        more = f" (and {len(self.notes) - 1} more)" if len(self.notes) > 1 else ""
+        return f", note: {self.notes[0]}{more}"
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -196,16 +213,3 @@ class Result:
             for name, text in self._facts()
         )
         return f"<div><b>Result {html.escape(self.fleet.name)}</b><table>{rows}</table></div>"
-
-
-__all__ = ("Result", "merged")
-
-
-def check_path(path: str | Path, suffix: str) -> Path:
-    """Return a path to write to; its folder must exist."""
-    target = Path(path)
-    if target.suffix != suffix:
-        raise BadValue("path", str(path), f"does not end in {suffix}", f"Write 'run{suffix}'.")
-    if not target.parent.is_dir():
-        raise BadValue("path", str(path), "is in a folder that does not exist", "Make it first.")
-    return target

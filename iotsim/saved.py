@@ -64,18 +64,20 @@ class SavedRun:
 
 def save(result: Result, path: str | Path, *, readings: bool = False) -> Path:
     """Write a result to a file that `verify` can replay; returns its path."""
-    target = Path(path)
-    if target.suffix != SUFFIX:
-        raise BadValue("path", str(path), f"does not end in {SUFFIX}", "Write 'run.iotsim'.")
-    if not target.parent.is_dir():
-        raise BadValue("path", str(path), "is in a folder that does not exist", "Make it first.")
+    target = arrow.target("path", path, SUFFIX)
     if readings and result.capture.rows != result.rows:
+        todo = "Run with capture='all'."
+        if result.path is not None:
+            todo = f"Save without; verify(path, against={str(result.path)!r}) reads them there."
         raise BadValue("readings", True, f"cannot be: {result.capture.rows:,} of {result.rows:,} "
-                       "readings are held", "Run with capture='all'.")
-    part = target.with_name(target.name + ".part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+                       "readings are held", todo)
+    # Made in memory (it is small, or holds what memory holds already), so that a disk that is
+    # full meets one plain write.
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         _write(archive, result, readings)
-    part.replace(target)
+    with arrow.named_when_complete("path", target) as part:
+        part.write_bytes(content.getbuffer())
     return target
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ _ALLOWED = (
     "'count=5', or ids([...])."
 )
 _CHOICE = fnv1a("selector")
+_NAMED_MAX = 10
 _OWN = ("id", "device_type", "fraction", "count")
 
 
@@ -70,7 +72,7 @@ class Selection:
     masks : mapping of group index to bool array, shape (devices,)
     count : int
     note : str
-        Says so when nobody matched, and why; else empty.
+        Says so when nobody matched; how many a fraction or a count chose, and who; else empty.
     """
 
     masks: Mapping[int, npt.NDArray[np.bool_]]
@@ -165,8 +167,24 @@ def select(where: Where, groups: Sequence[Group]) -> Selection:
     if selector.fraction is not None or selector.count is not None:
         _thin(selector, groups, masks)
     count = sum(int(mask.sum()) for mask in masks.values())
-    note = "" if count else f"where={str(selector)!r} matches no device"
-    return Selection(masks, count, note)
+    return Selection(masks, count, _note(selector, groups, masks, count))
+
+
+def _note(
+    selector: Selector, groups: Sequence[Group], masks: Mapping[int, npt.NDArray[np.bool_]],
+    count: int,
+) -> str:
+    if not count:
+        return f"where={str(selector)!r} matches no device"
+    if selector.fraction is None and selector.count is None:
+        return ""
+    note = f"where={str(selector)!r} matches {count:,} of {sum(map(len, groups)):,} devices"
+    if selector.count is None:
+        return note
+    chosen = (group.ids[i] for group in groups
+              for i in np.flatnonzero(masks[group.index]).tolist())
+    more = ", …" if count > _NAMED_MAX else ""
+    return f"{note}: {', '.join(islice(chosen, _NAMED_MAX))}{more}"
 
 
 def _mask(selector: Selector, group: Group) -> npt.NDArray[np.bool_]:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotsim import Fleet, IotsimError, Profile, arrow
-from iotsim.errors import BadValue, MissingExtra
+from iotsim.errors import BadValue, MissingExtra, SavedRunError
 from tests.fleets import START_US, digest_of, fleet, profile
 
 SENSORS = (Fleet("p", seed=1).add("temperature_sensor", count=5, labels={"site": "north"})
@@ -163,12 +163,46 @@ def test_a_field_that_changes_its_kind_too_late_is_one_clear_line(tmp_path, monk
         "Emit one kind of value in it.")
 
 
-@pytest.mark.parametrize("to", ["x.csv", "x", "nowhere/x.parquet"])
+@pytest.mark.parametrize("to", ["x.csv", "x", "nowhere/x.parquet", "x" * 300 + "/x.parquet",
+                                "x\0.parquet"])
 def test_what_cannot_be_written_is_known_before_anything_runs(to, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadValue, match=r"^to="):
         fleet(5).generate("1000d", to=to)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_known_before_anything_runs(tmp_path):
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "busy.parquet.part").mkdir()
+    for name in ("folder.parquet", "busy.parquet", "x" * 300 + ".parquet"):
+        for call in (lambda to: fleet(5).generate("1000d", to=to),
+                     fleet(5).generate("10s").to_parquet):
+            with pytest.raises(BadValue, match=r"^to=.* cannot be written: ") as caught:
+                call(tmp_path / name)
+            assert "\n" not in str(caught.value)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_disk_that_is_full_is_one_clear_line_and_leaves_no_half_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrow, "ROWS_PER_GROUP", 1000)
+    (tmp_path / "x.parquet.part").symlink_to("/dev/full")
+    for call in (lambda to: fleet(50, every="1s").generate("5m", to=to),
+                 fleet(5).generate("10s").to_parquet):
+        with pytest.raises(BadValue, match=r"cannot be written: .*[Nn]o space left on device"):
+            call(tmp_path / "x.parquet")
+        assert not (tmp_path / "x.parquet").exists()
+
+
+def test_readings_whose_file_is_gone_or_damaged_are_one_clear_line(tmp_path):
+    result = fleet(2).generate("10s", to=tmp_path / "x.parquet")
+    result.path.write_bytes(b"PAR1")
+    with pytest.raises(SavedRunError, match=r"x\.parquet: the readings in it cannot be read\."):
+        result.frame()
+    result.path.unlink()
+    for call in (result.frame, result.to_arrow, lambda: result.to_parquet(tmp_path / "y.parquet")):
+        with pytest.raises(SavedRunError, match=r"x\.parquet: .* written to it, and it is gone\."):
+            call()
 
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):

@@ -1,13 +1,14 @@
 """Readings as a DataFrame: columns, types, order, filters."""
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from iotsim import Fleet, Profile
-from iotsim.errors import UnknownName
+from iotsim.errors import BadValue, UnknownName
 from tests.fleets import fleet, profile
 
 SENSORS = (Fleet("p", seed=1).add("temperature_sensor", count=3, labels={"site": "north"})
@@ -150,9 +151,75 @@ def test_no_readings_make_an_empty_frame_of_the_same_columns():
     empty = fleet(1, phase="4s").generate("1s")
     assert len(empty) == 0
     frame = empty.frame()
-    assert list(frame.columns) == ["time", "device_id", "device_type", "seq", "faults", "hit"]
+    assert list(frame.columns) == [
+        "time", "device_id", "device_type", "seq", "power", "drift", "faults", "hit"]
     assert str(frame["time"].dtype) == "datetime64[us, UTC]"
     assert len(empty.frame(tidy=True)) == 0
+    assert list(empty.frame(fields="drift").columns)[4:5] == ["drift"]
+
+
+@pytest.mark.parametrize("name", Profile.names())
+def test_a_frame_without_rows_has_the_columns_and_types_of_one_with_rows(name):
+    made = Fleet("p", seed=1).add(name, count=2, labels={"site": "north"})
+    result = made.generate("1h")
+    some, none = result.frame(), result.frame(last="1us")
+    assert len(none) == 0 < len(some)
+    assert list(none.columns) == list(some.columns)
+    for column in some.columns:
+        assert none[column].dtype.kind == some[column].dtype.kind, column
+    assert none.dtypes.astype(str).tolist() == some.dtypes.astype(str).tolist()
+    assert list(result.to_arrow().column_names) == list(some.columns)
+
+
+def test_fields_that_only_a_silent_profile_declares_have_a_column_in_the_order_of_the_profiles():
+    silent = Profile("silent", {"n": {"type": "static", "value": 7},
+                                "word": {"type": "static", "value": "x"},
+                                "on": {"type": "static", "value": True}}, phase="4s")
+    result = Fleet("p", seed=1).add(silent).add(profile(phase=0)).generate("1s")
+    frame = result.frame()
+    assert list(frame.columns)[4:-2] == ["n", "word", "on", "power", "drift"]
+    assert frame[["n", "word", "on"]].isna().all(axis=None)
+    assert result.to_arrow().column_names[4:-2] == ["n", "word", "on", "power", "drift"]
+    assert list(result.frame(device_type="meter").columns)[4:-2] == ["power", "drift"]
+
+
+# -- labels and fields are columns of one table ---------------------------------------------------
+
+
+async def hot(dev):
+    dev.emit(zone=1.5, x=2)
+
+
+def test_a_label_and_a_field_of_another_type_cannot_share_a_name():
+    high, plain = {"power": "high"}, Fleet("p", seed=1)
+    for made in (lambda: fleet(1).add("smart_lock", labels=high),
+                 lambda: plain.add("smart_lock", labels=high).add(profile()),
+                 lambda: plain.add(hot, labels=high).add(profile())):
+        with pytest.raises(BadValue, match=r"^label='power' of '\w+' is a field of 'meter'\."):
+            made()
+
+
+def test_a_scripted_field_with_the_name_of_a_label_is_one_clear_line(tmp_path):
+    made = Fleet("p", seed=1).add(hot).add("pump", labels={"zone": "a"})
+    result = made.generate("10s")
+    calls = (result.frame, result.to_arrow, lambda: result.to_parquet(tmp_path / "x.parquet"),
+             lambda: made.generate("10s", to=tmp_path / "x.parquet"))
+    for call in calls:
+        with pytest.raises(BadValue, match=r"^field='zone' of 'hot' is a label of 'pump'\."):
+            call()
+    assert not (tmp_path / "x.parquet").exists()
+    assert result.frame(fields="x")["x"].notna().sum() == 1
+    assert result.frame(device_type="hot")["zone"].tolist() == [1.5]
+    assert set(result.frame(device_type="pump")["zone"]) == {"a"}
+
+
+def test_notes_of_a_result_are_in_its_repr_and_its_facts():
+    plain = fleet(1).generate("10s")
+    noted = dataclasses.replace(plain, notes=("nobody <there>", "another"))
+    assert plain.notes == ()
+    assert "note" not in repr(plain) + plain._repr_html_()
+    assert repr(noted).endswith(", note: nobody <there> (and 1 more)>")
+    assert "nobody &lt;there&gt;; another" in noted._repr_html_()
 
 
 def test_a_frame_of_many_rows_warns_with_its_size_and_names_the_ways_out(monkeypatch):

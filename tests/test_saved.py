@@ -537,13 +537,33 @@ def test_a_saved_run_takes_its_name_when_it_is_complete(tmp_path, monkeypatch):
     monkeypatch.setattr("iotsim.saved._write", fail)
     with pytest.raises(OSError, match="the disk is full"):
         fleet(2).generate("10s").save(tmp_path / "x.iotsim")
-    assert not (tmp_path / "x.iotsim").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_saved_is_one_clear_line_and_leaves_the_file_that_was_there(tmp_path):
+    result = fleet(2).generate("10s")
+    whole = result.save(tmp_path / "x.iotsim").read_bytes()
+    (tmp_path / "x.iotsim.part").symlink_to("/dev/full")
+    with pytest.raises(BadValue) as caught:
+        result.save(tmp_path / "x.iotsim")
+    assert str(caught.value).endswith(
+        "cannot be written: no space left on device. Give a file in a folder that you may write "
+        "to, with room left.")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.iotsim"]
+    assert (tmp_path / "x.iotsim").read_bytes() == whole
+    (tmp_path / "folder.iotsim").mkdir()
+    (tmp_path / "busy.iotsim.part").mkdir()
+    for name in ("folder.iotsim", "busy.iotsim", "x" * 300 + ".iotsim"):
+        with pytest.raises(BadValue, match=r"^path=.* cannot be written: "):
+            result.save(tmp_path / name)
 
 
 def test_readings_that_are_not_held_cannot_be_saved(tmp_path):
     result = fleet(2).generate("10s", to=tmp_path / "x.parquet")
-    with pytest.raises(BadValue, match="0 of 4 readings are held"):
+    with pytest.raises(BadValue, match="0 of 4 readings are held") as caught:
         result.save(tmp_path / "x.iotsim", readings=True)
+    assert str(caught.value).endswith(
+        f" Save without; verify(path, against={str(result.path)!r}) reads them there.")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert iotsim.verify(result.save(tmp_path / "x.iotsim"))

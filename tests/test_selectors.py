@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iotsim import Fleet
 from iotsim.errors import BadValue, UnknownName
+from iotsim.outlets import routes_of
 from iotsim.readings import Group
 from iotsim.selectors import ids, parse, select
 
@@ -73,6 +75,27 @@ def test_a_count_is_exact_and_the_same_ones_every_time():
     assert set(five) < set(chosen("device_type=pump,count=6"))
     assert chosen("count=0") == []
     assert len(chosen("count=5000")) == 1000
+
+
+def test_a_fraction_and_a_count_say_how_many_and_a_count_says_who():
+    few = select("site=north,fraction=10%", GROUPS)
+    assert few.note == (
+        f"where='site=north,fraction=10%' matches {few.count} of 1,000 devices")
+    three = chosen("device_type=pump,count=3")
+    assert select("device_type=pump,count=3", GROUPS).note == (
+        f"where='device_type=pump,count=3' matches 3 of 1,000 devices: {', '.join(three)}")
+    eleven = select("count=11", GROUPS).note
+    assert eleven.endswith(f": {', '.join(chosen('count=11')[:10])}, …")
+    assert select("count=0", GROUPS).note == "where='count=0' matches no device"
+
+
+def test_the_notes_of_a_fleets_routes_say_whom_an_outlet_serves():
+    made = (Fleet("p", seed=1).add("pump", count=20).publish_to("memory:a")
+            .publish_to("memory:b", where="count=2").publish_to("memory:c", where="id=x"))
+    groups = [member.group(i) for i, member in enumerate(made.members)]
+    notes = routes_of(made.outlets, made.members, groups)[1]
+    assert [note.partition(" matches ")[0] for note in notes] == [
+        "publish_to('memory:b'): where='count=2'", "publish_to('memory:c'): where='id=x'"]
 
 
 @given(st.integers(0, 1000))
