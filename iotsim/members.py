@@ -247,14 +247,16 @@ def check_id_template(template: Any, type_name: str, count: int, first: int) -> 
     """Return a template of ids that can be filled in for these devices, or raise BadValue."""
     if template is None:
         template = DEFAULT_ID
-    allowed = "Give text with {index}, {index:04d}, {n} or {type}, such as 'gw-{n}'."
+    allowed = "Give text with {index}, {n} or {type}, such as 'gw-{n}'."
     if not isinstance(template, str) or not template.isprintable() or not template:
         raise BadValue("id", template, "is not printable text", allowed)
     fixed = _PLACES.sub("", template)
     if "{" in fixed or "}" in fixed or any(sign in fixed for sign in "/+#*>\\") or " " in fixed:
-        raise BadValue("id", template, "has a sign that ids cannot hold", allowed)
+        raise BadValue("id", template, "has a sign that ids cannot hold",
+                       f"{allowed} '{{index:04d}}' gives four digits.")
     if any(int(match[1] or 0) > _DIGITS_MAX for match in _PLACES.finditer(template)):
-        raise BadValue("id", template, f"asks for more than {_DIGITS_MAX} digits", allowed)
+        raise BadValue("id", template, f"asks for more than {_DIGITS_MAX} digits",
+                       "Write '{index:04d}' for ids such as 0007.")
     last = first + count - 1
     longest = template.format(type=type_name, index=last, n=last + 1)
     if len(longest.encode()) > _ID_BYTES_MAX:
