@@ -78,10 +78,19 @@ class Driver:
 
     def stop(self) -> int:
         """End the run at the first boundary that nothing has begun; returns it."""
-        if self.end_us is None or self.end_us > self.frontier_us:
-            self.end_us = self.frontier_us
+        begun_us = self._begun_us()
+        if self.end_us is None or self.end_us > begun_us:
+            self.end_us = begun_us
         self.poke()
         return self.end_us
+
+    def _begun_us(self) -> int:
+        # Where lanes hold everybody up, the frontier is ahead of what has been computed.
+        begun = [block.time_us for block in self.simulation.blocks]
+        kernel = self.simulation.kernel
+        if self.simulation.casts and isinstance(kernel, LiveKernel):
+            begun.append(kernel.begun_us)
+        return min(self.frontier_us, max(begun, default=self.frontier_us))
 
     async def drive(self) -> None:
         """Step until the end."""

@@ -298,7 +298,7 @@ class Run:
         if driver is None:
             return 0
         if self.state in ("stopping", "stopped", "failed"):
-            return driver.frontier_us - self._works.start_us
+            return self._works.end_us - self._works.start_us
         return max(0, driver.clock.now_us() - self._works.start_us)
 
     def _facts(self) -> Iterator[tuple[str, str]]:

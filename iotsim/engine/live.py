@@ -60,6 +60,14 @@ class LiveKernel(Kernel):
         return min(due, default=None)
 
     @property
+    def begun_us(self) -> int:
+        """The first instant that no party has seen: all before it is settled."""
+        due_us = self.next_us
+        if not self._held_back and due_us is not None:
+            return due_us
+        return self._instant_us + 1
+
+    @property
     def n_tasks(self) -> int:
         """How many tasks there are."""
         return len(self._tasks)
