@@ -164,19 +164,19 @@ def write(
     return writer.path
 
 
-def target(name: str, path: str | Path, suffix: str) -> Path:
-    """Return a path to write to; it ends in `suffix`, and its folder exists.
+def target(name: str, path: str | Path, example: str) -> Path:
+    """Return a path to write to; it ends like `example`, and its folder exists.
 
     Raises
     ------
     BadValue
         If it cannot be; `name` is what errors call it.
     """
-    found = Path(path)
+    found, suffix = Path(path), Path(example).suffix
     if "\0" in str(found):
-        raise BadValue(name, str(path), "holds a null character", f"Write 'run{suffix}'.")
+        raise BadValue(name, str(path), "holds a null character", f"Write {example!r}.")
     if found.suffix != suffix:
-        raise BadValue(name, str(path), f"does not end in {suffix}", f"Write 'run{suffix}'.")
+        raise BadValue(name, str(path), f"does not end in {suffix}", f"Write {example!r}.")
     if not isdir(found.parent):  # unlike Path.is_dir, it takes a name that is too long for a no
         raise BadValue(name, str(path), "is in a folder that does not exist", "Make it first.")
     return found
@@ -224,7 +224,7 @@ class Writer:
 
     def __init__(self, path: str | Path, groups: Sequence[Group],
                  kinds: Mapping[str, str] | None = None) -> None:
-        self.path = target("to", path, ".parquet")
+        self.path = target("to", path, "x.parquet")
         self._part = self.path.with_name(self.path.name + ".part")
         self._try_out()
         _pyarrow()

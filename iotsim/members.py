@@ -252,8 +252,7 @@ def check_id_template(template: Any, type_name: str, count: int, first: int) -> 
         raise BadValue("id", template, "is not printable text", allowed)
     fixed = _PLACES.sub("", template)
     if "{" in fixed or "}" in fixed or any(sign in fixed for sign in "/+#*>\\") or " " in fixed:
-        raise BadValue("id", template, "has a sign that ids cannot hold",
-                       f"{allowed} '{{index:04d}}' gives four digits.")
+        raise BadValue("id", template, "has a sign that ids cannot hold", allowed)
     if any(int(match[1] or 0) > _DIGITS_MAX for match in _PLACES.finditer(template)):
         raise BadValue("id", template, f"asks for more than {_DIGITS_MAX} digits",
                        "Write '{index:04d}' for ids such as 0007.")

@@ -64,7 +64,7 @@ class SavedRun:
 
 def save(result: Result, path: str | Path, *, readings: bool = False) -> Path:
     """Write a result to a file that `verify` can replay; returns its path."""
-    target = arrow.target("path", path, SUFFIX)
+    target = arrow.target("path", path, f"run{SUFFIX}")
     if readings and result.capture.rows != result.rows:
         todo = "Run with capture='all'."
         if result.path is not None:

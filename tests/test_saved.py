@@ -510,7 +510,7 @@ def test_a_window_and_a_number_of_readings_forged_together_are_not_computed(tmp_
         manifest = json.loads(members["manifest.json"])
         manifest.update(end_us=end_us, rows=10**10)
         members["manifest.json"] = json.dumps(manifest).encode()
-        pair = np.load(io.BytesIO(members["devices/0.npy"])).view("<i8")
+        pair = np.load(io.BytesIO(members["devices/0.npy"]), allow_pickle=False).view("<i8")
         pair[1] = [10**10 - 20, 10, 10]
         stream = io.BytesIO()
         np.save(stream, pair.view("<u8"))
