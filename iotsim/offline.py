@@ -12,7 +12,15 @@ from iotsim.engine.simulation import Simulation
 from iotsim.errors import BadValue
 from iotsim.progress import bar
 from iotsim.result import Result
-from iotsim.units import DEFAULT_START, Duration, Instant, clock_text, duration_us, instant_us
+from iotsim.units import (
+    DEFAULT_START,
+    Duration,
+    Instant,
+    clock_text,
+    duration_us,
+    end_us_of,
+    instant_us,
+)
 
 if TYPE_CHECKING:
     from iotsim.fleet import Fleet
@@ -35,10 +43,10 @@ def generate(
     duration_total_us = duration_us(duration)
     start_us = instant_us(DEFAULT_START if start is None else start)
     check_devices(fleet)
+    end_us = end_us_of(start_us, duration_total_us)
     simulation = Simulation(fleet.members, fleet.seed, start_us)
     digests, capture = Digest(start_us), Capture(Bound())
     writer = None if to is None else Writer(to, simulation.groups, kinds_of(fleet))
-    end_us = start_us + duration_total_us
     window = _Window(simulation, duration_total_us)
     title = f"{fleet.name} {clock_text(duration_total_us)}"
     try:

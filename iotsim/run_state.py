@@ -11,7 +11,7 @@ from iotsim.capture import Bound
 from iotsim.clock import check_speed
 from iotsim.offline import check_devices
 from iotsim.publishers.ledger import LedgerSnapshot
-from iotsim.units import Duration, Instant, duration_us, instant_us
+from iotsim.units import Duration, Instant, duration_us, end_us_of, instant_us
 
 if TYPE_CHECKING:
     from iotsim.fleet import Fleet
@@ -82,11 +82,15 @@ def wish_of(
         If the fleet is empty, or an argument cannot be.
     """
     check_devices(fleet)
+    total_us = None if duration is None else duration_us(duration)
+    start_us = None if start is None else instant_us(start)
+    if total_us is not None and start_us is not None:
+        end_us_of(start_us, total_us)
     return Wish(
         fleet=fleet,
-        duration_total_us=None if duration is None else duration_us(duration),
+        duration_total_us=total_us,
         speed=check_speed(speed),
-        start_us=None if start is None else instant_us(start),
+        start_us=start_us,
         bound=Bound.of(capture),
         to=None if to is None else Path(to),
     )

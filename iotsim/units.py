@@ -23,6 +23,7 @@ DURATION_US_MAX = 1000 * 365 * 86_400 * US_PER_SECOND  # 1,000 years; sums stay 
 DEFAULT_START = "2026-01-01T00:00:00Z"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_US = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _UNIT_US = {
     "us": Fraction(1),
     "µs": Fraction(1),
@@ -152,6 +153,22 @@ def instant_us(value: Instant, name: str = "start") -> int:
         return (moment - _EPOCH) // timedelta(microseconds=1)
     except OverflowError:
         raise BadValue(name, value, "is out of range", allowed) from None
+
+
+def end_us_of(start_us: int, duration_total_us: int) -> int:
+    """Return where a run ends; it must be before the year 10,000, which no calendar here knows.
+
+    Raises
+    ------
+    BadValue
+        If it is not.
+    """
+    end_us = start_us + duration_total_us
+    if end_us > _LAST_US:
+        length = duration_text(duration_total_us)
+        raise BadValue("duration", length, f"from {instant_text(start_us)} on goes beyond the "
+                       "year 9999", "Give an earlier start or a shorter duration.")
+    return end_us
 
 
 def instant_text(time_us: int) -> str:

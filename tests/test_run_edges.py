@@ -231,3 +231,32 @@ def test_a_run_left_behind_ends_with_its_loop():
     asyncio.run(leave())
     assert time.monotonic() - began < 6
     assert iotsim.runs() == []
+
+
+@pytest.mark.parametrize("way", ["generate", "run", "start"])
+def test_a_run_beyond_the_year_9999_is_refused_at_the_door(way):
+    from iotsim.errors import BadValue
+
+    async def live():
+        return await sensors().run("1d", start="9999-12-31T23:00Z")
+
+    async def begun():
+        return sensors().start("1d", start="9999-12-31T23:00Z")
+
+    def offline():
+        return sensors().generate("1d", start="9999-12-31T23:00Z")
+
+    with pytest.raises(BadValue, match="goes beyond the year 9999"):
+        {"generate": offline, "run": lambda: run(live()), "start": lambda: run(begun())}[way]()
+
+
+def test_readings_without_end_at_one_instant_are_one_devices_failure(monkeypatch):
+    monkeypatch.setattr("iotsim.engine.device.ROWS_MAX", 1000)
+
+    async def flood(dev):
+        while True:
+            dev.emit(x=1)
+
+    result = Fleet("flood", seed=1).add(flood).add(meter, every="1s").generate("10s")
+    assert "time stands still" in str(result.errors[0])
+    assert (result.frame().device_type == "meter").sum() == 10

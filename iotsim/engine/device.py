@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DRAW_VERSION = 1
 NAME_CHARS_MAX = 128
 NAMES_MAX = 10_000
+ROWS_MAX = 5_000_000  # of one type, before they are taken away
 _PLAIN = (float, int, bool, str, type(None))
 _TAKEN = frozenset((*RESERVED, *WIRE_COLUMNS))
 _WALKS = ("brownian", "composite", "markov")
@@ -142,6 +143,9 @@ class Device:
                 cast.check_name(name)
             if value.__class__ is not float:
                 fields[name] = _plain(name, value)
+        if len(cast.rows) >= ROWS_MAX:
+            raise BadValue("emit", len(cast.rows), "readings and no end: time stands still",
+                           "Sleep between readings.")
         cast.rows.append((self._i, self._seq, self.now_us, fields))
         self._seq += 1
 
