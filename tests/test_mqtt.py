@@ -360,13 +360,14 @@ class _Dozing:
     """Speaks enough MQTT 3.1.1 for QoS 0; its first connection stops reading after CONNECT."""
 
     def __init__(self):
-        self.writers, self.sizes = [], []
+        self.writers, self.sizes, self.ended = [], [], []
         self.awake = asyncio.Event()
 
     async def serve(self, reader, writer):
         number = len(self.sizes)
         self.writers.append(writer)
         self.sizes.append(0)
+        self.ended.append(asyncio.Event())
         await reader.read(1024)
         writer.write(b"\x20\x02\x00\x00")
         try:
@@ -378,7 +379,8 @@ class _Dozing:
                 self.sizes[number] += len(data)
         except OSError:
             pass
-        writer.close()
+        writer.transport.abort()
+        self.ended[number].set()
 
 
 @pytest.mark.parametrize("ends", ["wakes", "dies"])
@@ -403,6 +405,9 @@ def test_what_paho_has_not_written_at_qos_0_is_bounded_and_not_acknowledged(ends
             peer.awake.set()
             await _drained(pump)
             await pump.close()
+            async with asyncio.timeout(5):
+                await asyncio.gather(*(ended.wait() for ended in peer.ended))
+            await asyncio.sleep(0)  # for the last transport to be closed
             return held, pump.snapshot(), peer.sizes
 
     held, account, sizes = asyncio.run(publish())
