@@ -15,8 +15,6 @@ from iotsim.errors import BadValue
 from iotsim.readings import Column, Readings
 from iotsim.units import Duration, duration_us
 
-DEFAULT_LIVE = "10m"
-
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -141,14 +139,6 @@ class Capture:
         copy._rows, copy._evicted_rows = self._rows, self._evicted_rows
         copy.newest_us = self.newest_us
         return copy
-
-
-def merged(chunks: list[Readings]) -> dict[int, list[Readings]]:
-    """Return chunks by group, in the order of the groups."""
-    groups: dict[int, list[Readings]] = {}
-    for chunk in chunks:
-        groups.setdefault(chunk.group.index, []).append(chunk)
-    return dict(sorted(groups.items()))
 
 
 def field_kinds(chunks: list[Readings]) -> dict[str, Any]:

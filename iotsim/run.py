@@ -286,6 +286,7 @@ class Run:
             actions=tuple(self.actions),
             publishers=MappingProxyType(works.ledgers()),
             path=None if writer is None else writer.path,
+            notes=self.notes,
         )
 
     def _ended(self) -> Result:
