@@ -237,5 +237,7 @@ def objects_of(size: int, column: Column | None) -> npt.NDArray[np.object_]:
 
 def _long(table: pd.DataFrame, fields: list[str]) -> pd.DataFrame:
     keys = [name for name in table.columns if name not in fields]
-    long = table.melt(id_vars=keys, value_vars=fields, var_name="field", value_name="value")
+    # A field may itself be called "value": pandas refuses the name while it is still a column.
+    apart = {"\0field": "field", "\0value": "value"}
+    long = table.melt(keys, fields, *apart).rename(columns=apart)
     return long.sort_values(["time", "device_id"], kind="stable", ignore_index=True)

@@ -251,3 +251,9 @@ def test_frames_of_the_same_fleet_are_equal_in_every_bit():
     pd.testing.assert_frame_equal(one, other, check_exact=True)
     assert np.array_equal(one["temperature"].to_numpy().view(np.uint64),
                           other["temperature"].to_numpy().view(np.uint64))
+
+
+def test_a_field_may_be_called_value_in_the_long_form():
+    profile = Profile("odd", {"value": {"type": "constant", "value": 7}})
+    long = Fleet("odd", seed=1).add(profile).generate("10s").frame(tidy=True)
+    assert long[["field", "value"]].to_numpy().tolist() == [["value", 7.0]] * 2
