@@ -239,5 +239,6 @@ def _long(table: pd.DataFrame, fields: list[str]) -> pd.DataFrame:
     keys = [name for name in table.columns if name not in fields]
     # A field may itself be called "value": pandas refuses the name while it is still a column.
     apart = {"\0field": "field", "\0value": "value"}
-    long = table.melt(keys, fields, *apart).rename(columns=apart)
+    name, value = apart
+    long = table.melt(keys, fields, name, value).rename(columns=apart)
     return long.sort_values(["time", "device_id"], kind="stable", ignore_index=True)
