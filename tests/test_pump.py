@@ -528,13 +528,13 @@ def test_errors_are_bounded_and_repeats_are_counted():
 
 
 def test_lanes_are_stable_and_balanced():
-    pump = Pump(build("mqtt://h"), devices=40_000)
+    pump = Pump(build("mqtt://h"), devices=400_000)
     keys = device_keys(7, [f"d-{i:05d}" for i in range(40_000)])
     lanes = pump.lane_of(keys)
     assert pump.lanes == 4
     assert np.bincount(lanes).min() > 9_500
     assert (pump.lane_of(keys[100:200]) == lanes[100:200]).all()
-    assert [Pump(build("mqtt://h"), devices=n).lanes for n in (1, 10_000, 10_001, 10**6)] == [
+    assert [Pump(build("mqtt://h"), devices=n).lanes for n in (1, 100_000, 100_001, 10**6)] == [
         1, 1, 2, 8,
     ]  # fmt: skip
 
