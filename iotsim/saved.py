@@ -77,7 +77,7 @@ def save(result: Result, path: str | Path, *, readings: bool = False) -> Path:
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         _write(archive, result, readings)
     with arrow.named_when_complete("path", target) as part:
-        part.write_bytes(content.getbuffer())
+        part.write_bytes(content.getvalue())
     return target
 
 
