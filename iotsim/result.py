@@ -207,9 +207,14 @@ class Result:
         return f", note: {self.notes[0]}{more}"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for name, text in self._facts()
-        )
-        return f"<div><b>Result {html.escape(self.fleet.name)}</b><table>{rows}</table></div>"
+        return facts_html(f"Result {self.fleet.name}", self._facts())
+
+
+def facts_html(title: str, facts: Iterable[tuple[str, str]]) -> str:
+    """Return a title and a table of names and texts as HTML, escaped."""
+    rows = "".join(
+        f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+        f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+        for name, text in facts
+    )
+    return f"<div><b>{html.escape(title)}</b><table>{rows}</table></div>"

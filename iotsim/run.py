@@ -8,7 +8,6 @@ from any thread; they enter through the run's own loop.
 from __future__ import annotations
 
 import asyncio
-import html
 import math
 import secrets
 import threading
@@ -21,7 +20,7 @@ from iotsim.actions import Action
 from iotsim.clock import Speed, check_speed
 from iotsim.driver import Driver
 from iotsim.errors import IotsimError, NameInUse, NoLoop, RunBroken
-from iotsim.result import Result
+from iotsim.result import Result, facts_html
 from iotsim.run_state import RunSnapshot, State, Wish, wish_of
 from iotsim.units import Duration, Instant, clock_text
 from iotsim.works import Works
@@ -322,12 +321,7 @@ class Run:
         return f"<Run {self.name!r}: {', '.join(text for _, text in self._facts())}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for name, text in self._facts()
-        )
-        return f"<div><b>Run {html.escape(self.name)}</b><table>{rows}</table></div>"
+        return facts_html(f"Run {self.name}", self._facts())
 
 
 def start_run(
