@@ -83,6 +83,13 @@ class Steps:
     time_us : int64 array, shape (ticks, devices)
     fields : mapping
         Values, shape (ticks, devices), of the fields computed before this one.
+    interval_us : int
+        One grid step of these ticks.
+    numbers : int64 array, shape (ticks, devices), or None
+        Each device's own ticks n where they are not `first`, `first + 1`, …: devices whose
+        interval was changed have had different numbers of ticks by then.
+    elapsed : int64 array, shape (ticks, devices), or None
+        Microseconds since each device's first tick where that is not n · interval.
     """
 
     first: int
@@ -90,11 +97,24 @@ class Steps:
     devices: slice
     time_us: Ints
     fields: Mapping[str, Values]
+    interval_us: int = 0
+    numbers: Ints | None = None
+    elapsed: Ints | None = None
 
     @property
     def counters(self) -> Words:
-        """The ticks as draw numbers, shape (ticks, 1)."""
+        """The ticks n as draw numbers, shape (ticks, 1) or (ticks, devices)."""
+        if self.numbers is not None:
+            return self.numbers.view(np.uint64)
         return np.arange(self.first, self.first + self.ticks, dtype=np.uint64)[:, None]
+
+    @property
+    def elapsed_us(self) -> Ints:
+        """Time since the first tick, shape (ticks, 1) or (ticks, devices)."""
+        if self.elapsed is not None:
+            return self.elapsed
+        numbers = np.arange(self.first, self.first + self.ticks, dtype=np.int64)[:, None]
+        return numbers * self.interval_us
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -112,10 +132,28 @@ class Tick:
 
 
 class Source(Protocol):
-    """Values of one signal for a block of devices."""
+    """Values of one signal for a block of devices.
+
+    A source with a state also has `keep(rows) -> object` and `resume(kept)`: the state of some of
+    its devices, and its way into a source of just these devices (see `kept` and `resumed`).
+    """
 
     def step(self, steps: Steps) -> Values:
         """Return values of shape (ticks, devices), or one that broadcasts to it."""
+
+
+def kept(source: Source, rows: Ints) -> Any:
+    """Return the state of some devices of a source (a copy), or None if it has none."""
+    keep = getattr(source, "keep", None)
+    return None if keep is None else keep(rows)
+
+
+def resumed(source: Source, state: Any) -> Source:
+    """Return a source that goes on from what `kept` gave for the same devices."""
+    resume = getattr(source, "resume", None)
+    if resume is not None and state is not None:
+        resume(state)
+    return source
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +193,11 @@ class Signal:
     def needs(self) -> tuple[str, ...]:
         """Fields of the same reading that must be computed before this one."""
         return ()
+
+    @property
+    def walks(self) -> bool:
+        """Whether values are states that move on the grid only; between ticks they stand."""
+        return False
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""

@@ -1,0 +1,1 @@
+"""What can be broken on purpose: on values, on the device, on the link."""
