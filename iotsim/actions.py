@@ -1,7 +1,7 @@
 """What was done to a run: a log in simulated time.
 
-An action that changes content (`stop` today) is part of the run and of its replay; pace events
-(`pause`, `resume`, `speed`) are in the log only.
+An action that changes content (inject, clear, stop, set, add) is part of the run and of its replay;
+pace events (pause, resume, speed) and what was logged are in the log only.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from iotsim.units import clock_text
+from iotsim.units import clock_text, duration_text
 
+CONTENT = ("add", "clear", "inject", "set", "stop")
 PACE = ("pause", "resume", "speed")
 
 
@@ -26,11 +27,21 @@ class Action:
     at_us : int
         When it took effect, in simulated microseconds since the start of the run.
     parameters : mapping
+        Plain JSON values: all that is needed to do it again.
+    devices : int or None
+        How many devices it concerned.
+    note : str
+        Says so when nobody matched; how many a fraction or a count chose, and who; else empty.
+    members : Members or None
+        What `add` added; its spec is in the parameters.
     """
 
     verb: str
     at_us: int
     parameters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    devices: int | None = field(default=None, compare=False)
+    note: str = field(default="", compare=False)
+    members: Any = field(default=None, compare=False, repr=False)
 
     @property
     def at(self) -> float:
@@ -42,10 +53,41 @@ class Action:
         """Whether it changed only how fast time went."""
         return self.verb in PACE
 
+    @property
+    def is_content(self) -> bool:
+        """Whether readings depend on it."""
+        return self.verb in CONTENT
+
     def spec(self) -> dict[str, Any]:
         """Return the action as plain JSON values."""
         return {"verb": self.verb, "at_us": self.at_us, **self.parameters}
 
+    def describe(self) -> str:
+        """Return what was done in one line, without its time."""
+        return " ".join([self.verb, *_details(self.parameters)])
+
     def __str__(self) -> str:
-        details = " ".join(f"{name}={value}" for name, value in self.parameters.items())
-        return f"{clock_text(self.at_us)} {self.verb} {details}".rstrip()
+        tail = f" ({self.note})" if self.note else ""
+        return f"{clock_text(self.at_us)} {self.describe()}{tail}"
+
+
+def _details(parameters: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name, value in parameters.items():
+        if value is None or value == {} or (name, value) == ("where", "all"):
+            continue
+        if name in ("fault", "text"):
+            found.append(str(value))
+        elif name.endswith("_us"):
+            found.append(f"{name[:-3]}={duration_text(value)}")
+        elif name == "members":
+            found.append(f"{value['type']} count={value['count']}")
+        elif name in ("parameters", "fields"):
+            found += [f"{key}={part}" for key, part in value.items()]
+        elif isinstance(value, Mapping):
+            names = value.get("ids", ())
+            more = ", …" if len(names) > 3 else ""
+            found.append(f"{name}=ids({', '.join(map(str, names[:3]))}{more})")
+        else:
+            found.append(f"{name}={value}")
+    return found

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from iotsim.errors import BadValue, UnknownName
 from iotsim.readings import Group
-from iotsim.seeding import combine_many, fnv1a, fnv1a_many, unit_many
+from iotsim.seeding import combine_many, fnv1a, fnv1a_many, mix_many, unit_many
 
 _ALLOWED = (
     "Give 'all', terms such as 'device_type=pump,site=north', 'id=a|b', 'fraction=10%', "
@@ -25,7 +25,7 @@ _ALLOWED = (
 )
 _CHOICE = fnv1a("selector")
 _NAMED_MAX = 10
-_OWN = ("id", "device_type", "fraction", "count")
+_OWN = ("id", "device_type", "fraction", "count", "shard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Ids:
     names: tuple[str, ...]
 
 
-Where: TypeAlias = "str | Ids | Selector"
+Where: TypeAlias = "str | Ids | Selector | Mapping[str, list[str]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,28 @@ class Selector:
         Of those left, in [0, 1], by hash threshold.
     count : int or None
         Of those left, the ones with the lowest hashes.
+    shard : (int, int) or None
+        The k-th of n parts of all devices, by a hash of the id: the devices of one lane.
     """
 
     terms: tuple[tuple[str, tuple[str, ...]], ...] = ()
     fraction: float | None = None
     count: int | None = None
+    shard: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         parts = [f"{key}={'|'.join(values)}" for key, values in self.terms]
-        parts += [f"fraction={self.fraction * 100:g}%"] if self.fraction is not None else []
+        parts += [f"fraction={_percent(self.fraction)}"] if self.fraction is not None else []
         parts += [f"count={self.count}"] if self.count is not None else []
+        parts += [f"shard={self.shard[0]}/{self.shard[1]}"] if self.shard is not None else []
         return ",".join(parts) or "all"
+
+    def spec(self) -> str | dict[str, list[str]]:
+        """Return the selector as plain JSON that `parse` reads back: text, or a list of ids."""
+        for key, values in self.terms:
+            if key == "id" and len(self.terms) == 1 and str(self) == f"id={'|'.join(values)}":
+                return {"ids": list(values)}
+        return str(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +89,11 @@ class Selection:
     masks: Mapping[int, npt.NDArray[np.bool_]]
     count: int
     note: str
+
+
+def _percent(fraction: float) -> str:
+    short = f"{fraction * 100:g}%"
+    return short if float(short[:-1]) / 100 == fraction else repr(fraction)
 
 
 def ids(names: Iterable[str]) -> Ids:
@@ -108,6 +124,8 @@ def parse(where: Where) -> Selector:
     """
     if isinstance(where, Selector):
         return where
+    if isinstance(where, Mapping) and list(where) == ["ids"]:  # as `Selector.spec` writes it
+        where = Ids(tuple(map(str, where["ids"])))
     if isinstance(where, Ids):
         return Selector((("id", where.names),))
     if not isinstance(where, str) or not where.strip():
@@ -126,7 +144,17 @@ def parse(where: Where) -> Selector:
         terms[key] = values
     fraction = _fraction(terms.pop("fraction", None), where)
     count = _count(terms.pop("count", None), where)
-    return Selector(tuple(terms.items()), fraction, count)
+    shard = _shard(terms.pop("shard", None), where)
+    return Selector(tuple(terms.items()), fraction, count, shard)
+
+
+def _shard(values: tuple[str, ...] | None, where: str) -> tuple[int, int] | None:
+    if values is None:
+        return None
+    k, slash, n = values[0].partition("/")
+    if len(values) > 1 or not slash or not (k.isdecimal() and n.isdecimal() and int(k) < int(n)):
+        raise BadValue("where", where, "has no shard such as 0/4", _ALLOWED)
+    return int(k), int(n)
 
 
 def _fraction(values: tuple[str, ...] | None, where: str) -> float | None:
@@ -150,8 +178,18 @@ def _count(values: tuple[str, ...] | None, where: str) -> int | None:
     return int(values[0])
 
 
-def select(where: Where, groups: Sequence[Group]) -> Selection:
+def select(
+    where: Where, groups: Sequence[Group],
+    alive: Mapping[int, npt.NDArray[np.bool_]] | None = None,
+) -> Selection:
     """Return which devices of the groups a selector matches.
+
+    Parameters
+    ----------
+    where : selector
+    groups : sequence of Group
+    alive : mapping of group index to bool array, optional
+        Who can be chosen at all; everybody if not given.
 
     Raises
     ------
@@ -164,21 +202,25 @@ def select(where: Where, groups: Sequence[Group]) -> Selection:
         if key not in labels and key not in _OWN:
             raise UnknownName("selector key", key, (*_OWN, *labels))
     masks = {group.index: _mask(selector, group) for group in groups}
+    for index, mask in masks.items():
+        if alive is not None:
+            mask &= alive[index]
     if selector.fraction is not None or selector.count is not None:
         _thin(selector, groups, masks)
     count = sum(int(mask.sum()) for mask in masks.values())
-    return Selection(masks, count, _note(selector, groups, masks, count))
+    there = sum(map(len, groups) if alive is None else (int(m.sum()) for m in alive.values()))
+    return Selection(masks, count, _note(selector, groups, masks, count, there))
 
 
 def _note(
     selector: Selector, groups: Sequence[Group], masks: Mapping[int, npt.NDArray[np.bool_]],
-    count: int,
+    count: int, there: int,
 ) -> str:
     if not count:
         return f"where={str(selector)!r} matches no device"
     if selector.fraction is None and selector.count is None:
         return ""
-    note = f"where={str(selector)!r} matches {count:,} of {sum(map(len, groups)):,} devices"
+    note = f"where={str(selector)!r} matches {count:,} of {there:,} devices"
     if selector.count is None:
         return note
     chosen = (group.ids[i] for group in groups
@@ -197,7 +239,15 @@ def _mask(selector: Selector, group: Group) -> npt.NDArray[np.bool_]:
             mask &= group.device_type in values
         else:
             mask &= group.labels.get(key) in values
+    if selector.shard is not None:
+        k, n = selector.shard
+        mask &= shard_of(group.ids, n) == k
     return mask
+
+
+def shard_of(names: Sequence[str], shards: int) -> npt.NDArray[np.int64]:
+    """Return which of so many parts each device belongs to, by a hash of its id."""
+    return (mix_many(mix_many(fnv1a_many(names))) % np.uint64(shards)).astype(np.int64)
 
 
 def _thin(

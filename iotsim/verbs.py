@@ -1,0 +1,149 @@
+"""The verbs that change a run, as people type them: checked, and as plain JSON for the log.
+
+`Fleet`, `Scenario`, `Run` and a script's `ctx` spell them alike; all of them come through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from iotsim.errors import BadValue
+from iotsim.faults.base import build, fault_name
+from iotsim.members import Members
+from iotsim.profiles import Profile
+from iotsim.selectors import Where, parse
+from iotsim.units import Duration, duration_us
+
+REASON_CHARS_MAX = 1000
+
+
+def inject(
+    fault: Any, where: Where = "all", duration: Duration | None = None, reason: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the parameters of an inject.
+
+    Parameters
+    ----------
+    fault : str
+        Its name, in any case.
+    where : selector
+    duration : duration, optional
+        In simulated time; until it is cleared if not given.
+    reason : str, optional
+        For people; it stands in the log and in the events.
+    parameters : mapping
+        Of the fault.
+
+    Raises
+    ------
+    UnknownName, BadValue
+        If the fault, a parameter, the selector or the duration cannot be.
+
+    Examples
+    --------
+    >>> inject("OFFSET", "site=north", "60s", parameters={"by": 2.5})["duration_us"]
+    60000000
+    """
+    made = build(fault, parameters or {})
+    total_us = None if duration is None else duration_us(duration, "duration")
+    if total_us is None:
+        total_us = made.duration_default_us
+    return _trimmed({
+        "fault": made.name, "where": parse(where).spec(), "duration_us": total_us,
+        "parameters": made.parameters(), "reason": _reason(reason),
+    })
+
+
+def clear(fault: Any = None, where: Where = "all") -> dict[str, Any]:
+    """Return the parameters of a clear: of one fault, or of all."""
+    name = None if fault is None else fault_name(fault)
+    return _trimmed({"fault": name, "where": parse(where).spec()})
+
+
+def stop(where: Where = "all") -> dict[str, Any]:
+    """Return the parameters of a stop of devices."""
+    return {"where": parse(where).spec()}
+
+
+def set_(
+    where: Where = "all", every: Duration | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the parameters of a set.
+
+    Parameters
+    ----------
+    where : selector
+    every : duration, optional
+        The new interval.
+    fields : mapping of field name to parameters
+        What changes; what is not named stays.
+
+    Raises
+    ------
+    BadValue
+        If nothing is to change, or a value cannot be.
+    """
+    given = {} if fields is None else fields
+    if not isinstance(given, Mapping):
+        raise BadValue("fields", fields, "is not a mapping", "Give {'temperature': {'mean': 25}}.")
+    for name, parameters in given.items():
+        if not isinstance(name, str) or not isinstance(parameters, Mapping) or not parameters:
+            raise BadValue(str(name), parameters, "does not say what changes of a field",
+                           "Give its parameters, such as temperature={'mean': 25}.")
+    if every is None and not given:
+        raise BadValue("set", {}, "changes nothing", "Give every='1s', or a field's parameters.")
+    return _trimmed({
+        "where": parse(where).spec(),
+        "every_us": None if every is None else duration_us(every, "every"),
+        "fields": {name: dict(parameters) for name, parameters in given.items()},
+    })
+
+
+def log(text: Any) -> dict[str, Any]:
+    """Return the parameters of a line in the log."""
+    return {"text": str(text)[:REASON_CHARS_MAX]}
+
+
+def changed(profile: Profile, every_us: int | None, fields: Mapping[str, Any]) -> Profile:
+    """Return a profile with another interval, and with other parameters of some of its fields.
+
+    Fields that the profile does not have are left out: a selection may hold several types.
+
+    Raises
+    ------
+    IotsimError
+        If a parameter cannot be.
+    """
+    spec = profile.spec()
+    if every_us is not None:
+        spec["telemetry_interval"] = f"{every_us}us"
+        if profile.phase_us is not None:
+            spec["phase"] = 0
+    for name, parameters in fields.items():
+        if name in spec["telemetry_fields"]:
+            before = spec["telemetry_fields"][name]
+            other = parameters.get("type", before["type"]) != before["type"]
+            kept = {k: v for k, v in before.items() if k in ("resolution", "unit", "shared")}
+            spec["telemetry_fields"][name] = {**(kept if other else before), **parameters}
+    return Profile.from_spec(spec, name=f"set of {profile.type!r}")
+
+
+def added(members: Members) -> dict[str, Any]:
+    """Return the parameters of an add."""
+    return {"members": members.spec()}
+
+
+def _reason(reason: Any) -> str | None:
+    if reason is None:
+        return None
+    if not isinstance(reason, str) or not reason.isprintable() or len(reason) > REASON_CHARS_MAX:
+        raise BadValue("reason", reason, f"is not printable text of up to {REASON_CHARS_MAX:,} "
+                       "characters", "Give a few words.")
+    return reason
+
+
+def _trimmed(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value not in (None, {})}
