@@ -6,7 +6,8 @@ and stretch of time; sums do not depend on order or on the split into blocks, sh
 flipped bit changes exactly one word, a missing or doubled reading adds or removes words, and
 swapped readings change both. The hex digest is two mixed lanes over the devices' sums. A value's
 word depends on the value alone, never on the column that carries it; null is no value, like a
-field that is absent.
+field that is absent. Where a row stands within its tick, which copy of a reading it is and why it
+never left are part of its word; what was active, what was hit, delays and truth are not.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from iotsim.readings import Column, Group, Readings
-from iotsim.seeding import Words, combine, combine_many, fnv1a, fnv1a_many, mix_many
+from iotsim.readings import Column, Group, Marks, Readings
+from iotsim.seeding import Words, combine, combine_many, fnv1a, fnv1a_many, mix, mix_many
 
 DIGEST_VERSION = 1
 STRETCHES_MAX = 128
@@ -86,6 +87,8 @@ class Digest:
         words = readings.time_us.view(np.uint64) * _TIME
         words += _swapped(readings.seq.view(np.uint64) * _SEQ)
         words += group.keys[readings.device]
+        if readings.marks is not None:
+            _add_marks(words, readings.marks)
         words = mix_many(words)
         pieces = _pieces(self.stretches, readings.time_us)
         total = words
@@ -98,13 +101,11 @@ class Digest:
 
     def hexdigest(self) -> str:
         """Return 32 hex digits; 32 zeros for no readings."""
-        lanes = [0, 0]
-        for group in self._groups.values():
-            seen = group.rows > 0
-            words = mix_many(group.sums[seen] + group.rows[seen].view(np.uint64) * _SEQ)
-            for i, lane in enumerate(_LANES):
-                devices = combine_many(group.keys[seen] ^ np.uint64(lane), words)
-                lanes[i] = (lanes[i] + int(devices.sum(dtype=np.uint64))) & _MASK
+        keys, sums, rows = self._per_key()
+        words = mix_many(sums + rows.view(np.uint64) * _SEQ)
+        lanes = [
+            int(combine_many(keys ^ np.uint64(lane), words).sum(dtype=np.uint64)) for lane in _LANES
+        ]
         return f"{lanes[0]:016x}{lanes[1]:016x}"
 
     @property
@@ -117,6 +118,23 @@ class Digest:
         for index in sorted(self._groups):
             group = self._groups[index]
             yield group.group, group.sums, group.rows
+
+    def _per_key(self) -> tuple[Words, Words, npt.NDArray[np.int64]]:
+        # A device may have been in several groups, and come back to the labels that it had.
+        parts = [(group, group.rows > 0) for group in self._groups.values()]
+        none = np.zeros(0, dtype=np.uint64)
+        keys = np.concatenate([none, *(group.keys[seen] for group, seen in parts)])
+        sums = np.concatenate([none, *(group.sums[seen] for group, seen in parts)])
+        rows = np.concatenate([none.view(np.int64), *(group.rows[seen] for group, seen in parts)])
+        if len(parts) < 2:
+            return keys, sums, rows
+        known, place = np.unique(keys, return_inverse=True)
+        if len(known) == len(keys):
+            return keys, sums, rows
+        total, count = np.zeros(len(known), np.uint64), np.zeros(len(known), np.int64)
+        np.add.at(total, place, sums)
+        np.add.at(count, place, rows)
+        return known, total, count
 
     def _sums_of(self, group: Group) -> _GroupSums:
         if group.index not in self._groups:
@@ -164,6 +182,20 @@ def _pieces(stretches: Stretches, time_us: npt.NDArray[np.int64]) -> _Pieces:
 def _swapped(words: Words) -> Words:
     # Halves changed over: the top bits of tick and time must not meet in one place.
     return np.asarray((words << np.uint64(32)) | (words >> np.uint64(32)))
+
+
+def _add_marks(words: Words, marks: Marks) -> None:
+    # Mixed, so that no number of copies looks like another tick or time; nothing adds nothing.
+    if marks.sub is not None or marks.copy is not None:
+        which = np.zeros(len(words), dtype=np.uint64)
+        if marks.sub is not None:
+            which += marks.sub.astype(np.uint64) << np.uint64(32)
+        if marks.copy is not None:
+            which += marks.copy.astype(np.uint64)
+        words += mix_many(which)
+    if marks.withheld is not None:
+        causes = [mix(fnv1a(name)) if name else 0 for name in marks.names]
+        words += np.array(causes, dtype=np.uint64)[marks.withheld]
 
 
 def device_words(group: Group) -> Words:

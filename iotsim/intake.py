@@ -7,14 +7,16 @@ looks; only then are they added to the digest, the capture and the file.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from iotsim.arrow import Writer
 from iotsim.capture import Capture
 from iotsim.digest import Digest
-from iotsim.readings import Column, Readings
+from iotsim.readings import Column, Marks, Readings
 
 ROWS_JOINED = 4096
 
@@ -79,28 +81,76 @@ def joined(pieces: Sequence[Readings]) -> list[Readings]:
 
 
 def _shape(readings: Readings) -> tuple[object, ...]:
-    return tuple(
-        (name, column.kind, column.categories, column.present is None)
-        for name, column in readings.columns.items()
-    )
+    # Rows without a truth of their own take what was published: the two must be alike.
+    columns = {name: _like(column) for name, column in readings.columns.items()}
+    truth = {} if readings.marks is None else readings.marks.truth
+    apart = {name: like for name, column in truth.items()
+             if (like := _like(column)) != columns.get(name)}
+    return (*columns.items(), apart)
+
+
+def _like(column: Column) -> tuple[object, ...]:
+    return column.kind, column.categories, column.present is None
 
 
 def _join(run: Sequence[Readings]) -> Readings:
-    def together(column: Callable[[Readings], Column]) -> Column:
-        parts = [column(piece) for piece in run]
-        present = None
-        if parts[0].present is not None:
-            present = np.concatenate([part.present for part in parts if part.present is not None])
-        values = np.concatenate([part.values for part in parts])
-        return Column(parts[0].kind, values, parts[0].categories, present)
-
     return Readings(
         group=run[0].group,
         device=np.concatenate([piece.device for piece in run]),
         seq=np.concatenate([piece.seq for piece in run]),
         time_us=np.concatenate([piece.time_us for piece in run]),
         columns={
-            name: together(lambda piece, name=name: piece.columns[name])  # type: ignore[misc]
-            for name in run[0].columns
+            name: _together([piece.columns[name] for piece in run]) for name in run[0].columns
         },
+        marks=_joined_marks(run),
     )
+
+
+def _together(parts: Sequence[Column]) -> Column:
+    present = None
+    if parts[0].present is not None:
+        present = np.concatenate([part.present for part in parts if part.present is not None])
+    values = np.concatenate([part.values for part in parts])
+    return Column(parts[0].kind, values, parts[0].categories, present)
+
+
+def _joined_marks(run: Sequence[Readings]) -> Marks | None:
+    if all(piece.marks is None for piece in run):
+        return None
+    codes: dict[str, int] = {"": 0}
+    marks = [piece.marks or _no_marks(len(piece)) for piece in run]
+    places = [
+        np.array([codes.setdefault(name, len(codes)) for name in part.names], dtype=np.int16)
+        for part in marks
+    ]
+
+    def coded(name: str) -> list[npt.NDArray[np.int16] | None]:
+        arrays = [getattr(part, name) for part in marks]
+        return [None if array is None else place[array]
+                for place, array in zip(places, arrays, strict=True)]
+
+    def filled(parts: Sequence[Any], kind: type[np.integer[Any]]) -> Any:
+        if all(part is None for part in parts):
+            return None
+        return np.concatenate([np.zeros(len(piece), dtype=kind) if part is None else part
+                               for part, piece in zip(parts, run, strict=True)])
+
+    def plain(name: str, kind: type[np.integer[Any]]) -> Any:
+        return filled([getattr(part, name) for part in marks], kind)
+
+    names = dict.fromkeys(name for part in marks for name in part.truth)
+    truth = {
+        name: _together([part.truth.get(name) or piece.columns[name]
+                         for part, piece in zip(marks, run, strict=True)])
+        for name in names
+    }
+    faults, hit, withheld = (
+        filled(coded(name), np.int16) for name in ("faults", "hit", "withheld"))
+    return Marks(tuple(codes), faults, hit, withheld, plain("sub", np.int32),
+                 plain("copy", np.int32), plain("delay_us", np.int64), plain("shift_us", np.int64),
+                 truth)
+
+
+def _no_marks(rows: int) -> Marks:
+    nothing = np.zeros(rows, dtype=np.int16)
+    return Marks(("",), nothing, nothing)

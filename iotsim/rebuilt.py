@@ -15,7 +15,7 @@ import orjson
 from iotsim.digest import Digest
 from iotsim.engine.device import column_of
 from iotsim.errors import BadValue, SavedRunError
-from iotsim.readings import Column, Group, Readings
+from iotsim.readings import Column, Group, Ints, Marks, Readings
 from iotsim.units import instant_us
 
 
@@ -25,7 +25,8 @@ def digest_of_messages(messages: Iterable[tuple[bytes, str]]) -> str:
     Parameters
     ----------
     messages : iterable of (payload, id)
-        Payloads as they stood on the wire; ids are `run/device/seq/copy`.
+        Payloads as they stood on the wire; ids are `run/device/seq/copy`, or
+        `run/device/seq.sub/copy` between two ticks.
 
     Raises
     ------
@@ -40,14 +41,15 @@ def digest_of_messages(messages: Iterable[tuple[bytes, str]]) -> str:
 
 def readings_of_messages(messages: Iterable[tuple[bytes, str]]) -> Iterator[Readings]:
     """Yield the readings that messages hold, one group per device type and set of labels."""
-    found: dict[tuple[str, bytes], list[tuple[str, int, int, dict[str, Any]]]] = {}
+    found: dict[tuple[str, bytes], list[tuple[str, int, dict[str, Any], tuple[int, int, int]]]]
+    found = {}
     for payload, message_id in messages:
         try:
             body = orjson.loads(payload)
             labels = {k: v for k, v in body.get("labels", {}).items() if k != "device_type"}
             kind = body["device_type"], orjson.dumps(labels, option=orjson.OPT_SORT_KEYS)
-            row = (body["device_id"], int(message_id.rsplit("/", 2)[1]),
-                   instant_us(body["timestamp"]), body["fields"])
+            row = (body["device_id"], instant_us(body["timestamp"]), body["fields"],
+                   _place_of(message_id))
         except (KeyError, TypeError, AttributeError, IndexError, ValueError):
             raise BadValue("message", payload, "is not a reading", "") from None
         found.setdefault(kind, []).append(row)
@@ -55,14 +57,32 @@ def readings_of_messages(messages: Iterable[tuple[bytes, str]]) -> Iterator[Read
         place: dict[str, int] = {}
         device = [place.setdefault(row[0], len(place)) for row in rows]
         group = Group(index, device_type, list(place), orjson.loads(labels_json))
-        names = list(dict.fromkeys(name for row in rows for name in row[3]))
+        names = list(dict.fromkeys(name for row in rows for name in row[2]))
+        seq, sub, copy = (np.array([row[3][i] for row in rows], np.int64) for i in range(3))
         yield Readings(
             group=group,
             device=np.array(device, dtype=np.int32),
-            seq=np.array([row[1] for row in rows], dtype=np.int64),
-            time_us=np.array([row[2] for row in rows], dtype=np.int64),
-            columns={name: column_of([row[3] for row in rows], name) for name in names},
+            seq=seq,
+            time_us=np.array([row[1] for row in rows], dtype=np.int64),
+            columns={name: column_of([row[2] for row in rows], name) for name in names},
+            marks=_marks_of(sub, copy),
         )
+
+
+def _place_of(message_id: str) -> tuple[int, int, int]:
+    _, place, copy = message_id.rsplit("/", 2)
+    seq, _, sub = place.partition(".")
+    found = int(seq), int(sub or 0), int(copy)
+    if not -(2**63) <= found[0] < 2**63 or not all(0 <= part < 2**31 for part in found[1:]):
+        raise ValueError(message_id)
+    return found
+
+
+def _marks_of(sub: Ints, copy: Ints) -> Marks | None:
+    if not sub.any() and not copy.any():
+        return None
+    nothing = np.zeros(len(sub), dtype=np.int16)
+    return Marks(("",), nothing, nothing, sub=sub.astype(np.int32), copy=copy.astype(np.int32))
 
 
 def readings_of_table(table: Any, groups: Sequence[Group], source: object) -> list[Readings]:

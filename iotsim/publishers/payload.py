@@ -7,7 +7,7 @@ column: what does not change between the readings of a device is prepared once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -27,7 +27,8 @@ class Messages:
     Attributes
     ----------
     topics, payloads, ids : sequences of equal length
-        Where to, what, and the identity `run/device/seq/copy` that survives every retry.
+        Where to, what, and the identity that survives every retry: `run/device/seq/copy`, or
+        `run/device/seq.sub/copy` between two ticks.
     time_us : int64 array
         The simulated time of each message.
     """
@@ -62,7 +63,7 @@ class Encoder:
         self._fixed(group)
 
     def encode(self, readings: Readings) -> Messages:
-        """Return one message per row, in row order."""
+        """Return one message per row, in row order; what was withheld is not for here."""
         topics, heads, tail, names = self._fixed(readings.group)
         rows = readings.device.tolist()
         payloads = list(
@@ -77,9 +78,7 @@ class Encoder:
                 ),
             )
         )
-        ids = [
-            f"{names[i]}/{n}/0" for i, n in zip(rows, readings.seq.tolist(), strict=True)
-        ]
+        ids = message_ids(readings, names)
         return Messages([topics[i] for i in rows], payloads, ids, readings.time_us)
 
     def _fixed(self, group: Group) -> tuple[list[str], list[bytes], bytes, list[str]]:
@@ -106,6 +105,28 @@ class Encoder:
                 self._second = (second, text)
             made.append(b'%b%06dZ"' % (self._second[1], micro))
         return made
+
+
+def message_ids(readings: Readings, names: Sequence[str]) -> list[str]:
+    """Return the id of the message of every row.
+
+    Parameters
+    ----------
+    readings : Readings
+    names : sequence of str
+        `run/device` of every device of the group.
+    """
+    rows, ticks = readings.device.tolist(), readings.seq.tolist()
+    sub, copy = (None, None) if readings.marks is None else (
+        readings.marks.sub, readings.marks.copy)
+    if (sub is None or not sub.any()) and (copy is None or not copy.any()):
+        return [f"{names[i]}/{n}/0" for i, n in zip(rows, ticks, strict=True)]
+    subs: Iterable[int] = repeat(0, len(rows)) if sub is None else sub.tolist()
+    copies: Iterable[int] = repeat(0, len(rows)) if copy is None else copy.tolist()
+    return [
+        f"{names[i]}/{n}.{j}/{k}" if j else f"{names[i]}/{n}/{k}"
+        for i, n, j, k in zip(rows, ticks, subs, copies, strict=True)
+    ]
 
 
 def _field_parts(readings: Readings) -> list[Sequence[bytes] | repeat[bytes]]:
