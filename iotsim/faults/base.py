@@ -24,6 +24,7 @@ from iotsim.errors import BadValue, UnknownName
 from iotsim.normals import normal_many
 from iotsim.readings import Column, Ints
 from iotsim.seeding import Words, combine_many, draws, fnv1a, stream_keys, unit_many
+from iotsim.signals.resolution import Resolution
 from iotsim.units import duration_us
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -55,6 +56,10 @@ class Draft:
         The published values; replaced, never written into.
     spans : mapping of field name to (low, high)
         Where the values of a field usually are; a field without one is judged by its value.
+    resolutions : mapping of field name to Resolution
+        What a sensor can resolve: values that a fault moved are rounded to it.
+    interval_us : int64 array or int
+        The device's interval, per row or for all; 0 if nobody knows.
     withheld : int16 array
         Index into `causes` of why the row never leaves; 0 if it does.
     causes : list of str
@@ -72,6 +77,8 @@ class Draft:
     time_us: Ints
     columns: dict[str, Column]
     spans: Mapping[str, Span]
+    resolutions: Mapping[str, Resolution] = field(default_factory=dict)
+    interval_us: Ints | int = 0
     withheld: npt.NDArray[np.int16] = field(init=False)
     causes: list[str] = field(default_factory=lambda: [""])
     delay_us: Ints = field(init=False)
@@ -89,6 +96,12 @@ class Draft:
             self.causes.append(cause)
         free = rows if wins else rows[self.withheld[rows] == 0]
         self.withheld[free] = self.causes.index(cause)
+
+    def lost(self, active: Active, wanted: Mask | bool, cause: str) -> Mask:
+        """Withhold the wanted ones of the active rows; return which had not been until now."""
+        hit = (self.withheld[active.rows] == 0) & wanted
+        self.withhold(active.rows[hit], cause)
+        return np.asarray(hit)
 
     def numeric(self, names: Sequence[str] | None) -> list[str]:
         """Return the fields that a value fault changes: those named, or all that are numbers."""
@@ -155,6 +168,16 @@ class Active:
             return np.ones(len(self), dtype=np.bool_)
         return np.asarray(self.uniform(part) < limit)
 
+    def drawn(self, probability: float, part: str = "chance") -> Mask:
+        """Return which rows are drawn with a probability, ramp or not: see `strength`."""
+        if probability >= 1.0:
+            return np.ones(len(self), dtype=np.bool_)
+        return np.asarray(self.uniform(part) < probability)
+
+    def strength(self, full: float) -> Floats:
+        """Return for each row how strong it is: `full`, where a ramp has risen all the way."""
+        return np.full(len(self), full) if self.share is None else full * self.share
+
     def remembered(self, name: Any, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return for each row what `values` was in the first row that its device had here."""
         known = self.memory.get(name)
@@ -196,6 +219,8 @@ class Fault:
         How long it lasts if nobody says; None: until it is cleared.
     lingers : bool
         Whether rows after its end still differ (a battery does not recharge).
+    numeric : bool
+        Whether the fields that it names must be numbers.
     """
 
     name: ClassVar[str] = ""
@@ -203,6 +228,7 @@ class Fault:
     offline: ClassVar[bool] = False
     duration_default_us: ClassVar[int | None] = None
     lingers: ClassVar[bool] = False
+    numeric: ClassVar[bool] = False
 
     @property
     def ramp_us(self) -> int:
@@ -224,8 +250,15 @@ class Fault:
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters that were given, as plain JSON values."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)
-                if getattr(self, entry.name) != entry.default}
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self)
+                 if getattr(self, entry.name) != entry.default}
+        return {name: list(value) if isinstance(value, tuple) else value
+                for name, value in given.items()}
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The fields that it names: none of them on any selected device is the caller's error."""
+        return tuple(getattr(self, "field", None) or ())
 
 
 FAULTS = {
