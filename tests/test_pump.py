@@ -34,11 +34,12 @@ class Gate:
     links: list = field(default_factory=list)
     failures: int = 0  # so many openings fail
     behave: object = None  # called with (link, tokens, items) at each send
+    per_device: bool = False
 
     def lanes(self, devices):
-        return self.count
+        return devices if self.per_device else self.count
 
-    def link(self, lane, run_id, verdicts):
+    def link(self, lane, run_id, verdicts, device=None):
         self.links.append(GateLink(self, verdicts))
         return self.links[-1]
 
@@ -185,10 +186,31 @@ def test_a_cancelled_offer_is_accounted_for():
     assert (account.offered, account.dropped, account.queued, account.in_flight) == (100, 85, 10, 5)
 
 
-def test_slow_down_is_refused_until_it_exists():
-    with pytest.raises(BadValue, match="backpressure='slow_down' is not available yet"):
-        Pump(Gate(), backpressure="slow_down")
-    with pytest.raises(BadValue, match="Use one of: block, drop_oldest"):
+def test_slow_down_queues_like_block_and_says_how_full_it_is():
+    async def scenario():
+        gate = Gate(window=10)
+        async with gated(gate, queue_messages=100, backpressure="slow_down") as pump:
+            empty = pump.fill(0)
+            await pump.offer(0, block(90))
+            await turn()
+            nearly = pump.fill(0)
+            waiting = asyncio.create_task(pump.offer(0, block(40, first=90)))
+            await turn()
+            assert not waiting.done()
+            full = pump.fill(0)
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            gate.links[0].acknowledge()
+            await waiting
+            assert await pump.drain(3)
+            return empty, nearly, full, pump.fill(0), pump.snapshot()
+
+    empty, nearly, full, after, account = asyncio.run(scenario())
+    assert (empty, nearly, full, after) == (0, 0.8, 1, 0)
+    assert account.acknowledged == 130
+
+
+def test_an_unknown_back_pressure_is_one_line_that_says_what_there_is():
+    with pytest.raises(BadValue, match="Use one of: block, drop_oldest, slow_down"):
         build("memory:x", backpressure="drop_newest")
 
 
@@ -225,7 +247,7 @@ def test_the_back_off_grows_to_a_ceiling_with_jitter_from_the_run_id():
     def delays(run_id):
         pump = Pump(Gate(), run_id=run_id)
         asyncio.run(pump.open())
-        return [pump._lanes[0]._backoff.delay_s(n) for n in range(1, 40)]
+        return [pump._lanes[0]._connector.delay_s(n) for n in range(1, 40)]
 
     first = delays("a")
     assert first == delays("a") != delays("b")

@@ -8,8 +8,8 @@ knows its protocol and reports to its `Verdicts` what became of each token.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, cast
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 
 from iotsim.errors import BadValue, UnknownName
 from iotsim.registry import PUBLISHERS, resolve
@@ -17,7 +17,7 @@ from iotsim.transport.addresses import redacted
 
 Item: TypeAlias = tuple[str, bytes, str, float]  # topic, payload, id, first handed over at (s)
 Blame: TypeAlias = Literal["message", "cut", "other"]
-Backpressure: TypeAlias = Literal["block", "drop_oldest"]
+Backpressure: TypeAlias = Literal["block", "drop_oldest", "slow_down"]
 
 QUEUE_MESSAGES = 10_000
 QUEUE_MESSAGES_MAX = 10_000_000
@@ -37,7 +37,11 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What bounds a lane: how many messages it queues, and what happens beyond."""
+    """What bounds a lane: how many messages it queues, and what happens beyond.
+
+    A lane under "slow_down" behaves as under "block"; whoever drives the devices looks at
+    `Pump.fill` and lets them publish less before it comes to that.
+    """
 
     queue_messages: int = QUEUE_MESSAGES
     backpressure: Backpressure = "block"
@@ -53,6 +57,15 @@ class Limits:
 
 
 LIMIT_OPTIONS = ("queue_messages", "backpressure")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A device that has a session of its own, under its own name."""
+
+    device_id: str
+    device_type: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Verdicts(Protocol):
@@ -108,11 +121,17 @@ class Publisher(Protocol):
     def limits(self) -> Limits:
         """What bounds each lane."""
 
-    def lanes(self, devices: int) -> int:
-        """Return how many connections so many devices share."""
+    @property
+    def per_device(self) -> bool:
+        """Whether each device has a connection of its own."""
 
-    def link(self, lane: int, run_id: str, verdicts: Verdicts) -> Link:
-        """Return the link of one lane; it is not connected."""
+    def lanes(self, devices: int) -> int:
+        """Return how many connections so many devices have, shared or one each; raises BadValue."""
+
+    def link(
+        self, lane: int, run_id: str, verdicts: Verdicts, device: Identity | None = None
+    ) -> Link:
+        """Return the link of one lane, for one device where it has its own; not connected."""
 
 
 def build(url: str, **options: Any) -> Publisher:
@@ -155,11 +174,7 @@ def check_options(scheme: str, options: Iterable[str], known: Iterable[str]) -> 
 
 def checked_backpressure(value: Any) -> Backpressure:
     """Return a back-pressure policy, or raise."""
-    if value == "slow_down":
-        raise BadValue(
-            "backpressure", value, "is not available yet", "Use 'block' or 'drop_oldest'."
-        )
-    return cast(Backpressure, choice("backpressure", value, ("block", "drop_oldest")))
+    return cast(Backpressure, choice("backpressure", value, get_args(Backpressure)))
 
 
 def choice(name: str, value: Any, allowed: Sequence[str]) -> str:

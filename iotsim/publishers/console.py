@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from iotsim.errors import BadValue
-from iotsim.publishers.base import Item, Limits, Link, Verdicts, check_options
+from iotsim.publishers.base import Identity, Item, Limits, Link, Verdicts, check_options
 from iotsim.publishers.sinks import Sink, SinkLink
 
 
@@ -17,6 +17,7 @@ class ConsolePublisher:
     """Shows every message; for demonstrations, never a substitute for a broker."""
 
     limits: Limits
+    per_device: ClassVar[bool] = False
 
     @classmethod
     def build(cls, url: str, **options: Any) -> Self:
@@ -35,7 +36,9 @@ class ConsolePublisher:
         """Return 1."""
         return 1
 
-    def link(self, lane: int, run_id: str, verdicts: Verdicts) -> Link:
+    def link(
+        self, lane: int, run_id: str, verdicts: Verdicts, device: Identity | None = None
+    ) -> Link:
         """Return the link."""
         return SinkLink(self.url, verdicts, _Screen())
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 from iotsim.errors import BadValue
-from iotsim.publishers.base import Item, Limits, Link, Verdicts, check_options
+from iotsim.publishers.base import Identity, Item, Limits, Link, Verdicts, check_options
 from iotsim.publishers.sinks import Sharing, Sink, SinkLink
 
 
@@ -20,6 +20,7 @@ class FilePublisher:
 
     path: str
     limits: Limits
+    per_device: ClassVar[bool] = False
 
     @classmethod
     def build(cls, url: str, **options: Any) -> Self:
@@ -40,7 +41,9 @@ class FilePublisher:
         """Return 1."""
         return 1
 
-    def link(self, lane: int, run_id: str, verdicts: Verdicts) -> Link:
+    def link(
+        self, lane: int, run_id: str, verdicts: Verdicts, device: Identity | None = None
+    ) -> Link:
         """Return the link; the first opening in a run empties the file."""
         name = os.path.realpath(self.path)
         return SinkLink(

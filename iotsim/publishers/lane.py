@@ -2,8 +2,8 @@
 
 Order within a lane is the order of the tokens: messages are handed to the link in that order,
 and after a lost link everything without a verdict is handed over again, first and in the same
-order, under the same ids. All of it runs on one event loop; the only task is the one that
-reconnects.
+order, under the same ids. All of it runs on one event loop; the only task is the connector's,
+while there is no connection.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ from itertools import islice
 from typing import TypeAlias
 
 from iotsim.clock import monotonic
-from iotsim.errors import ConnectError, IotsimError
 from iotsim.publishers.backlog import Backlog
-from iotsim.publishers.backoff import Backoff, pause
 from iotsim.publishers.base import Item, Limits, Link, Loss, Verdicts
+from iotsim.publishers.connector import Connector
 from iotsim.publishers.ledger import Ledger
 from iotsim.publishers.payload import Messages
-from iotsim.transport.addresses import failure_text
 
-OPEN_S = 10.0
 ACK_DEADLINE_S = 30.0
 TRIES_MAX = 8  # of one message that the peer refuses for now
 BATCH = 512  # messages joined in one write
@@ -41,6 +38,7 @@ class LaneSettings:
     ledger: Ledger
     notice: Callable[[str], None]
     changed: Callable[[], None]
+    turns: asyncio.Semaphore  # to connect
     settled: Settled | None = None
     ack_deadline_s: float = ACK_DEADLINE_S
 
@@ -52,7 +50,7 @@ class Lane:
         self, index: int, make_link: Callable[[Verdicts], Link], settings: LaneSettings
     ) -> None:
         self.index = index
-        self.connected = False
+        self.connected = self.hung_up = False
         self._settings = settings
         self._ledger = settings.ledger
         self._capacity = settings.limits.queue_messages
@@ -68,30 +66,59 @@ class Lane:
         self._writable = False
         self._resting = False  # after a refusal for now
         self._feed_due = False
-        self._failures = 0
-        self._backoff = Backoff(f"{settings.run_id}/{index}")
+        name = f"{settings.run_id}/{index}"
+        self._connector = Connector(
+            name, settings.url, self._link, settings.turns, self._opened, self._failed
+        )
         self._room = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._down = asyncio.Event()
-        self._stopping = False
-        self._keeper: asyncio.Task[None] | None = None
+        self._opening = self._was_open = self._stopping = self._closed = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._oldest: tuple[int, float] = (-1, 0.0)
 
+    @property
+    def fill(self) -> float:
+        """How full the queue is, from 0 to 1."""
+        return len(self._queue) / self._capacity
+
     async def open(self) -> None:
         """Connect for the first time; raises ConnectError."""
-        self._start(await self._open_link())
-        self._keeper = asyncio.get_running_loop().create_task(
-            self._keep(), name=f"iotsim lane {self.index}"
-        )
+        self._opening = True
+        try:
+            window = await self._connector.open()
+        finally:
+            self._opening = False
+        self._opened(window)
+
+    def begin(self) -> None:
+        """Connect in the background; until then it is as if the link were lost."""
+        self._connector.seek(at_once=True)
+
+    def hang_up(self) -> None:
+        """End the connection at once, without a word, and stay away until `call_back`."""
+        if self.hung_up or self._closed:
+            return
+        self.hung_up = True
+        self._connector.halt()
+        if not self._opening:
+            self._link.drop()
+        if self.connected:
+            self._unlink()
+
+    def call_back(self) -> None:
+        """Connect again, at once; where that fails, as after any lost link."""
+        if not self.hung_up or self._closed:
+            return
+        self.hung_up = False
+        self._connector.failures = 0
+        if not self._opening:
+            self._connector.seek(at_once=True)
 
     async def close(self) -> None:
         """End the link and settle what is left: queued is dropped, in flight is unknown."""
         self.stop_admission()
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait([keeper], timeout=1.0)
+        self._closed = True
+        await self._connector.end()
         self._cancel_timers()
         was_connected, self.connected = self.connected, False
         if was_connected:
@@ -107,7 +134,8 @@ class Lane:
         self._room.set()
 
     def _write_off(self) -> None:
-        ledger, why = self._ledger, "stopped before it was sent"
+        ledger = self._ledger
+        why = "stopped while hung up" if self.hung_up else "stopped before it was sent"
         ledger.move("in_flight", "unknown", len(self._flight))
         waiting = self._queue.drop(len(self._queue)) + len(self._held)
         ledger.move("queued", "dropped", waiting, why)
@@ -219,7 +247,7 @@ class Lane:
         seconds = [now_s - item[3] for item in items]
         self._ledger.latency.add(seconds)
         self._forget(tokens)
-        self._failures = 0
+        self._connector.failures = 0
         if self._careful is not None:
             self._careful += len(items)
             if self._careful >= self._window:
@@ -245,7 +273,7 @@ class Lane:
             self._ledger.move("in_flight", "queued", len(again))
             self._waiting = dict(sorted(self._waiting.items()))
             self._resting = True
-            delay_s = self._backoff.delay_s(max(self._tries[token] for token in again))
+            delay_s = self._connector.delay_s(max(self._tries[token] for token in again))
             self._arm("retry", delay_s, self._end_rest)
         if items:
             self._settings.notice(f"refused: {reason} (topic {items[0][0]!r:.80})")
@@ -255,15 +283,19 @@ class Lane:
         """Take the end of the link: what is in flight is unknown until it is sent again."""
         if not self.connected:
             return
-        self.connected = self._writable = False
         self._settings.notice(f"link lost: {loss.why}")
+        self._unlink(loss)
+        self._connector.seek()
+
+    def _unlink(self, loss: Loss | None = None) -> None:
+        self.connected = self._writable = False
         self._ledger.move("in_flight", "unknown", len(self._flight))
-        self._suspect(loss)
+        if loss is not None:
+            self._suspect(loss)
         self._waiting = dict(sorted({**self._flight, **self._waiting}.items()))
         self._flight = {}
         self._cancel_timers()
         self._settings.changed()
-        self._down.set()
 
     def ready(self) -> None:
         """Feed a link again that had enough."""
@@ -308,50 +340,27 @@ class Lane:
             item = self._flight.pop(token)
             reason = "ended the connection twice"
             self._suspects.clear()
-            self._failures = 0
+            self._connector.failures = 0
             self._ledger.move("unknown", "refused", 1, reason)
             self._settings.notice(f"refused: {reason}: {loss.why} (topic {item[0]!r:.80})")
             self._report([item], f"refused: {reason}", ())
 
     # -- connection ---------------------------------------------------------------------------
 
-    async def _open_link(self) -> int:
-        try:
-            async with asyncio.timeout(OPEN_S):
-                return await self._link.open()
-        except TimeoutError:
+    def _opened(self, window: int) -> None:
+        if self.hung_up or self._closed:  # while it was being opened
             self._link.drop()
-            raise ConnectError(self._settings.url, f"no answer in {OPEN_S:g} s") from None
-
-    async def _keep(self) -> None:
-        while True:
-            await self._down.wait()
-            self._down.clear()
-            window: int | None = None
-            while window is None:
-                self._failures += 1
-                await pause(self._backoff.delay_s(self._failures))
-                window = await self._reopened()
-            self._ledger.reconnects += 1
-            self._start(window)
-
-    async def _reopened(self) -> int | None:
-        # Whatever fails, a lane that gave up here would only queue.
-        try:
-            return await self._open_link()
-        except IotsimError as error:  # away, or what it needs is: a file of certificates
-            why = str(error)
-        except Exception as error:
-            why = f"reconnecting failed: {failure_text(error)} ({type(error).__name__})"
-        self._suspects.clear()  # a broker that is away was not ended by a message
-        self._settings.notice(why)
-        return None
-
-    def _start(self, window: int) -> None:
+            return
+        self._ledger.reconnects += self._was_open
+        self._was_open = True
         self._window = window
         self._resting = False
         self.connected = self._writable = True
         self._kick()
+
+    def _failed(self, why: str) -> None:
+        self._suspects.clear()  # a broker that is away was not ended by a message
+        self._settings.notice(why)
 
     def _end_link(self, loss: Loss) -> None:
         self._link.drop()

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from iotsim.publishers.base import Item, Limits, Link, Verdicts, check_options, whole
+from iotsim.publishers.base import Identity, Item, Limits, Link, Verdicts, check_options, whole
 from iotsim.publishers.sinks import Sharing, Sink, SinkLink
 
 CAPACITY = 1_000_000
@@ -34,6 +34,7 @@ class MemoryPublisher:
     name: str
     limits: Limits
     capacity: int = CAPACITY
+    per_device: ClassVar[bool] = False
 
     @classmethod
     def build(cls, url: str, **options: Any) -> Self:
@@ -56,7 +57,9 @@ class MemoryPublisher:
         """Return what was published, oldest first: (topic, payload, id)."""
         return messages(self.name)
 
-    def link(self, lane: int, run_id: str, verdicts: Verdicts) -> Link:
+    def link(
+        self, lane: int, run_id: str, verdicts: Verdicts, device: Identity | None = None
+    ) -> Link:
         """Return the link; the first opening in a run empties the list."""
         kept = _KEPT.sink(self.name, run_id, partial(_Kept, self.name))
         kept.hold(self.capacity)

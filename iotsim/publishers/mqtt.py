@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from iotsim.errors import BadValue, MissingExtra
 from iotsim.publishers.base import (
+    Identity,
     Limits,
     Link,
     Verdicts,
@@ -18,44 +19,60 @@ from iotsim.publishers.base import (
     whole,
     with_defaults,
 )
+from iotsim.publishers.sessions import (
+    CLIENT_ID,
+    WILL_OPTIONS,
+    LastWill,
+    check_room,
+    checked_client_id,
+    client_id_of,
+    take_will,
+)
 from iotsim.transport.addresses import Address, Credentials, tls_context
 
 DEVICES_PER_LANE = 100_000  # fewer lanes, fuller slots: half the cost at 100,000 devices
 LANES_MAX = 8
+QUEUE_MESSAGES_PER_DEVICE = 1000
 _DEFAULTS: dict[str, Any] = {
     "qos": 1,
     "connections": None,
     "version": "5",
     "keepalive": 10,
     "retain": False,
-    "client_id": "iotsim",
+    "client_id": None,
+    "sessions": "shared",
     "ca": None,
     "verify": True,
     "username": None,
     "password": None,
+    **WILL_OPTIONS,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class MqttPublisher:
-    """An MQTT broker; devices share a few connections, each device always the same one.
+    """An MQTT broker; devices share a few connections, or have one each.
 
     Attributes
     ----------
     address : Address
     qos : {0, 1, 2}
     connections : int or None
-        None: one for every 100,000 devices, at most 8.
+        Shared: None is one for every 100,000 devices, at most 8.
     version : {"5", "3.1.1"}
     keepalive : int
         Seconds.
     retain : bool
     client_id : str
-        Prefix of the client ids `<prefix>-<run id>-<lane>`.
+        Shared: prefix of the client ids `<prefix>-<run id>-<lane>`. Per device: their template.
     ca : str or None
         PEM file of the authorities to trust instead of the system's.
     verify : bool
         False: the broker's certificate is not looked at.
+    per_device : bool
+        Whether each device has a session of its own (`sessions="per-device"`).
+    will : LastWill or None
+        Per device: what the broker publishes when a connection ends without a goodbye.
     """
 
     address: Address
@@ -65,16 +82,22 @@ class MqttPublisher:
     version: str = "5"
     keepalive: int = 10
     retain: bool = False
-    client_id: str = "iotsim"
+    client_id: str = CLIENT_ID["shared"]
     ca: str | None = None
     verify: bool = True
     credentials: Credentials = field(default_factory=Credentials, repr=False)
+    per_device: bool = False
+    will: LastWill | None = None
 
     @classmethod
     def build(cls, url: str, **options: Any) -> Self:
         """Return the publisher for a URL and options; see `publishers.base.build`."""
         scheme = url.partition(":")[0].lower()
         check_options(scheme, options, _DEFAULTS)
+        sessions = choice("sessions", options.get("sessions", "shared"), tuple(CLIENT_ID))
+        per_device = sessions == "per-device"
+        if per_device:
+            options.setdefault("queue_messages", QUEUE_MESSAGES_PER_DEVICE)
         limits = Limits.take(options)
         given = with_defaults(options, _DEFAULTS)
         address = Address.parse(url, 8883 if scheme == "mqtts" else 1883)
@@ -82,6 +105,9 @@ class MqttPublisher:
             name = "ca" if given["ca"] is not None else "verify"
             raise BadValue(name, given[name], "needs TLS", "Use mqtts:// in the URL.")
         if given["connections"] is not None:
+            if per_device:
+                why = "cannot be chosen where each device has its own"
+                raise BadValue("connections", given["connections"], why, "Leave it out.")
             whole("connections", given["connections"], 1, 1000)
         ca = text("ca", given["ca"])
         if scheme == "mqtts":
@@ -94,7 +120,7 @@ class MqttPublisher:
             version=choice("version", given["version"], ("5", "3.1.1")),
             keepalive=whole("keepalive", given["keepalive"], 2, 3600),
             retain=flag("retain", given["retain"]),
-            client_id=_client_prefix(given["client_id"]),
+            client_id=checked_client_id(given["client_id"], sessions),
             ca=ca,
             verify=given["verify"],
             credentials=Credentials.of(
@@ -103,6 +129,8 @@ class MqttPublisher:
                 text("password", given["password"]),
                 "MQTT",
             ),
+            per_device=per_device,
+            will=take_will(given, sessions),
         )
 
     @property
@@ -116,28 +144,30 @@ class MqttPublisher:
         return tls_context(self.ca, self.verify) if self.address.scheme == "mqtts" else None
 
     def lanes(self, devices: int) -> int:
-        """Return how many connections so many devices share."""
+        """Return how many connections so many devices have; raises BadValue if too many."""
+        if self.per_device:
+            return check_room(devices, self.version)
         if self.connections is not None:
             return self.connections
         return min(max(1, -(-devices // DEVICES_PER_LANE)), LANES_MAX)
 
-    def link(self, lane: int, run_id: str, verdicts: Verdicts) -> Link:
+    def link(
+        self, lane: int, run_id: str, verdicts: Verdicts, device: Identity | None = None
+    ) -> Link:
         """Return the link of one lane; raises MissingExtra if its client is not installed."""
-        name = f"{self.client_id}-{run_id}-{lane}"
+        name, will = f"{self.client_id}-{run_id}-{lane}", None
+        if self.per_device:
+            assert device is not None, "a session of its own needs to know whose it is"
+            name = client_id_of(self.client_id, device)
+            will = self.will.of(device) if self.will is not None else None
         if self.version == "5":
             try:
                 from iotsim.publishers.mqtt5_session import Mqtt5Link
             except ModuleNotFoundError:
                 raise MissingExtra("publishing over MQTT 5", "mqtt5", "mqtt") from None
-            return Mqtt5Link(self, name, verdicts)
+            return Mqtt5Link(self, name, verdicts, will)
         try:
             from iotsim.publishers.mqtt311 import Mqtt311Link
         except ModuleNotFoundError:
             raise MissingExtra("publishing over MQTT 3.1.1", "paho-mqtt", "mqtt") from None
-        return Mqtt311Link(self, name, verdicts)
-
-
-def _client_prefix(value: Any) -> str:
-    if not isinstance(value, str) or not value.isprintable() or not 1 <= len(value) <= 64:
-        raise BadValue("client_id", value, "cannot be a prefix", "Give 1 to 64 characters.")
-    return value
+        return Mqtt311Link(self, name, verdicts, will)

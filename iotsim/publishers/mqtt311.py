@@ -22,6 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from iotsim.errors import ConnectError
 from iotsim.publishers.base import Item, Loss, Verdicts
 from iotsim.publishers.mqtt import MqttPublisher
+from iotsim.publishers.sessions import LastWill
 from iotsim.transport.addresses import failure_text
 
 WINDOW = 20  # paho looks through all of its outgoing messages at each acknowledgement
@@ -52,8 +53,15 @@ class _Client(paho.Client):
 class Mqtt311Link:
     """One MQTT 3.1.1 connection of a lane (a `Link`)."""
 
-    def __init__(self, publisher: MqttPublisher, client_id: str, verdicts: Verdicts) -> None:
+    def __init__(
+        self,
+        publisher: MqttPublisher,
+        client_id: str,
+        verdicts: Verdicts,
+        will: LastWill | None = None,
+    ) -> None:
         self._publisher = publisher
+        self._will = will
         self._client_id = client_id
         self._verdicts = verdicts
         self._client: paho.Client | None = None
@@ -104,6 +112,9 @@ class Mqtt311Link:
             client.username_pw_set(
                 publisher.credentials.username, publisher.credentials.password or None
             )
+        will = self._will
+        if will is not None:
+            client.will_set(will.topic, will.payload.encode(), publisher.qos, will.retain)
         if publisher.tls is not None:
             client.tls_set_context(publisher.tls)
 

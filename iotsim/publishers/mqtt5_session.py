@@ -25,12 +25,14 @@ from mqtt5 import (
     PubRelPacket,
     PubRelReasonCode,
     QoS,
+    Will,
 )
 
 from iotsim.errors import ConnectError
 from iotsim.publishers.base import Blame, Item, Loss, Verdicts
 from iotsim.publishers.mqtt import MqttPublisher
 from iotsim.publishers.mqtt5_wire import Wire
+from iotsim.publishers.sessions import LastWill
 from iotsim.transport.addresses import failure_text
 
 CONNECT_S = 5.0  # for TCP and TLS
@@ -66,14 +68,25 @@ class Mqtt5Link:
     publisher : MqttPublisher
     client_id : str
     verdicts : Verdicts
+    will : LastWill, optional
     """
 
-    def __init__(self, publisher: MqttPublisher, client_id: str, verdicts: Verdicts) -> None:
+    def __init__(
+        self,
+        publisher: MqttPublisher,
+        client_id: str,
+        verdicts: Verdicts,
+        will: LastWill | None = None,
+    ) -> None:
         self._publisher = publisher
         self._client_id = client_id
         self._verdicts = verdicts
         self._qos = publisher.qos
         self._qos_code = QoS(publisher.qos)  # the codec's codes are no ints, whatever its stubs say
+        self._will: Will | None = None
+        if will is not None:
+            payload = will.payload.encode()
+            self._will = Will(will.topic, payload=payload, qos=self._qos_code, retain=will.retain)
         self._wire: Wire | None = None
         self._connack: asyncio.Future[ConnAckPacket] | None = None
         self._begun = False
@@ -130,6 +143,7 @@ class Mqtt5Link:
             username=who.username or None,
             password=who.password.encode() if who.password else None,
             clean_start=not self._begun,
+            will=self._will,
             keep_alive=self._publisher.keepalive,
             session_expiry_interval=SESSION_EXPIRY_S,
             max_packet_size=65_536,
@@ -159,6 +173,8 @@ class Mqtt5Link:
         return min(connack.receive_max, WINDOW_MAX) if self._qos else WINDOW_MAX
 
     def _refusal(self, why: str, todo: str = "") -> ConnectError:
+        if self._publisher.per_device:
+            why = f"{self._client_id}: {why}"
         return ConnectError(self._publisher.url, why, todo)
 
     def drop(self) -> None:

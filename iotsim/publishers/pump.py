@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -14,18 +15,21 @@ import numpy.typing as npt
 from iotsim.errors import ConnectError
 from iotsim.publishers.base import (
     QUEUE_MESSAGES_MAX,
+    Identity,
     Limits,
     Publisher,
     checked_backpressure,
     whole,
 )
-from iotsim.publishers.lane import ACK_DEADLINE_S, OPEN_S, Lane, LaneSettings, Settled
+from iotsim.publishers.connector import OPEN_S, OPENINGS_MAX
+from iotsim.publishers.lane import ACK_DEADLINE_S, Lane, LaneSettings, Settled
 from iotsim.publishers.ledger import Ledger, LedgerSnapshot
 from iotsim.publishers.payload import Messages
 from iotsim.seeding import Words, mix_many
 
 ERRORS_MAX = 100
 CLOSE_LINKS_S = 0.5
+OPEN_LANE_S = 0.02  # what each lane beyond those that connect together may take longer
 
 
 class Pump:
@@ -36,9 +40,11 @@ class Pump:
     publisher : Publisher
     devices : int
         How many devices share it; decides the number of lanes where none was asked for.
+    names : sequence of Identity, optional
+        For a publisher with `per_device`: lane i is the connection of the i-th of them.
     run_id : str
-        Part of the client ids.
-    backpressure : {"block", "drop_oldest"}, optional
+        Part of the client ids of shared connections.
+    backpressure : {"block", "drop_oldest", "slow_down"}, optional
         What happens when a lane's queue is full; the publisher's own setting if left out.
     queue_messages : int, optional
         What a lane's queue holds; the publisher's own setting if left out.
@@ -62,6 +68,7 @@ class Pump:
         publisher: Publisher,
         *,
         devices: int = 1,
+        names: Sequence[Identity] | None = None,
         run_id: str = "run",
         backpressure: str | None = None,
         queue_messages: int | None = None,
@@ -88,11 +95,17 @@ class Pump:
             ledger=self._ledger,
             notice=self._notice,
             changed=self._changed,
+            turns=asyncio.Semaphore(OPENINGS_MAX),
             settled=settled,
             ack_deadline_s=ack_deadline_s,
         )
         self._lanes: list[Lane] = []
-        self._count = max(1, publisher.lanes(devices))
+        self._names = None if names is None else list(names)
+        if self._names is None:
+            self._count = max(1, publisher.lanes(devices))
+        else:
+            self._count = publisher.lanes(len(self._names))
+            assert self._count == len(self._names), "one lane for each device"
         self._notices: deque[tuple[str, int]] = deque(maxlen=ERRORS_MAX)
         self._closed = False
 
@@ -128,33 +141,67 @@ class Pump:
         return tuple(f"{text} (×{n})" if n > 1 else text for text, n in self._notices)
 
     async def open(self) -> None:
-        """Connect all lanes, within 10 seconds.
+        """Connect all lanes, within 10 seconds, or more where they are over 50.
 
         Raises
         ------
         ConnectError
             If a lane could not be connected; no lane is then left open.
         """
-        make = self._publisher.link
-        self._lanes = [
-            Lane(i, partial(make, i, self._run_id), self._settings) for i in range(self._count)
-        ]
+        self._lanes = [self._made(i) for i in range(self._count)]
         tasks = [asyncio.create_task(lane.open(), name="iotsim open") for lane in self._lanes]
+        deadline_s = OPEN_S + OPEN_LANE_S * max(0, self._count - OPENINGS_MAX)
         try:
-            async with asyncio.timeout(OPEN_S):
+            async with asyncio.timeout(deadline_s):
                 await asyncio.gather(*tasks)
         except TimeoutError:
             await self._abandon(tasks)
-            raise ConnectError(self.url, f"no answer in {OPEN_S:g} s") from None
+            raise ConnectError(self.url, f"no answer in {deadline_s:g} s") from None
         except BaseException:
             await self._abandon(tasks)
             raise
+
+    def begin(self) -> None:
+        """Connect all lanes in the background, as after an outage; what is offered queues up.
+
+        An attempt that fails is a line in `errors`, and is made again.
+        """
+        self._lanes = [self._made(i) for i in range(self._count)]
+        for lane in self._lanes:
+            lane.begin()
+
+    def add_lane(self, device: Identity) -> int:
+        """Give one more device a connection, in the background; return its lane.
+
+        Raises
+        ------
+        BadValue
+            If there are as many as the publisher allows.
+        """
+        assert self._names is not None, "only where each device has a lane of its own"
+        lane = self._count
+        self._publisher.lanes(lane + 1)
+        self._names.append(device)
+        self._lanes.append(self._made(lane))
+        self._count += 1
+        if self._closed:
+            self._lanes[lane].stop_admission()
+        else:
+            self._lanes[lane].begin()
+        return lane
+
+    def _made(self, lane: int) -> Lane:
+        link = self._publisher.link
+        if self._names is None:
+            return Lane(lane, partial(link, lane, self._run_id), self._settings)
+        make = partial(link, lane, self._run_id, device=self._names[lane])
+        return Lane(lane, make, self._settings)
 
     async def _abandon(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._close_lanes()
+        await self._close_lanes(self._lanes)
 
     def lane_of(self, key_hashes: Words) -> npt.NDArray[np.int64]:
         """Return each device's lane, from a hash of the device; stable while lanes are as many.
@@ -168,6 +215,22 @@ class Pump:
     async def offer(self, lane: int, messages: Messages) -> None:
         """Hand messages to a lane; under `block`, wait until it has room for all of them."""
         await self._lanes[lane].offer(messages)
+
+    def fill(self, lane: int) -> float:
+        """Return how full a lane's queue is, from 0 to 1."""
+        return self._lanes[lane].fill
+
+    def hang_up(self, lane: int) -> None:
+        """End a lane's connection at once, without DISCONNECT: the peer sends its last will.
+
+        What is in flight is unknown and is sent again under the same ids; what is offered queues
+        up. Nothing connects before `call_back`. To do so twice is to do it once.
+        """
+        self._lanes[lane].hang_up()
+
+    def call_back(self, lane: int) -> None:
+        """Connect a lane again that was hung up: at once, then as after any lost link."""
+        self._lanes[lane].call_back()
 
     def discard(self, count: int, reason: str) -> None:
         """Account for messages that are not even offered: dropped, for a reason."""
@@ -194,19 +257,21 @@ class Pump:
     async def close(self, deadline_s: float = 5.0) -> None:
         """Drain, then end all links; always over within the deadline and a moment.
 
-        What was not sent by then is counted as dropped, what has no verdict as unknown.
+        What was not sent by then is counted as dropped, what has no verdict as unknown. A lane
+        that is hung up has no way out: it is not waited for.
         """
         if self._closed:
             return
         self._closed = True
         self.stop_admission()
         try:
+            await self._close_lanes([lane for lane in self._lanes if lane.hung_up])
             await self.drain(max(0.0, deadline_s - CLOSE_LINKS_S))
         finally:
-            await self._close_lanes()
+            await self._close_lanes(self._lanes)
 
-    async def _close_lanes(self) -> None:
-        closing = [asyncio.create_task(lane.close(), name="iotsim end") for lane in self._lanes]
+    async def _close_lanes(self, lanes: Sequence[Lane]) -> None:
+        closing = [asyncio.create_task(lane.close(), name="iotsim end") for lane in lanes]
         if closing:
             results = await asyncio.gather(*closing, return_exceptions=True)
             for result in results:
