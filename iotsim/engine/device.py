@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iotsim.engine.dressing import Facts, dressed
 from iotsim.engine.grid import jitter_keys, site_of
 from iotsim.engine.kernel import Body, Event, Kernel, Queue, Sleep
 from iotsim.errors import BadValue
-from iotsim.readings import RESERVED, WIRE_COLUMNS, Column, Group, Readings
+from iotsim.faults.base import Window
+from iotsim.readings import RESERVED, WIRE_COLUMNS, Column, Group, Ints, Readings
 from iotsim.seeding import device_key, squares64, stream_key, unit
 from iotsim.signals.base import Single, Site, Tick, build
 from iotsim.signals.resolution import Resolution
@@ -37,6 +39,7 @@ ROWS_MAX = 5_000_000  # of one type, before they are taken away
 _PLAIN = (float, int, bool, str, type(None))
 _TAKEN = frozenset((*RESERVED, *WIRE_COLUMNS))
 _WALKS = ("brownian", "composite", "markov")
+_NO_FACTS = Facts()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT_MAX = 2**63
 
@@ -55,8 +58,8 @@ class Device:
     """
 
     __slots__ = (
-        "_cast", "_counts", "_i", "_key", "_seq", "_singles", "_sleep", "body", "id", "now_us",
-        "order", "start_us",
+        "_cast", "_counts", "_every_us", "_i", "_key", "_seq", "_singles", "_sleep", "body", "id",
+        "now_us", "order", "start_us",
     )
 
     def __init__(self, cast: Cast, i: int, order: int, start_us: int) -> None:
@@ -68,6 +71,7 @@ class Device:
         self._counts: dict[str, int] | None = None
         self._singles: dict[Any, Any] | None = None
         self._sleep: Sleep | None = None
+        self._every_us = cast.interval_us
 
     def __repr__(self) -> str:
         return f"<Device {self.id!r} at {self.now.isoformat()}>"
@@ -205,7 +209,7 @@ class Device:
         last = self._singles.get((name, signal))
         if last is not None and last[0] == parameters and last[1] == resolution:
             return last[2], last[3]  # nearly always: a draw says the same every time
-        interval_us = self._cast.interval_us or 0
+        interval_us = self._every_us or 0
         if signal in (*_WALKS, "sine_wave"):
             interval_us = interval_us or self._interval_us(f"dev.draw(…, {signal!r})")
             if last is not None and last[0] != parameters and signal in _WALKS:
@@ -219,9 +223,9 @@ class Device:
         return single, rounding
 
     def _interval_us(self, what: str) -> int:
-        if self._cast.interval_us is None:
+        if self._every_us is None:
             raise BadValue("every", None, f"is missing: {what} needs it", "Use add(…, every='5s').")
-        return self._cast.interval_us
+        return self._every_us
 
 
 _SLEEPS: dict[str, int] = {}
@@ -255,10 +259,17 @@ class Cast:
     kernel : Kernel
     interval_us : int, optional
         From `add(..., every=)`.
+    slots : int64 array, ascending, optional
+        The devices' numbers in the fleet; from 0 if not given.
     """
 
-    def __init__(self, group: Group, seed: int, kernel: Kernel, interval_us: int | None) -> None:
+    def __init__(
+        self, group: Group, seed: int, kernel: Kernel, interval_us: int | None,
+        slots: Ints | None = None,
+    ) -> None:
         self.group, self.seed, self.kernel, self.interval_us = group, seed, kernel, interval_us
+        self.slots = np.arange(len(group), dtype=np.int64) if slots is None else slots
+        self.windows: list[Window] = []
         self.names: set[str] = set()
         self.rows: list[tuple[int, int, int, dict[str, Any]]] = []
 
@@ -277,13 +288,36 @@ class Cast:
             return None
         rows, self.rows = self.rows, []
         names = list(dict.fromkeys(name for row in rows for name in row[3]))
-        return Readings(
+        time_us = np.fromiter((row[2] for row in rows), dtype=np.int64, count=len(rows))
+        made = Readings(
             group=self.group,
             device=np.fromiter((row[0] for row in rows), dtype=np.int32, count=len(rows)),
             seq=np.fromiter((row[1] for row in rows), dtype=np.int64, count=len(rows)),
-            time_us=np.fromiter((row[2] for row in rows), dtype=np.int64, count=len(rows)),
+            time_us=time_us,
             columns={name: column_of([row[3] for row in rows], name) for name in names},
         )
+        if not self.windows:
+            return made
+        return dressed(made, time_us, self.slots[made.device], None, self.windows, _NO_FACTS)
+
+    def like(self, group: Group, slots: Ints) -> Cast:
+        """Return an empty cast for devices that move to another group."""
+        made = Cast(group, self.seed, self.kernel, self.interval_us, slots)
+        made.names, made.windows = set(self.names), list(self.windows)
+        return made
+
+    def adopt(self, other: Cast, order: int) -> None:
+        """Take over a device from another cast; what it has emitted stays where it was."""
+        device = other.kernel.party(order)
+        if device is not None:
+            device._cast = self
+            device._i = int(np.searchsorted(self.slots, order))
+
+    def set_interval(self, order: int, interval_us: int) -> None:
+        """Give a device another interval, from its next sleep on."""
+        device = self.kernel.party(order)
+        if device is not None:
+            device._every_us = interval_us
 
 
 _ABSENT = object()
@@ -348,6 +382,6 @@ async def follow(dev: Device, profile: Profile) -> None:
         if profile.jitter_us:
             shift_us = math.floor(unit(squares64(n, jitter_key)) * float(profile.jitter_us))
             shift_us = min(shift_us, profile.jitter_us - 1)
-        cast.rows.append((dev._i, n, dev.now_us + shift_us, values))
+        dev._cast.rows.append((dev._i, n, dev.now_us + shift_us, values))
         n += 1
         await Sleep(dev.start_us + n * profile.interval_us)

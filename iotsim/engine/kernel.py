@@ -124,6 +124,16 @@ class Kernel:
                     steps = 0
         self.current = None
 
+    def party(self, order: int) -> Any:
+        """Return the party of that order, or None if it is not there any more."""
+        return self._alive.get(order)
+
+    def remove(self, order: int) -> None:
+        """End a party where it stands; nothing of it happens any more."""
+        party = self._alive.get(order)
+        if party is not None:
+            self._drop(party)
+
     def _park(self, party: Any, request: Any) -> None:
         if type(request) is Park:
             request.waiters.append(party)
@@ -249,8 +259,11 @@ class Queue:
 
 def _wake(kernel: Kernel, waiters: deque[Any], count: int) -> None:
     now_us = kernel.current.now_us if kernel.current is not None else 0
-    for _ in range(min(count, len(waiters))):
-        kernel.wake_at(waiters.popleft(), now_us)
+    while count and waiters:
+        party = waiters.popleft()
+        if party.body is not None:  # one that was stopped must not swallow the call
+            kernel.wake_at(party, now_us)
+            count -= 1
 
 
 def place_of(body: Body | None) -> str:

@@ -161,6 +161,15 @@ class LiveKernel(Kernel):
         if task is not None:
             task.cancel()
 
+    def remove(self, order: int) -> None:
+        """End a party where it stands; nothing of it happens any more."""
+        party, task = self._alive.get(order), self._tasks.get(order)
+        if party is not None and task is not None:
+            task.cancel()
+            self._end(party)
+        elif party is not None:
+            super()._drop(party)
+
     def waiting(self) -> list[str]:
         """Return which parties are busy, and where they wait, in words."""
         parties = [self._alive[order] for order in sorted(self._foreign) if order in self._alive]

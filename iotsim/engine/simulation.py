@@ -1,7 +1,9 @@
-"""A fleet under one clock: blocks, scripted devices, and the readings they make.
+"""A fleet under one clock: blocks, scripted devices, the readings they make, and what is done.
 
 This is the whole of the model. Offline it is driven window by window; live, a run drives the same
-blocks and the same devices at the pace of a clock. Nothing here knows about either.
+blocks and the same devices at the pace of a clock. Nothing here knows about either. What is done to
+it (`act`) takes effect at an instant that nothing has passed, and each block comes to that instant
+in its own time.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from iotsim.actions import Action
 from iotsim.engine.block import Block
+from iotsim.engine.deeds import Deeds
 from iotsim.engine.device import Cast, Device
 from iotsim.engine.grid import phases_us
 from iotsim.engine.kernel import Kernel
+from iotsim.engine.live import LiveKernel
+from iotsim.engine.population import Population
 from iotsim.errors import DeviceFailed, IotsimError
 from iotsim.members import Members
-from iotsim.readings import Group, Readings
+from iotsim.readings import Group, Ints, Readings
 from iotsim.seeding import device_keys
 from iotsim.units import instant_text
 
@@ -61,6 +67,12 @@ class Simulation:
         Which devices form a block; as many as a cache likes if not given.
     make_kernel : callable (on_failure) -> Kernel
         Who steps scripted devices; by hand if not given.
+
+    Attributes
+    ----------
+    population : Population
+    deeds : Deeds
+        What was done, resolved to devices.
     """
 
     def __init__(
@@ -74,40 +86,71 @@ class Simulation:
         make_kernel: Callable[[Callable[[Any, BaseException], None]], Kernel] = Kernel,
     ) -> None:
         self.seed, self.start_us = seed, start_us
-        self.groups = list(groups or [member.group(i) for i, member in enumerate(members)])
+        self.population = Population(seed)
         self.failures = Failures()
         self.kernel = make_kernel(self.failed)
-        self._parts = _by_width if parts is None else parts
+        self.parts = _by_width if parts is None else parts
         self.blocks: list[Block] = []
         self.script_rows = 0  # what the last flush gave
         self.casts: list[Cast] = []
-        order = 0
-        for member, group in zip(members, self.groups, strict=True):
-            if member.profile is not None:
-                self._add_blocks(member, group)
-            else:
-                self._add_cast(member, group, order)
-            order += len(group)
+        self.deeds = Deeds(self)
+        made = groups or [member.group(i) for i, member in enumerate(members)]
+        for member, group in zip(members, made, strict=True):
+            self.take_in(member, group, start_us)
+
+    @property
+    def groups(self) -> list[Group]:
+        """All groups there have been."""
+        return self.population.groups
 
     @property
     def rate_hz(self) -> float:
         """Readings per simulated second of the devices that profiles describe."""
         return sum(len(block) * 1e6 / block.profile.interval_us for block in self.blocks)
 
-    def _add_blocks(self, member: Members, group: Group) -> None:
-        assert member.profile is not None
-        for part in self._parts(group):
-            self.blocks.append(Block(group, member.profile, self.seed, self.start_us, part))
+    def act(self, action: Action) -> Action:
+        """Do something to devices; returns the action with how many it concerned.
 
-    def _add_cast(self, member: Members, group: Group, order: int) -> None:
+        Parameters
+        ----------
+        action : Action
+            With an instant that nothing has been computed beyond.
+
+        Raises
+        ------
+        IotsimError
+            If it cannot be done; nothing is then changed.
+        """
+        return self.deeds.act(action)
+
+    def take_in(self, member: Members, group: Group, at_us: int) -> None:
+        """Let devices begin at an instant."""
+        slots = self.population.add(member, group, at_us)
+        if member.profile is None:
+            self._add_cast(member, group, slots, at_us)
+            return
+        for part in self.parts(group):
+            self.settle_block(Block(group, member.profile, self.seed, at_us, part, slots))
+
+    def settle_block(self, block: Block) -> None:
+        """Look after a block from now on."""
+        block.forked = self.settle_block
+        self.blocks.append(block)
+
+    def drop_retired(self) -> None:
+        """Forget blocks that have given way to others."""
+        if any(block.retired for block in self.blocks):
+            self.blocks[:] = [block for block in self.blocks if not block.retired]
+
+    def _add_cast(self, member: Members, group: Group, slots: Ints, at_us: int) -> None:
         assert member.script is not None
-        cast = Cast(group, self.seed, self.kernel, member.interval_us)
+        cast = Cast(group, self.seed, self.kernel, member.interval_us, slots)
         self.casts.append(cast)
-        begins = np.full(len(group), self.start_us, dtype=np.int64)
+        begins = np.full(len(group), at_us, dtype=np.int64)
         if member.interval_us is not None:
             begins += phases_us(None, member.interval_us, device_keys(self.seed, group.ids))
         for i, begin_us in enumerate(begins.tolist()):
-            device = Device(cast, i, order + i, begin_us)
+            device = Device(cast, i, int(slots[i]), begin_us)
             device.body = member.script(device)
             self.kernel.spawn(device, begin_us)
 
@@ -118,15 +161,30 @@ class Simulation:
 
     def advance(self, until_us: int) -> Iterator[Readings]:
         """Yield all readings due before an instant, stepping devices by hand."""
-        for block in self.blocks:
+        self.drop_retired()
+        for block in self.blocks:  # those that a split makes are appended meanwhile
             yield from block.advance(until_us)
         yield from self.advance_scripts(until_us)
 
     def advance_scripts(self, until_us: int) -> Iterator[Readings]:
         """Yield the readings of scripted devices due before an instant."""
         if self.casts:
+            for at_us in self.deeds.script_times(until_us):
+                self.kernel.run_until(at_us)
+                self.deeds.do_scripts(at_us)
             self.kernel.run_until(until_us)
             yield from self.flush()
+
+    async def advance_live(self, until_us: int) -> None:
+        """Wake scripted devices that are due before an instant, as tasks on the loop."""
+        kernel = self.kernel
+        assert isinstance(kernel, LiveKernel)
+        for at_us in self.deeds.script_times(until_us):
+            await kernel.advance(at_us)
+            if kernel.next_us is not None and kernel.next_us < at_us:
+                return  # some wait for their lane, and must come to that instant first
+            self.deeds.do_scripts(at_us)
+        await kernel.advance(until_us)
 
     def flush(self) -> Iterator[Readings]:
         """Yield what scripted devices have emitted since the last call."""

@@ -1,0 +1,282 @@
+"""What is done to a simulation: actions, resolved to devices at the moment they take effect.
+
+A fault is a window over devices: readings go by it when their time comes, so nothing has to happen
+at its beginning or its end. A set, a stop and the end of a firmware update change how devices step:
+blocks split there, scripted devices are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from iotsim.actions import Action
+from iotsim.engine.block import Split
+from iotsim.engine.population import Move, pairs_of, within
+from iotsim.errors import BadValue, UnknownName
+from iotsim.faults.base import NEVER_US, Fault, Window, build, window_keys
+from iotsim.members import Members
+from iotsim.profiles import Profile
+from iotsim.readings import Ints
+from iotsim.verbs import changed
+
+if TYPE_CHECKING:
+    from iotsim.engine.device import Cast
+    from iotsim.engine.simulation import Simulation
+
+WINDOWS_MAX = 100_000
+
+
+class Deeds:
+    """Does actions to a simulation, and remembers them by device.
+
+    Parameters
+    ----------
+    simulation : Simulation
+
+    Attributes
+    ----------
+    windows : list of Window
+        Every fault, in order of injection.
+    done : list of Action
+        Every action that changes content.
+    cleared : list of (at_us, window, slots)
+        Which faults were ended before their time, for whom.
+    """
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self.windows: list[Window] = []
+        self.done: list[Action] = []
+        self.cleared: list[tuple[int, Window, Ints]] = []
+        self._scripts: list[tuple[int, int, Callable[[], None]]] = []
+
+    def act(self, action: Action) -> Action:
+        """Do an action; see `Simulation.act`."""
+        given = action.parameters
+        at_us = self._simulation.start_us + action.at_us
+        if action.verb == "add":
+            count, note = self._add(action.members, at_us), ""
+        else:
+            slots, note = self._simulation.population.select(given.get("where", "all"), at_us)
+            count = self._verb(action, slots, at_us)
+        done = replace(action, devices=count, note=note)
+        self.done.append(done)
+        return done
+
+    def _verb(self, action: Action, slots: Ints, at_us: int) -> int:
+        given = action.parameters
+        if action.verb == "inject":
+            end_us = at_us + given["duration_us"] if "duration_us" in given else NEVER_US
+            fault = build(given["fault"], given.get("parameters", {}))
+            return self._inject(fault, slots, at_us, end_us)
+        if action.verb == "clear":
+            return self._clear(given.get("fault"), slots, at_us)
+        if action.verb == "set":
+            return self._set(given.get("every_us"), given.get("fields", {}), slots, at_us)
+        if action.verb == "stop":
+            return self._stop(slots, at_us)
+        raise UnknownName("action", action.verb, ("add", "clear", "inject", "set", "stop"))
+
+    # -- faults ---------------------------------------------------------------------------------
+
+    def _inject(self, fault: Fault, slots: Ints, at_us: int, end_us: int) -> int:
+        if len(self.windows) >= WINDOWS_MAX:
+            raise BadValue("fault", fault.name, f"would be the {WINDOWS_MAX:,}th of this run",
+                           "Use fewer, longer ones.")
+        memory: dict[Any, Any] = {}
+        slots = self._fitting(fault, slots, memory)
+        if not len(slots):
+            return 0
+        people = self._simulation.population
+        keys = window_keys(people.keys(slots), fault.name, people.occurrences(fault.name, slots))
+        window = Window(fault, len(self.windows), at_us, end_us, slots,
+                        np.full(len(slots), end_us, dtype=np.int64), keys, memory)
+        self.windows.append(window)
+        for holder in (*self._simulation.blocks, *self._simulation.casts):
+            if (window.members(holder.slots) >= 0).any():
+                holder.windows.append(window)
+        if fault.name == "firmware_update" and end_us < NEVER_US:
+            label, version = str(getattr(fault, "label", "")), str(getattr(fault, "version", ""))
+            for move in people.relabelled(window, end_us, label, version):
+                self._move_later(move)
+        return len(slots)
+
+    def _fitting(self, fault: Fault, slots: Ints, memory: dict[Any, Any]) -> Ints:
+        # Who can have the fault at all: those with the field, those with a grid.
+        people = self._simulation.population
+        named = getattr(fault, "field", None)
+        names = [named] if isinstance(named, str) else list(named or ())
+        if fault.name == "battery_drain":
+            return self._with_battery(slots, memory)
+        if fault.name != "rate" and not names:
+            return slots
+        fits, known = [], set()
+        for variant, part in pairs_of(people.variant, slots):
+            profile = people.profiles[variant]
+            if profile is None:
+                fits += [] if fault.name == "rate" else [part]
+                continue
+            fields = {field.name for field in profile.fields}
+            known |= fields
+            if not names or fields & set(names):
+                fits.append(part)
+        if len(slots) and not fits:
+            if fault.name == "rate":
+                raise BadValue("fault", "rate", "needs devices with a grid, and these are scripted",
+                               "Use it on devices of a profile.")
+            raise UnknownName("field of the selected devices", names[0], known)
+        return np.sort(np.concatenate([slots[:0], *fits]))
+
+    def _with_battery(self, slots: Ints, memory: dict[Any, Any]) -> Ints:
+        people = self._simulation.population
+        fits, drifts = [], []
+        for variant, part in pairs_of(people.variant, slots):
+            profile = people.profiles[variant]
+            fields = {} if profile is None else {field.name: field for field in profile.fields}
+            if "battery" in fields:
+                drift = fields["battery"].signal.drift_per_s
+                if drift is not None:
+                    fits.append(part)
+                    drifts.append(np.full(len(part), drift))
+        if len(slots) and not fits:
+            raise BadValue("fault", "battery_drain", "needs a field `battery` that drifts, and the "
+                           "selected devices have none", "Select devices whose profile has a "
+                           "brownian battery with a drift.")
+        chosen = np.concatenate([slots[:0], *fits])
+        order = np.argsort(chosen)
+        memory["drift_per_s"] = np.concatenate([np.empty(0), *drifts])[order]
+        return np.asarray(chosen[order])
+
+    def _clear(self, name: str | None, slots: Ints, at_us: int) -> int:
+        touched = slots[:0]
+        for window in self.windows:
+            if (name is None or window.name == name) and window.end_us > at_us:
+                ended = window.clear(slots, at_us)
+                if len(ended):
+                    self.cleared.append((at_us, window, ended))
+                    touched = np.union1d(touched, ended)
+        return len(touched)
+
+    def active(self, at_us: int) -> dict[str, int]:
+        """Return on how many living devices each fault is active at an instant."""
+        people = self._simulation.population
+        found: dict[str, Ints] = {}
+        for window in self.windows:
+            if window.begin_us <= at_us < window.end_us:
+                slots = window.slots[window.ends_us > at_us]
+                slots = slots[people.ended_us[slots] > at_us]
+                if len(slots):
+                    found[window.name] = np.union1d(found.get(window.name, slots[:0]), slots)
+        return {name: len(slots) for name, slots in found.items()}
+
+    # -- devices --------------------------------------------------------------------------------
+
+    def _add(self, members: Members, at_us: int) -> int:
+        people = self._simulation.population
+        group = members.group(len(people.groups))
+        people.check_free(group)
+        check_columns(people.members, members)
+        self._simulation.take_in(members, group, at_us)
+        return len(group)
+
+    def _stop(self, slots: Ints, at_us: int) -> int:
+        people = self._simulation.population
+        people.ended_us[slots] = at_us
+        self._split(Split(at_us, lambda: slots, ends=True))
+        self._tell_scripts(slots, at_us, lambda cast, order: cast.kernel.remove(order))
+        return len(slots)
+
+    def _set(
+        self, every_us: int | None, fields: Mapping[str, Any], slots: Ints, at_us: int
+    ) -> int:
+        people = self._simulation.population
+        made: list[tuple[Ints, Profile]] = []
+        known: set[str] = set()
+        scripted = slots[:0]
+        for variant, part in pairs_of(people.variant, slots):
+            profile = people.profiles[variant]
+            if profile is None:
+                scripted = np.append(scripted, part)
+                continue
+            known |= {field.name for field in profile.fields}
+            if every_us is not None or fields.keys() & {field.name for field in profile.fields}:
+                made.append((part, changed(profile, every_us, fields)))
+        for name in fields:
+            if len(slots) and name not in known:
+                raise UnknownName("field of the selected devices", name, known)
+        for part, profile in made:
+            people.profiles.append(profile)
+            people.variant[part] = len(people.profiles) - 1
+            self._split(Split(at_us, lambda part=part: part, profile))  # type: ignore[misc]
+        if every_us is not None:
+            interval_us = every_us
+            self._tell_scripts(scripted, at_us,
+                               lambda cast, order: cast.set_interval(order, interval_us))
+        told = len(scripted) if every_us is not None else 0
+        return sum(len(part) for part, _ in made) + told
+
+    def _move_later(self, move: Move) -> None:
+        self._split(Split(move.at_us, move.those_left, group=move.group,
+                          slots_of_group=move.slots), move.slots)
+        self._tell_scripts(
+            move.slots, move.at_us,
+            lambda cast, order: self._simulation_cast(cast, move, order),
+        )
+
+    def _simulation_cast(self, cast: Cast, move: Move, order: int) -> None:
+        if order in move.those_left():
+            target = next((one for one in self._simulation.casts if one.group is move.group), None)
+            if target is None:
+                target = cast.like(move.group, move.slots)
+                self._simulation.casts.append(target)
+            target.adopt(cast, order)
+
+    def _split(self, split: Split, slots: Ints | None = None) -> None:
+        whose = split.slots() if slots is None else slots
+        for block in self._simulation.blocks:
+            if within(block.slots, whose).any():
+                block.split_later(split)
+
+    # -- scripted devices -----------------------------------------------------------------------
+
+    def _tell_scripts(
+        self, slots: Ints, at_us: int, tell: Callable[[Cast, int], None]
+    ) -> None:
+        for cast in self._simulation.casts:
+            mine = cast.slots[within(cast.slots, slots)].tolist()
+            if mine:
+                self._scripts.append((at_us, len(self._scripts), _teller(cast, mine, tell)))
+        self._scripts.sort(key=lambda entry: entry[:2])
+
+    def script_times(self, until_us: int) -> list[int]:
+        """Return when, before an instant, something is to be done to scripted devices."""
+        return sorted({at_us for at_us, _, _ in self._scripts if at_us < until_us})
+
+    def do_scripts(self, at_us: int) -> None:
+        """Do what is to be done to scripted devices by an instant that all have come to."""
+        while self._scripts and self._scripts[0][0] <= at_us:
+            self._scripts.pop(0)[2]()
+
+
+def _teller(
+    cast: Cast, orders: list[int], tell: Callable[[Cast, int], None]
+) -> Callable[[], None]:
+    def told() -> None:
+        for order in orders:
+            tell(cast, order)
+
+    return told
+
+
+def check_columns(there: list[Members], added: Members) -> None:
+    """Raise if a label of some devices is a field of others: both are columns of one table."""
+    for one, other in (pair for m in there for pair in ((m, added), (added, m))):
+        names = {field.name for field in other.profile.fields} if other.profile else set()
+        for name in one.labels:
+            if name in names:
+                raise BadValue("label", name, f"of {one.type!r} is a field of {other.type!r}",
+                               "Rename one: both are columns of the same table.")
