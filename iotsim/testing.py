@@ -7,14 +7,25 @@ from typing import Any
 
 import numpy as np
 
+from iotsim.readings import Ints
 from iotsim.seeding import device_keys
-from iotsim.signals.base import Signal, Site, Steps, Tick, Values
+from iotsim.signals.base import (
+    Signal,
+    Site,
+    Source,
+    Steps,
+    Tick,
+    Values,
+    kept,
+    resumed,
+)
 
 _START_US = 1_767_225_600_000_000
 _DTYPES: dict[str, Any] = {
     "float": np.float64, "int": np.int64, "bool": np.bool_, "text": np.int32, "json": np.int32
 }
-DEVICES, TICKS = 40, 30
+DEVICES, TICKS, KEPT_AT = 40, 30, 12
+SOME = np.array([31, 4, 0, 17, 39, 5])
 
 
 def check_signal(
@@ -27,8 +38,9 @@ def check_signal(
     """Raise AssertionError unless a signal keeps what the engines rely on.
 
     Values are of its kind and of the right shape; one block of devices gives the bits of every
-    device alone; any cut of the devices or the ticks gives the same bits; and so does a second
-    time.
+    device alone; any cut of the devices or the ticks gives the same bits; so does a second time,
+    and so do numbers of ticks for each device; some of the devices can go on elsewhere from the
+    state that they had (`keep` and `resume`, where it has one).
 
     Parameters
     ----------
@@ -51,6 +63,11 @@ def check_signal(
     for ticks, devices in cuts:
         again = rig.values(ticks, devices)
         assert same_bits(whole, again), f"{signal} depends on the cut {ticks} × {devices}"
+    assert same_bits(whole, rig.values([7, TICKS - 7], [30, 10], numbered=True)), (
+        f"{signal} differs where steps have numbers and elapsed times, shape (ticks, devices)"
+    )
+    _check_state(signal, rig, whole)
+    _check_span(signal)
     for i in (0, 1, DEVICES - 1):
         alone = rig.alone(i)
         column = [rig.shown(value) for value in whole[:, i].tolist()]
@@ -79,6 +96,28 @@ def _check_kind(signal: Signal, values: Values) -> None:
         assert inside.all(), f"{signal} gives codes outside its categories"
 
 
+def _check_state(signal: Signal, rig: _Rig, whole: Values) -> None:
+    source = signal.block(rig.site)
+    everybody = np.arange(DEVICES)
+    before = rig.stretch(source, everybody, 0, KEPT_AT)
+    state = kept(source, SOME)
+    assert state is None or signal.walks, f"{signal} has a state, so its walks must be true"
+    after = rig.stretch(source, everybody, KEPT_AT, TICKS)
+    assert same_bits(whole, np.concatenate([before, after])), f"{signal} changes by being kept"
+    for time in ("the first", "the second"):
+        site = Site(rig.site.parents[SOME], rig.site.field, rig.site.interval_us)
+        other = resumed(signal.block(site), state)
+        found = rig.stretch(other, SOME, KEPT_AT, TICKS)
+        assert same_bits(whole[KEPT_AT:, SOME], found), (
+            f"{signal} does not go on where it was kept, {time} time; see keep() and resume()"
+        )
+
+
+def _check_span(signal: Signal) -> None:
+    span = signal.span
+    assert span is None or -np.inf < span[0] <= span[1] < np.inf, f"{signal} has the span {span}"
+
+
 class _Rig:
     def __init__(self, signal: Signal, interval_us: int, fields: Mapping[str, Values] | None,
                  seed: int) -> None:
@@ -87,13 +126,14 @@ class _Rig:
         self.site = Site(keys, "field", interval_us)
         phases = np.arange(DEVICES, dtype=np.int64) * (interval_us // DEVICES)
         ticks = np.arange(TICKS, dtype=np.int64)[:, None]
+        self.numbers = ticks + np.zeros(DEVICES, dtype=np.int64)
         self.time_us = _START_US + ticks * interval_us + phases
         made_up = {
             name: ((ticks * 7 + np.arange(DEVICES) * 3) % 101 - 25) / 4.0 for name in signal.needs
         }
         self.fields = {**made_up, **(fields or {})}
 
-    def values(self, ticks: list[int], devices: list[int]) -> Values:
+    def values(self, ticks: list[int], devices: list[int], *, numbered: bool = False) -> Values:
         """Return all values, stepped in rectangles of the given sizes."""
         source = self.signal.block(self.site)
         out: Values = np.empty((TICKS, DEVICES), dtype=_DTYPES[self.signal.kind])
@@ -103,16 +143,34 @@ class _Rig:
             for count in ticks:
                 area = (slice(first, first + count), where)
                 inputs = {name: values[area] for name, values in self.fields.items()}
-                steps = Steps(first, count, where, self.time_us[area], inputs)
-                found = source.step(steps)
-                assert found.dtype == out.dtype, f"{self.signal} gives {found.dtype}"
-                assert all(found is not values for values in inputs.values()), (
-                    f"{self.signal} hands out an array of another field; give a copy"
-                )
-                out[area] = np.broadcast_to(found, steps.shape)
+                numbers = elapsed = None
+                if numbered:
+                    numbers = self.numbers[area]
+                    elapsed = numbers * self.site.interval_us
+                out[area] = self._step(source, Steps(
+                    first, count, where, self.time_us[area], inputs, self.site.interval_us,
+                    numbers, elapsed,
+                ))
                 first += count
             low += wide
         return out
+
+    def stretch(self, source: Source, rows: Ints, first: int, last: int) -> Values:
+        """Return the values of some ticks of a source of just these devices."""
+        inputs = {name: values[first:last, rows] for name, values in self.fields.items()}
+        return self._step(source, Steps(
+            first, last - first, slice(0, len(rows)), self.time_us[first:last, rows], inputs,
+            self.site.interval_us,
+        ))
+
+    def _step(self, source: Source, steps: Steps) -> Values:
+        found = source.step(steps)
+        wanted = np.dtype(_DTYPES[self.signal.kind])
+        assert found.dtype == wanted, f"{self.signal} gives {found.dtype}"
+        assert all(found is not values for values in steps.fields.values()), (
+            f"{self.signal} hands out an array of another field; give a copy"
+        )
+        return np.array(np.broadcast_to(found, steps.shape))
 
     def alone(self, i: int) -> list[Any]:
         """Return the values of one device, made one by one."""

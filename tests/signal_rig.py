@@ -97,7 +97,8 @@ def run(signal, ticks, devices=1, *, seed=42, field="temperature", interval_us=5
     time_us = np.tile(
         start_us + np.arange(ticks, dtype=np.int64)[:, None] * interval_us, (1, devices)
     )
-    found = signal.block(place).step(Steps(0, ticks, slice(0, devices), time_us, fields or {}))
+    steps = Steps(0, ticks, slice(0, devices), time_us, fields or {}, interval_us)
+    found = signal.block(place).step(steps)
     return np.broadcast_to(found, (ticks, devices))
 
 

@@ -91,7 +91,8 @@ def test_a_bundled_profile_gives_plausible_values_for_a_day(name):
     for field in profile.fields:
         source = field.signal.block(Site(keys, field.name, profile.interval_us))
         found = np.array(np.broadcast_to(
-            source.step(Steps(0, ticks, slice(0, 3), time_us, values)), (ticks, 3)))
+            source.step(Steps(0, ticks, slice(0, 3), time_us, values, profile.interval_us)),
+            (ticks, 3)))
         values[field.name] = field.resolution.many(found) if field.resolution else found
         if field.kind == "float":
             assert np.isfinite(found).all()

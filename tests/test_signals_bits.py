@@ -44,15 +44,17 @@ def test_a_signal_is_rebuilt_from_its_spec(name):
     assert build(spec.pop("type"), spec) == signal
 
 
-def _stepped(signal, place, fields, cuts, parts):
+def _stepped(signal, place, fields, cuts, parts, numbered=False):
     source = signal.block(place)
     wide, ticks = len(place.parents), cuts[-1]
     out = None
     for low, high in itertools.pairwise(parts):
         for begin, end in itertools.pairwise(cuts):
             area = (slice(begin, end), slice(low, high))
+            numbers = np.arange(begin, end)[:, None] + np.zeros(high - low, dtype=np.int64)
             steps = Steps(begin, end - begin, slice(low, high), _times(ticks, wide)[area],
-                          {key: values[area] for key, values in fields.items()})
+                          {key: values[area] for key, values in fields.items()}, 5_000_000,
+                          *((numbers, numbers * 5_000_000) if numbered else ()))
             found = source.step(steps)
             out = np.empty((ticks, wide), found.dtype) if out is None else out
             out[area] = found
@@ -67,7 +69,7 @@ def _times(ticks, wide):
 @pytest.mark.parametrize("name", SIGNALS)
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_no_cut_into_rectangles_changes_a_bit(name, data):
+def test_neither_a_cut_nor_numbers_for_each_device_change_a_bit(name, data):
     ticks, wide = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 70))
     cuts = [0, *sorted(data.draw(st.sets(st.integers(1, ticks), max_size=5)) - {ticks}), ticks]
     parts = [0, *sorted(data.draw(st.sets(st.integers(1, wide), max_size=5)) - {wide}), wide]
@@ -77,6 +79,7 @@ def test_no_cut_into_rectangles_changes_a_bit(name, data):
     place = site([f"d{i}" for i in range(wide)], seed=data.draw(st.integers(0, 2**63 - 1)))
     whole = _stepped(signal, place, fields, [0, ticks], [0, wide])
     assert same_bits(whole, _stepped(signal, place, fields, cuts, parts))
+    assert same_bits(whole, _stepped(signal, place, fields, cuts, parts, numbered=True))
 
 
 def test_no_device_changes_when_others_come_and_go():
@@ -94,7 +97,7 @@ def test_a_signal_neither_keeps_nor_hands_out_an_array_of_another(name):
     first, again = signal.block(place), signal.block(place)
     for n in range(3):
         steps = Steps(n, 1, slice(0, 2), _times(3, 2)[n : n + 1],
-                      {key: values[n : n + 1] for key, values in fields.items()})
+                      {key: values[n : n + 1] for key, values in fields.items()}, 5_000_000)
         spoilt, kept = first.step(steps), again.step(steps)
         assert same_bits(spoilt, kept)
         spoilt[...] = 1  # as rounding does, in place

@@ -240,7 +240,7 @@ def test_devices_that_share_a_label_see_the_same_values_and_others_do_not():
     parents = np.array([shared_key(1, "site", name) for name in ("north", "south", "north")],
                        dtype=np.uint64)
     place = Site(parents, "wind", 5_000_000)
-    steps = Steps(0, 500, slice(0, 3), np.zeros((500, 3), dtype=np.int64), {})
+    steps = Steps(0, 500, slice(0, 3), np.zeros((500, 3), dtype=np.int64), {}, 5_000_000)
     found = signal.block(place).step(steps)
     assert (found[:, 0] == found[:, 2]).all()
     assert_independent(np.diff(found[:, 0]), np.diff(found[:, 1]))
@@ -272,7 +272,7 @@ def test_markov_never_takes_a_column_of_probability_zero_and_its_bounds_are_half
     signal = build("markov", {"states": ["a", "b", "c", "d"], "transition_matrix": [row] * 4})
     monkeypatch.setattr(markov, "squares64", lambda n, key: word)
     monkeypatch.setattr(markov, "draws",
-                        lambda keys, counters: np.full(len(keys), word, dtype=np.uint64))
+                        lambda keys, counters: np.full((len(counters), len(keys)), word, np.uint64))
     assert alone(signal, 1) == [state]
     assert signal.categories[run(signal, 1)[0, 0]] == state
 
@@ -285,7 +285,7 @@ def test_markov_stays_where_the_rest_of_a_row_leaves_it(monkeypatch):
     word = 2**64 - 1  # r is above the sum of the row
     monkeypatch.setattr(markov, "squares64", lambda n, key: word)
     monkeypatch.setattr(markov, "draws",
-                        lambda keys, counters: np.full(len(keys), word, dtype=np.uint64))
+                        lambda keys, counters: np.full((len(counters), len(keys)), word, np.uint64))
     for initial in ("a", "b"):
         signal = build("markov", {**law, "initial_state": initial})
         assert alone(signal, 2) == [initial] * 2

@@ -30,9 +30,11 @@ from iotsim.units import duration_text
 Values: TypeAlias = npt.NDArray[Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Single: TypeAlias = Callable[["Tick"], Any]
+Span: TypeAlias = "tuple[float, float] | None"
 
 NUMBER_MAX = 1e100  # no product or sum of a few parameters overflows
 NARROW_DEVICES = 32  # below this width a recursion is faster in Python floats
+SPAN_STDDEVS = 4.0  # one normal value in 16,000 is farther out
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Steps:
         """Time since the first tick, shape (ticks, 1) or (ticks, devices)."""
         if self.elapsed is not None:
             return self.elapsed
+        assert self.interval_us > 0, "these steps do not say how long one is"
         numbers = np.arange(self.first, self.first + self.ticks, dtype=np.int64)[:, None]
         return numbers * self.interval_us
 
@@ -135,7 +138,9 @@ class Source(Protocol):
     """Values of one signal for a block of devices.
 
     A source with a state also has `keep(rows) -> object` and `resume(kept)`: the state of some of
-    its devices, and its way into a source of just these devices (see `kept` and `resumed`).
+    its devices, and its way into a source of just these devices (see `kept` and `resumed`); its
+    signal `walks`. The state is a copy, made of plain arrays and tuples. The source that resumes
+    may be of another interval, or have other parameters: it takes what still has a meaning there.
     """
 
     def step(self, steps: Steps) -> Values:
@@ -198,6 +203,16 @@ class Signal:
     def walks(self) -> bool:
         """Whether values are states that move on the grid only; between ticks they stand."""
         return False
+
+    @property
+    def span(self) -> Span:
+        """Where the values usually are, (low, high); None where the parameters do not tell."""
+        return None
+
+    @property
+    def drift_per_s(self) -> float | None:
+        """How fast the value moves on its own, per second; None if it does not."""
+        return None
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""

@@ -8,6 +8,7 @@ drift. Long intervals are as right as short ones, unlike the Euler step that the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Any
@@ -16,14 +17,17 @@ import numpy as np
 
 from iotsim.errors import BadValue
 from iotsim.normals import normal, normal_many
+from iotsim.readings import Ints
 from iotsim.seeding import Words, draws, squares64
 from iotsim.signals.base import (
     NARROW_DEVICES,
+    SPAN_STDDEVS,
     Floats,
     Signal,
     Single,
     Site,
     Source,
+    Span,
     Steps,
     Tick,
     number,
@@ -81,6 +85,30 @@ class Brownian(Signal):
                 number(name, getattr(self, name))
         if self.min is not None and self.max is not None and self.min >= self.max:
             raise BadValue("min", self.min, f"is not below max={self.max!r}", "Swap them.")
+
+    @property
+    def walks(self) -> bool:
+        """Yes: its state moves on the grid only."""
+        return True
+
+    @property
+    def span(self) -> Span:
+        """The bounds; where one is missing, four stationary standard deviations from the mean."""
+        theta, low, high = float(self.mean_reversion), self.min, self.max
+        if theta:
+            middle = float(self.start if self.mean is None else self.mean)
+            middle += float(self.drift) / theta
+            reach = SPAN_STDDEVS * float(self.volatility) / math.sqrt(2 * theta)
+            ends = np.clip([middle - reach, middle + reach], self.min, self.max).tolist()
+            low, high = (ends[0] if low is None else low), (ends[1] if high is None else high)
+        if low is None or high is None or not math.isfinite(float(high) - float(low)):
+            return None
+        return float(low), float(high)
+
+    @property
+    def drift_per_s(self) -> float | None:
+        """The drift, if there is one."""
+        return float(self.drift) or None
 
     def transition(self, interval_us: int) -> Transition:
         """Return the step over one interval; its coefficients are computed in decimal, once."""
@@ -146,6 +174,12 @@ class _Brownian:
         walk = _walk_narrow if steps.shape[1] < NARROW_DEVICES else _walk
         walk(law, values, self.state[steps.devices])
         return values
+
+    def keep(self, rows: Ints) -> Floats:
+        return self.state[rows]  # indices, not a slice: a copy
+
+    def resume(self, kept: Floats) -> None:
+        self.state[:] = kept
 
 
 def _walk(law: Transition, pushes: Floats, state: Floats) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -18,11 +19,14 @@ from iotsim.signals.base import (
     Single,
     Site,
     Source,
+    Span,
     Steps,
     Tick,
     build,
+    kept,
     known,
     register,
+    resumed,
 )
 from iotsim.units import duration_text, duration_us
 
@@ -93,10 +97,39 @@ class Composite(Signal):
         """The fields that any part needs."""
         return tuple(dict.fromkeys(name for signal in self.signals for name in signal.needs))
 
+    @property
+    def walks(self) -> bool:
+        """Whether any part does."""
+        return any(signal.walks for signal in self.signals)
+
+    @property
+    def span(self) -> Span:
+        """What the spans of the parts make; None if one has none."""
+        spans = [signal.span for signal in self.signals]
+        found = [span for span in spans if span is not None]
+        if len(found) < len(spans):
+            return None
+        low, high = found[0]
+        for other in found[1:]:
+            if self.op == "sum":
+                low, high = low + other[0], high + other[1]
+            else:
+                ends = [low, high, *other] if self.op == "chain" else [
+                    a * b for a in (low, high) for b in other
+                ]
+                low, high = min(ends), max(ends)
+        return (low, high) if math.isfinite(high - low) else None
+
+    @property
+    def drift_per_s(self) -> float | None:
+        """The drifts of a sum's parts, added."""
+        drifts = [drift for signal in self.signals if (drift := signal.drift_per_s) is not None]
+        return sum(drifts) if drifts and self.op == "sum" else None
+
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""
         sources = [part.block(site.child(str(i))) for i, part in enumerate(self.signals)]
-        return _Composite(self.op, sources, self.turns_us, site.interval_us)
+        return _Composite(self.op, sources, np.array(self.turns_us, dtype=np.int64))
 
     def single(self, site: Site) -> Single:
         """Return the function for one device."""
@@ -156,16 +189,16 @@ def _turn(n: int, interval_us: int, turns_us: Sequence[int]) -> int:
 class _Composite:
     op: str
     sources: list[Source]
-    turns_us: tuple[int, ...]
-    interval_us: int
+    turns_us: Ints
 
     def step(self, steps: Steps) -> Floats:
         parts = [source.step(steps) for source in self.sources]
         total = np.array(np.broadcast_to(parts[0], steps.shape), dtype=np.float64)
         if self.op == "chain":
-            turns = self._turns(steps)
+            position = steps.elapsed_us % self.turns_us[-1]
+            turns = np.searchsorted(self.turns_us, position, side="right")
             for i, part in enumerate(parts[1:], start=1):
-                np.copyto(total, part, where=(turns == i)[:, None])
+                np.copyto(total, part, where=turns == i)
             return total
         with np.errstate(over="ignore", invalid="ignore"):
             for part in parts[1:]:
@@ -173,6 +206,11 @@ class _Composite:
         total[~np.isfinite(total)] = np.nan
         return total
 
-    def _turns(self, steps: Steps) -> Ints:
-        numbers = range(steps.first, steps.first + steps.ticks)
-        return np.array([_turn(n, self.interval_us, self.turns_us) for n in numbers])
+    def keep(self, rows: Ints) -> tuple[tuple[str, Any], ...] | None:
+        states = tuple((type(part).__name__, kept(part, rows)) for part in self.sources)
+        return None if all(state is None for _, state in states) else states
+
+    def resume(self, kept: tuple[tuple[str, Any], ...]) -> None:
+        for part, (name, state) in zip(self.sources, kept, strict=False):
+            if type(part).__name__ == name:  # its parts may have been changed
+                resumed(part, state)

@@ -17,6 +17,7 @@ from iotsim.signals.base import (
     Single,
     Site,
     Source,
+    Span,
     Steps,
     Tick,
     Values,
@@ -59,6 +60,13 @@ class Constant(Signal):
                 raise BadValue(name, None, "is missing", "Give value, or min and max.")
         low, high = bounds(self.min, self.max)
         return 0.5 * low + 0.5 * high
+
+    @property
+    def span(self) -> Span:
+        """The bounds, or the value alone."""
+        if self.value is None:
+            return bounds(self.min, self.max)
+        return self._number, self._number
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""
@@ -117,6 +125,12 @@ class Static(Signal):
         """The value, where codes stand for it; null has the code −1 and no category."""
         coded = self.kind in ("text", "json") and self.value is not None
         return (self.value,) if coded else ()
+
+    @property
+    def span(self) -> Span:
+        """The value, where it is a number."""
+        numeric = self.kind in ("float", "int")
+        return (float(self.value), float(self.value)) if numeric else None
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""

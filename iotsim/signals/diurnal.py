@@ -15,7 +15,19 @@ from iotsim.errors import BadValue
 from iotsim.normals import normal, normal_many
 from iotsim.readings import Ints
 from iotsim.seeding import Words, draws, squares64
-from iotsim.signals.base import Floats, Signal, Single, Site, Source, Steps, Tick, number, register
+from iotsim.signals.base import (
+    SPAN_STDDEVS,
+    Floats,
+    Signal,
+    Single,
+    Site,
+    Source,
+    Span,
+    Steps,
+    Tick,
+    number,
+    register,
+)
 from iotsim.signals.waves import cosine, cosine_many
 
 DAY_US = 86_400_000_000
@@ -58,6 +70,12 @@ class Diurnal(Signal):
             if not isinstance(self.timezone, str):
                 raise BadValue("timezone", self.timezone, "is not text", _ZONES)
             zone(self.timezone)
+
+    @property
+    def span(self) -> Span:
+        """The swing and four standard deviations of the noise."""
+        reach = abs(float(self.amplitude)) + SPAN_STDDEVS * float(self.noise_stddev)
+        return float(self.baseline) - reach, float(self.baseline) + reach
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""

@@ -7,7 +7,19 @@ from typing import Any
 
 from iotsim.normals import normal, normal_many
 from iotsim.seeding import Words, draws, squares64
-from iotsim.signals.base import Floats, Signal, Single, Site, Source, Steps, Tick, number, register
+from iotsim.signals.base import (
+    SPAN_STDDEVS,
+    Floats,
+    Signal,
+    Single,
+    Site,
+    Source,
+    Span,
+    Steps,
+    Tick,
+    number,
+    register,
+)
 
 
 @register("gaussian")
@@ -27,6 +39,12 @@ class Gaussian(Signal):
     def __post_init__(self) -> None:
         number("mean", self.mean)
         number("stddev", self.stddev, least=0)
+
+    @property
+    def span(self) -> Span:
+        """Four standard deviations around the mean."""
+        reach = SPAN_STDDEVS * float(self.stddev)
+        return float(self.mean) - reach, float(self.mean) + reach
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iotsim.errors import BadValue, UnknownName
-from iotsim.readings import Kind
+from iotsim.readings import Ints, Kind
 from iotsim.seeding import Words, draws, squares64, unit, unit_many
 from iotsim.signals.base import Floats, Signal, Single, Site, Source, Steps, Tick, number, register
 from iotsim.units import duration_text, duration_us
@@ -69,6 +69,11 @@ class Markov(Signal):
         return tuple(self.states)
 
     @property
+    def walks(self) -> bool:
+        """Yes: its state moves on the grid only."""
+        return True
+
+    @property
     def _first(self) -> int:
         return 0 if self.initial_state is None else self.categories.index(self.initial_state)
 
@@ -85,9 +90,17 @@ class Markov(Signal):
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""
-        state = np.full(len(site.parents), self._first, dtype=np.int32)
-        return _Markov(np.array(self._table), site.keys(self.version), state,
-                       site.interval_us, self._per_us(site.interval_us))
+        devices, per_us = len(site.parents), self._per_us(site.interval_us)
+        return _Markov(
+            states=self.categories,
+            first=self._first,
+            table=np.array(self._table),
+            keys=site.keys(self.version),
+            per_us=None if self.per == "tick" else per_us,
+            state=np.full(devices, self._first, dtype=np.int32),
+            reached_us=np.zeros(devices, dtype=np.int64),
+            lead_us=np.full(devices, site.interval_us, dtype=np.int64),
+        )
 
     def single(self, site: Site) -> Single:
         """Return the function for one device: tick -> the state itself."""
@@ -138,25 +151,64 @@ def _check_matrix(matrix: Any, states: list[str]) -> None:
 
 @dataclass(slots=True)
 class _Markov:
+    # Time counts from the grid's origin, `lead_us` before the first reading. Both arrays outlive a
+    # change of the interval, so that no multiple of `per_us` is skipped or taken twice.
+    states: tuple[str, ...]
+    first: int
     table: Floats
     keys: Words
+    per_us: int | None  # None: once in every tick
     state: Codes
-    interval_us: int
-    per_us: int
+    reached_us: Ints
+    lead_us: Ints
 
     def step(self, steps: Steps) -> Codes:
         out = np.empty(steps.shape, dtype=np.int32)
         state, keys = self.state[steps.devices], self.keys[steps.devices]
-        first = steps.first * self.interval_us // self.per_us
-        for t in range(steps.ticks):
-            last = (steps.first + t + 1) * self.interval_us // self.per_us
-            for i in range(first, last):
-                self._move(state, draws(keys, np.array([i], dtype=np.uint64)))
-            first = last
-            out[t] = state
+        reached_us, lead_us = self.reached_us[steps.devices], self.lead_us[steps.devices]
+        elapsed_us = steps.elapsed_us
+        if self.per_us is None:
+            for t, words in enumerate(draws(keys, steps.counters)):
+                self._move(state, words)
+                out[t] = state
+        elif elapsed_us.shape[1] == 1 and _all_same(reached_us) and _all_same(lead_us):
+            due = (elapsed_us[:, 0] + lead_us[0]) // self.per_us
+            self._together(state, keys, int(reached_us[0]) // self.per_us, due, out)
+        else:
+            due = (elapsed_us + lead_us) // self.per_us
+            self._apart(state, keys, reached_us // self.per_us, due, out)
+        reached_us[:] = elapsed_us[-1] + lead_us
         return out
+
+    def keep(self, rows: Ints) -> tuple[tuple[str, ...], Codes, Ints, Ints]:
+        return self.states, self.state[rows], self.reached_us[rows], self.lead_us[rows]
+
+    def resume(self, kept: tuple[tuple[str, ...], Codes, Ints, Ints]) -> None:
+        states, codes, self.reached_us[:], self.lead_us[:] = kept
+        known = {name: code for code, name in enumerate(self.states)}
+        self.state[:] = np.array([known.get(name, self.first) for name in states])[codes]
+
+    def _together(self, state: Codes, keys: Words, done: int, due: Ints, out: Codes) -> None:
+        for t, last in enumerate(due.tolist()):
+            for i in range(done, last):
+                self._move(state, draws(keys, np.array([i], dtype=np.uint64)))
+            done = last
+            out[t] = state
+
+    def _apart(self, state: Codes, keys: Words, done: Ints, due: Ints, out: Codes) -> None:
+        for t, last in enumerate(due):
+            while (late := np.flatnonzero(done < last)).size:
+                moved = state[late]
+                self._move(moved, draws(keys[late], done[late]))
+                state[late] = moved
+                done[late] += 1
+            out[t] = state
 
     def _move(self, state: Codes, words: Words) -> None:
         rows = self.table[state]
         column = (rows <= unit_many(words)[:, None]).sum(axis=1, dtype=np.int32)
         np.copyto(state, column, where=column < len(self.table))
+
+
+def _all_same(numbers: Ints) -> bool:
+    return bool((numbers == numbers[0]).all())

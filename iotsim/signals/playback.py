@@ -17,7 +17,7 @@ import numpy as np
 from iotsim.errors import BadValue, MissingExtra, UnknownName
 from iotsim.readings import Ints
 from iotsim.seeding import draws, scaled
-from iotsim.signals.base import Floats, Signal, Single, Site, Source, Steps, Tick, register
+from iotsim.signals.base import Floats, Signal, Single, Site, Source, Span, Steps, Tick, register
 
 ROWS_MAX = 10_000_000
 SIZE_BYTES_MAX = 1_000_000_000
@@ -92,6 +92,17 @@ class Playback(Signal):
         """Return the signal as plain JSON values, with the hash of what it plays."""
         # dataclass(slots=True) makes a second class, which a bare super() would not know.
         return {**Signal.spec(self), "sha256": self.content_sha256}
+
+    @property
+    def walks(self) -> bool:
+        """Yes: there is a row for each tick and none in between."""
+        return True
+
+    @property
+    def span(self) -> Span:
+        """From the least to the greatest recorded value."""
+        finite = self.values[np.isfinite(self.values)]
+        return (float(finite.min()), float(finite.max())) if finite.size else None
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from iotsim.signals.base import Floats, Signal, Single, Site, Source, Steps, Tick, register
+from iotsim.signals.base import Floats, Signal, Single, Site, Source, Span, Steps, Tick, register
 from iotsim.signals.uniform import bounds
 from iotsim.signals.waves import sine, sine_many
 from iotsim.units import duration_text, duration_us
@@ -33,9 +33,14 @@ class Sine(Signal):
         bounds(self.min, self.max)
         object.__setattr__(self, "period", duration_text(duration_us(self.period, "period")))
 
+    @property
+    def span(self) -> Span:
+        """The bounds."""
+        return bounds(self.min, self.max)
+
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""
-        return _Sine(*self._law, site.interval_us)
+        return _Sine(*self._law)
 
     def single(self, site: Site) -> Single:
         """Return the function for one device."""
@@ -62,11 +67,9 @@ class _Sine:
     middle: float
     swing: float
     period_us: int
-    interval_us: int
 
     def step(self, steps: Steps) -> Floats:
-        position = steps.counters.view(np.int64) * self.interval_us
-        values = sine_many(position, self.period_us)  # the same for every device
+        values = sine_many(steps.elapsed_us, self.period_us)  # on one grid the same for all
         values *= self.swing
         values += self.middle
         np.maximum(values, self.low, out=values)

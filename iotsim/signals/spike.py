@@ -8,8 +8,19 @@ from typing import Any
 import numpy as np
 
 from iotsim.seeding import Words, draws, squares64, unit, unit_many
-from iotsim.signals.base import Floats, Signal, Single, Site, Source, Steps, Tick, number, register
-from iotsim.signals.uniform import Law
+from iotsim.signals.base import (
+    Floats,
+    Signal,
+    Single,
+    Site,
+    Source,
+    Span,
+    Steps,
+    Tick,
+    number,
+    register,
+)
+from iotsim.signals.uniform import Law, bounds
 
 
 @register("spike")
@@ -38,6 +49,11 @@ class Spike(Signal):
         Law.of(self.min, self.max)
         number("probability", self.probability, least=0, most=1)
         number("magnitude", self.magnitude, least=0, most=1e6)
+
+    @property
+    def span(self) -> Span:
+        """The bounds between excursions."""
+        return bounds(self.min, self.max)
 
     @property
     def _ends(self) -> tuple[float, float]:

@@ -10,7 +10,18 @@ import numpy as np
 
 from iotsim.errors import BadValue
 from iotsim.seeding import Words, draws, squares64, unit, unit_many
-from iotsim.signals.base import Floats, Signal, Single, Site, Source, Steps, Tick, number, register
+from iotsim.signals.base import (
+    Floats,
+    Signal,
+    Single,
+    Site,
+    Source,
+    Span,
+    Steps,
+    Tick,
+    number,
+    register,
+)
 
 
 @register("uniform_random")
@@ -29,6 +40,11 @@ class Uniform(Signal):
 
     def __post_init__(self) -> None:
         bounds(self.min, self.max)
+
+    @property
+    def span(self) -> Span:
+        """The bounds."""
+        return bounds(self.min, self.max)
 
     def block(self, site: Site) -> Source:
         """Return the source for many devices."""
