@@ -12,7 +12,7 @@ LAYERS = (
     (1, "time, randomness, who, what was done", "clock seeding normals selectors actions"),
     (2, "pure values: signals, profiles, members", "signals fields documents topics profile_schema "
         "profiles members testing faults verbs"),
-    (3, "engine and the shapes of its readings", "engine capture frames arrow digest rebuilt"),
+    (3, "engine and the shapes of its readings", "engine capture acks frames arrow digest rebuilt"),
     (3, "carriers", "transport publishers outlets broker embedded_broker tap_worker"),
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
         "run_state works progress verification taps preflight"),

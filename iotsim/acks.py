@@ -1,0 +1,167 @@
+"""What became of messages, one verdict per message id: acknowledged or refused, and after how long.
+
+A run that publishes may settle millions of messages: an id is kept as its hash, 13 bytes with its
+verdict, and what is too much goes from the oldest on, counted.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iotsim.readings import Ints
+
+ENTRIES_MAX = 10_000_000
+CHUNK_ENTRIES = 65_536
+WAITING_ENTRIES = 1024
+ACKNOWLEDGED = "acknowledged"
+
+
+@dataclass(slots=True, eq=False)
+class _Chunk:
+    # Entries are written once, behind `size`: what was seen of a chunk never changes.
+    hashes: Ints
+    seconds: npt.NDArray[np.float32]
+    acked: npt.NDArray[np.bool_]
+    size: int = 0
+
+
+class Acks:
+    """The verdicts of brokers, by message id.
+
+    Parameters
+    ----------
+    entries_max : int
+        How many are kept, to within a chunk of 65,536; the oldest go first.
+
+    Attributes
+    ----------
+    evicted : int
+        How many went.
+
+    Examples
+    --------
+    >>> acks = Acks()
+    >>> acks.add(["run/a/0/0", "run/a/1/0"], "acknowledged", [0.25, 0.5])
+    >>> acked, seconds = acks.lookup(["run/a/1/0", "run/a/2/0"])
+    >>> acked.tolist(), seconds.tolist()
+    ([True, None], [0.5, nan])
+    """
+
+    def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
+        self.evicted = 0
+        self._entries_max = entries_max
+        self._chunk_entries = max(1, min(CHUNK_ENTRIES, entries_max))
+        self._chunks: deque[_Chunk] = deque()
+        self._size = 0
+        self._waiting: tuple[list[str], list[float], bytearray] = [], [], bytearray()
+        self._lock = threading.Lock()  # the loop adds while a frame is made in another thread
+
+    def __len__(self) -> int:
+        return self._size + len(self._waiting[0])
+
+    def add(self, ids: Sequence[str], outcome: str, seconds: Sequence[float]) -> None:
+        """Take the verdict of a batch of messages; what a `Pump` tells as `settled`.
+
+        Parameters
+        ----------
+        ids : sequence of str
+        outcome : str
+            "acknowledged", or why they were refused.
+        seconds : sequence of float
+            From hand-over to acknowledgement, one per id; empty if they were refused.
+        """
+        acked = outcome == ACKNOWLEDGED
+        with self._lock:
+            names, taken, verdicts = self._waiting
+            names.extend(ids)
+            taken.extend(seconds if acked else repeat(math.nan, len(ids)))
+            verdicts.extend((b"\1" if acked else b"\0") * len(ids))
+            if len(names) >= min(WAITING_ENTRIES, self._chunk_entries):
+                self._store()
+
+    def lookup(
+        self, ids: Sequence[str]
+    ) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float64]]:
+        """Return what is known of messages: (acked, seconds), one entry per id.
+
+        A message that several brokers got counts as acknowledged if one of them did.
+
+        Returns
+        -------
+        acked : object array
+            True, False (refused) or None (unknown: under way, lost, evicted, never sent).
+        seconds : float array
+            NaN unless it was acknowledged.
+        """
+        hashes, taken, verdicts = self._entries()
+        wanted = np.fromiter(map(hash, ids), np.int64, len(ids))
+        acked = np.full(len(wanted), None, dtype=object)
+        seconds = np.full(len(wanted), np.nan)
+        for verdict in (False, True):
+            entries = np.flatnonzero(verdicts == verdict)
+            found, place = _find(hashes[entries], wanted)
+            acked[found] = verdict
+            seconds[found] = taken[entries[place]] if verdict else np.nan
+        return acked, seconds
+
+    def _store(self) -> None:
+        # Batches may be of a few messages each: numpy is worth its price for many at once.
+        names, taken, verdicts = self._waiting
+        self._waiting = [], [], bytearray()
+        hashes = np.fromiter(map(hash, names), np.int64, len(names))
+        flags = np.frombuffer(verdicts, np.bool_)
+        begin = 0
+        while begin < len(names):
+            chunk = self._open()
+            end = min(len(names), begin + self._chunk_entries - chunk.size)
+            rows = slice(chunk.size, chunk.size + end - begin)
+            chunk.hashes[rows] = hashes[begin:end]
+            chunk.seconds[rows] = taken[begin:end]
+            chunk.acked[rows] = flags[begin:end]
+            chunk.size = rows.stop
+            self._size += end - begin
+            begin = end
+
+    def _open(self) -> _Chunk:
+        # The chunk to write to; the oldest one goes if this one would be too many.
+        if not self._chunks or self._chunks[-1].size == self._chunk_entries:
+            if self._size + self._chunk_entries > self._entries_max and self._chunks:
+                gone = self._chunks.popleft()
+                self._size -= gone.size
+                self.evicted += gone.size
+            rows = self._chunk_entries
+            self._chunks.append(_Chunk(
+                np.empty(rows, np.int64), np.empty(rows, np.float32), np.empty(rows, np.bool_)))
+        return self._chunks[-1]
+
+    def _entries(self) -> tuple[Ints, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        with self._lock:
+            self._store()
+            held = [(chunk, chunk.size) for chunk in self._chunks]
+
+        def whole(name: str, kind: Any) -> Any:
+            parts = [getattr(chunk, name)[:size] for chunk, size in held]
+            return np.concatenate([np.empty(0, kind), *parts])
+
+        return whole("hashes", np.int64), whole("seconds", np.float32), whole("acked", np.bool_)
+
+
+def _find(known: Ints, wanted: Ints) -> tuple[Ints, Ints]:
+    # Which of the wanted are known, and where each was known first.
+    if not len(known):
+        none = np.empty(0, dtype=np.int64)
+        return none, none
+    order = np.argsort(known, kind="stable")
+    ordered = known[order]
+    place = np.minimum(np.searchsorted(ordered, wanted), len(known) - 1)
+    found = np.flatnonzero(ordered[place] == wanted)
+    return found, order[place[found]]
