@@ -234,6 +234,11 @@ class Signal:
         return given
 
 
+def finite_span(low: float, high: float) -> Span:
+    """Return the ends, or None where one is beyond any measure."""
+    return (low, high) if abs(low) <= NUMBER_MAX and abs(high) <= NUMBER_MAX else None
+
+
 def _same(value: Any, default: Any) -> bool:
     return type(value) is type(default) and bool(value == default)
 

@@ -30,6 +30,7 @@ from iotsim.signals.base import (
     Span,
     Steps,
     Tick,
+    finite_span,
     number,
     register,
 )
@@ -101,9 +102,7 @@ class Brownian(Signal):
             reach = SPAN_STDDEVS * float(self.volatility) / math.sqrt(2 * theta)
             ends = np.clip([middle - reach, middle + reach], self.min, self.max).tolist()
             low, high = (ends[0] if low is None else low), (ends[1] if high is None else high)
-        if low is None or high is None or not math.isfinite(float(high) - float(low)):
-            return None
-        return float(low), float(high)
+        return None if low is None or high is None else finite_span(float(low), float(high))
 
     @property
     def drift_per_s(self) -> float | None:

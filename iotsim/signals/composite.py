@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -23,6 +22,7 @@ from iotsim.signals.base import (
     Steps,
     Tick,
     build,
+    finite_span,
     kept,
     known,
     register,
@@ -118,7 +118,7 @@ class Composite(Signal):
                     a * b for a in (low, high) for b in other
                 ]
                 low, high = min(ends), max(ends)
-        return (low, high) if math.isfinite(high - low) else None
+        return finite_span(low, high)
 
     @property
     def drift_per_s(self) -> float | None:
