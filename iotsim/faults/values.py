@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
@@ -350,13 +350,12 @@ def _resolved(draft: Draft, name: str, values: Floats) -> Floats:
 
 def _far(draft: Draft, name: str, old: Floats, up: Mask) -> Floats:
     # Well outside: three spans beyond the end; without a span, ten times the value and more.
-    span: Any = draft.spans.get(name)
-    if span is None:
-        high = low = old
-        reach = 10.0 * (np.abs(old) + 1.0)
-    else:
-        low, high = (np.full(len(old), float(end)) for end in span)
-        wide = high - low
-        reach = np.where(wide > 0, 3.0 * wide, 10.0 * (np.abs(high) + 1.0))
+    span = draft.spans.get(name)
     with np.errstate(over="ignore", invalid="ignore"):
-        return _resolved(draft, name, np.where(up, high + reach, low - reach))
+        if span is None:
+            reach = 10.0 * (np.abs(old) + 1.0)
+            return _resolved(draft, name, np.where(up, old + reach, old - reach))
+        low, high = span
+        wide = high - low
+        above, below = (3.0 * wide if wide > 0 else 10.0 * (abs(end) + 1.0) for end in span[::-1])
+        return _resolved(draft, name, np.where(up, high + above, low - below))
