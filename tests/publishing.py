@@ -2,10 +2,12 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from iotsim.publishers.base import build
+from iotsim.errors import ConnectError
+from iotsim.publishers.base import Identity, Limits, build
 from iotsim.publishers.ledger import STATES, Ledger
 from iotsim.publishers.payload import Messages
 from iotsim.publishers.pump import Pump
@@ -44,6 +46,18 @@ def block(count, first=0, devices=10, size=40, topic="devices/{}/telemetry"):
     return Messages([topic.format(n) for n in names], payloads, ids, np.zeros(count, np.int64))
 
 
+def names(count):
+    """Devices as `block` has them."""
+    return [Identity(f"d-{i}", "meter", {"site": "north"}) for i in range(count)]
+
+
+def own(device, count, first=0):
+    """Messages of one device."""
+    ids = [f"run/{device}/{i}/0" for i in range(first, first + count)]
+    payloads = [f"{device} {i}".encode() for i in range(first, first + count)]
+    return Messages([f"devices/{device}/telemetry"] * count, payloads, ids, np.zeros(count, int))
+
+
 def one(topic, payload=b"x", ident="run/odd/0/0"):
     return Messages([topic], [payload], [ident], np.zeros(1, np.int64))
 
@@ -72,3 +86,93 @@ def in_order_per_device(ids):
             return False
         last[device] = int(seq)
     return True
+
+
+@dataclass
+class Gate:
+    """A publisher whose links do exactly what a test tells them, and record what they get."""
+
+    count: int = 1
+    window: int = 100
+    limits: Limits = field(default_factory=Limits)
+    url: str = "gate:"
+    links: list = field(default_factory=list)
+    failures: int = 0  # so many openings fail, the first of a link excepted
+    held: asyncio.Event | None = None  # openings wait for it
+    opening: int = 0
+    opening_most: int = 0
+    behave: object = None  # called with (link, tokens, items) at each send
+    per_device: bool = False
+
+    def lanes(self, devices):
+        return devices if self.per_device else self.count
+
+    def link(self, lane, run_id, verdicts, device=None):
+        self.links.append(GateLink(self, verdicts, device))
+        return self.links[-1]
+
+
+class GateLink:
+    def __init__(self, gate, verdicts, device=None):
+        self.gate, self.verdicts, self.device = gate, verdicts, device
+        self.opened = 0
+        self.sent = []
+        self.open_tokens = []
+        self.closed = False
+
+    async def open(self):
+        if self.opened and self.gate.failures:
+            self.gate.failures -= 1
+            raise ConnectError("gate:", "closed for now")
+        self.gate.opening += 1
+        self.gate.opening_most = max(self.gate.opening_most, self.gate.opening)
+        try:
+            if self.gate.held is not None:
+                await self.gate.held.wait()
+        finally:
+            self.gate.opening -= 1
+        self.opened += 1
+        self.open_tokens.clear()
+        return self.gate.window
+
+    def send(self, tokens, items):
+        self.sent += [item[2] for item in items]
+        self.open_tokens += tokens
+        if self.gate.behave is not None:
+            self.gate.behave(self, tokens, items)
+        return True
+
+    def acknowledge(self, count=None):
+        done = self.open_tokens[:count]
+        del self.open_tokens[: len(done)]
+        self.verdicts.acknowledged(done)
+
+    def drop(self):
+        self.closed = True
+
+    async def close(self):
+        self.closed = True
+
+
+@asynccontextmanager
+async def gated(gate, deadline_s=0.6, **options):
+    pump = Pump(gate, ledger=CheckedLedger(), **options)
+    await pump.open()
+    try:
+        yield pump
+    finally:
+        await pump.close(deadline_s)
+        assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("iotsim")]
+        assert pump.snapshot().balanced
+
+
+async def turn():
+    """Let the loop do what is due."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def until(condition, timeout_s=5):
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -6,8 +6,6 @@ import json
 import sys
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -16,92 +14,22 @@ from iotsim import Fleet
 from iotsim.errors import BadValue, ConnectError, UnknownName
 from iotsim.publishers import memory
 from iotsim.publishers.backoff import BACKOFF_CEILING_S, BACKOFF_FIRST_S
-from iotsim.publishers.base import Limits, Loss, build
+from iotsim.publishers.base import Loss, build
 from iotsim.publishers.ledger import REASONS_MAX, Latency, Ledger
 from iotsim.publishers.pump import Pump
 from iotsim.seeding import device_keys
-from tests.publishing import CheckedLedger, block, in_order_per_device, one, pumping
-
-
-@dataclass
-class Gate:
-    """A publisher whose links do exactly what a test tells them, and record what they get."""
-
-    count: int = 1
-    window: int = 100
-    limits: Limits = field(default_factory=Limits)
-    url: str = "gate:"
-    links: list = field(default_factory=list)
-    failures: int = 0  # so many openings fail
-    behave: object = None  # called with (link, tokens, items) at each send
-    per_device: bool = False
-
-    def lanes(self, devices):
-        return devices if self.per_device else self.count
-
-    def link(self, lane, run_id, verdicts, device=None):
-        self.links.append(GateLink(self, verdicts))
-        return self.links[-1]
-
-
-class GateLink:
-    def __init__(self, gate, verdicts):
-        self.gate, self.verdicts = gate, verdicts
-        self.opened = 0
-        self.sent = []
-        self.open_tokens = []
-        self.closed = False
-
-    async def open(self):
-        if self.opened and self.gate.failures:
-            self.gate.failures -= 1
-            raise ConnectError("gate:", "closed for now")
-        self.opened += 1
-        self.open_tokens.clear()
-        return self.gate.window
-
-    def send(self, tokens, items):
-        self.sent += [item[2] for item in items]
-        self.open_tokens += tokens
-        if self.gate.behave is not None:
-            self.gate.behave(self, tokens, items)
-        return True
-
-    def acknowledge(self, count=None):
-        done = self.open_tokens[:count]
-        del self.open_tokens[: len(done)]
-        self.verdicts.acknowledged(done)
-
-    def drop(self):
-        self.closed = True
-
-    async def close(self):
-        self.closed = True
-
-
-@asynccontextmanager
-async def gated(gate, deadline_s=0.6, **options):
-    pump = Pump(gate, ledger=CheckedLedger(), **options)
-    await pump.open()
-    try:
-        yield pump
-    finally:
-        await pump.close(deadline_s)
-        assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("iotsim")]
-        assert pump.snapshot().balanced
-
-
-async def turn():
-    """Let the loop do what is due."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-async def until(condition, timeout_s=5):
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
-
+from tests.publishing import (
+    CheckedLedger,
+    Gate,
+    GateLink,
+    block,
+    gated,
+    in_order_per_device,
+    one,
+    pumping,
+    turn,
+    until,
+)
 
 # -- admission ------------------------------------------------------------------------------------
 

@@ -137,6 +137,7 @@ class Lane:
         ledger = self._ledger
         why = "stopped while hung up" if self.hung_up else "stopped before it was sent"
         ledger.move("in_flight", "unknown", len(self._flight))
+        ledger.given_up += len(self._flight) + len(self._waiting) - len(self._held)
         waiting = self._queue.drop(len(self._queue)) + len(self._held)
         ledger.move("queued", "dropped", waiting, why)
         self._flight.clear()

@@ -114,6 +114,7 @@ class Ledger:
         self.counts: dict[State, int] = dict.fromkeys(STATES, 0)
         self.retries = 0
         self.reconnects = 0
+        self.given_up = 0  # those unknown that nobody will ask for again
         self.latency = Latency()
         self._refusals: dict[str, int] = {}
         self._drops: dict[str, int] = {}
@@ -134,7 +135,7 @@ class Ledger:
     def open(self) -> int:
         """How many messages still wait for their end."""
         counts = self.counts
-        return counts["queued"] + counts["in_flight"] + counts["unknown"]
+        return counts["queued"] + counts["in_flight"] + counts["unknown"] - self.given_up
 
     def snapshot(self) -> LedgerSnapshot:
         """Return the account as it is now."""

@@ -30,6 +30,7 @@ WINDOW_UNACKNOWLEDGED = 512  # QoS 0: paho writes these one after the other and 
 CONNECT_S = 5.0
 CONNACK_S = 4.0
 CLOSE_S = 0.4
+LEAVE_S = 1.0
 
 
 class _Client(paho.Client):
@@ -66,19 +67,25 @@ class Mqtt311Link:
         self._verdicts = verdicts
         self._client: paho.Client | None = None
         self._connack: asyncio.Future[str] | None = None
-        self._ended = asyncio.Event()
+        self._ended = asyncio.Event()  # whether the thread of the last client has
+        self._ended.set()
         self._tokens: dict[int, int] = {}  # paho's message id → token
 
     async def open(self) -> int:
         """Connect, and return how many messages may be in flight."""
+        publisher = self._publisher
         self.drop()
+        await self._left()
         loop = asyncio.get_running_loop()
         self._connack = loop.create_future()
-        self._ended = asyncio.Event()
+        ended = self._ended = asyncio.Event()
         self._tokens.clear()
         client = self._client = self._made(loop)
         threading.Thread(
-            target=self._work, args=(client, loop), name=f"iotsim {self._client_id}", daemon=True
+            target=self._work,
+            args=(client, loop, ended),
+            name=f"iotsim {self._client_id}",
+            daemon=True,
         ).start()
         try:
             async with asyncio.timeout(CONNECT_S + CONNACK_S):
@@ -92,8 +99,18 @@ class Mqtt311Link:
             problem = problem or "the broker closed the connection at once"
         if problem:
             self.drop()
-            raise ConnectError(self._publisher.url, problem)
-        return WINDOW if self._publisher.qos else WINDOW_UNACKNOWLEDGED
+            who = f"{self._client_id}: " if publisher.per_device else ""
+            raise ConnectError(publisher.url, who + problem)
+        return WINDOW if publisher.qos else WINDOW_UNACKNOWLEDGED
+
+    async def _left(self) -> None:
+        # A client that still connects would take the session over from the next one.
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._ended.wait()
+        except TimeoutError:
+            why = "the attempt before has not ended yet"
+            raise ConnectError(self._publisher.url, why) from None
 
     def _made(self, loop: asyncio.AbstractEventLoop) -> paho.Client:
         publisher = self._publisher
@@ -139,7 +156,9 @@ class Mqtt311Link:
         )
         return client
 
-    def _work(self, client: paho.Client, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(
+        self, client: paho.Client, loop: asyncio.AbstractEventLoop, ended: asyncio.Event
+    ) -> None:
         # A thread of ours: it connects, waits for paho's network thread, and always says so.
         address = self._publisher.address
         why = "paho's thread ended"
@@ -150,11 +169,13 @@ class Mqtt311Link:
                 thread = client._thread
                 if thread is not None:
                     thread.join()
+            else:  # given up while it connected
+                _cut(client)
         except Exception as error:
             why = failure_text(error)
         finally:
             try:
-                loop.call_soon_threadsafe(self._over, client, why)
+                loop.call_soon_threadsafe(self._over, client, ended, why)
             except RuntimeError:
                 pass
 
@@ -183,8 +204,8 @@ class Mqtt311Link:
         if not opening:
             self._verdicts.lost(Loss(why, "cut"))
 
-    def _over(self, client: paho.Client, why: str) -> None:
-        self._ended.set()
+    def _over(self, client: paho.Client, ended: asyncio.Event, why: str) -> None:
+        ended.set()
         self._gone(client, why)
 
     def send(self, tokens: Sequence[int], items: Sequence[Item]) -> bool:
