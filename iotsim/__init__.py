@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from iotsim.result import Result as Result
     from iotsim.run import Run as Run
     from iotsim.run import runs as runs
+    from iotsim.scenario import Scenario as Scenario
+    from iotsim.script_names import DeviceIds as DeviceIds
+    from iotsim.script_names import FaultType as FaultType
+    from iotsim.script_names import LabelSelector as LabelSelector
     from iotsim.selectors import ids as ids
     from iotsim.taps import Tap as Tap
     from iotsim.taps import tap as tap
@@ -25,11 +29,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = (  # equals registry.PUBLIC; a test holds them together
+    "DeviceIds",
+    "FaultType",
     "Fleet",
     "IotsimError",
+    "LabelSelector",
     "Profile",
     "Result",
     "Run",
+    "Scenario",
     "Tap",
     "Verification",
     "ids",

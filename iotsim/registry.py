@@ -12,10 +12,14 @@ from typing import Any
 from iotsim.errors import UnknownName
 
 PUBLIC = {
+    "DeviceIds": "iotsim.script_names:DeviceIds",
+    "FaultType": "iotsim.script_names:FaultType",
     "Fleet": "iotsim.fleet:Fleet",
+    "LabelSelector": "iotsim.script_names:LabelSelector",
     "Profile": "iotsim.profiles:Profile",
     "Result": "iotsim.result:Result",
     "Run": "iotsim.run:Run",
+    "Scenario": "iotsim.scenario:Scenario",
     "Tap": "iotsim.taps:Tap",
     "Verification": "iotsim.verification:Verification",
     "IotsimError": "iotsim.errors:IotsimError",

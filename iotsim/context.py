@@ -1,0 +1,323 @@
+"""What a scenario script sees: its `ctx`.
+
+What a script does is done at the call; the `await` only takes the value. Only `ctx.wait` must be
+awaited, because it is what lets time go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from iotsim import verbs
+from iotsim.conditions import condition_of
+from iotsim.director import judged
+from iotsim.errors import BadValue, IotsimError
+from iotsim.members import check_count, members_of
+from iotsim.scenario_checks import expect_parameters, known_fields, merged
+from iotsim.selectors import Ids, Selector, Where, parse
+from iotsim.units import Duration, duration_us
+
+if TYPE_CHECKING:
+    from iotsim.fleet import Fleet
+    from iotsim.run_state import RunSnapshot
+    from iotsim.script import Playing
+    from iotsim.stage import Stage
+
+T = TypeVar("T")
+
+
+class Done(Generic[T]):
+    """What a verb of `ctx` gives: done already; `await` takes its value.
+
+    Attributes
+    ----------
+    value : object
+        Of the call; a forgotten `await` loses nothing.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __await__(self) -> Generator[None, None, T]:
+        yield from ()  # a generator that never gives anything
+        return self.value
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.value)  # type: ignore[call-overload, no-any-return]
+
+    def __len__(self) -> int:
+        return len(self.value)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.value[key]  # type: ignore[index]
+
+    def __repr__(self) -> str:
+        return f"<Done: {self.value!r}>"
+
+
+class Pause:
+    """What `ctx.wait` gives: it must be awaited."""
+
+    __slots__ = ("awaited", "until_us")
+
+    def __init__(self, until_us: int) -> None:
+        self.until_us, self.awaited = until_us, False
+
+    def __await__(self) -> Generator[Pause, None, None]:
+        self.awaited = True
+        yield self
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptClock:
+    """Simulated time, as it is when somebody asks.
+
+    Attributes
+    ----------
+    elapsed : float
+        Seconds since the start.
+    now : datetime
+        In UTC.
+    """
+
+    elapsed: float
+    now: datetime
+
+
+class Over(IotsimError):
+    """A script that is being closed still wants to act."""
+
+
+class Context:
+    """What a script does and sees; made by the run that plays it."""
+
+    def __init__(self, playing: Playing) -> None:
+        self._playing = playing
+        self.pause: Pause | None = None
+
+    @property
+    def clock(self) -> ScriptClock:
+        """Simulated time: `clock.elapsed` in seconds, `clock.now` as a datetime."""
+        stage, at_us = self._here()
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stage.start_us + at_us)
+        return ScriptClock(at_us / 1e6, moment)
+
+    @property
+    def fleet(self) -> Fleet:
+        """Who was there at the start."""
+        return self._here()[0].fleet
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self._here()[0].seed
+
+    @property
+    def live(self) -> bool:
+        """Whether `observed()` is known."""
+        stage, at_us = self._here()
+        return stage.view(at_us, None).live
+
+    def wait(self, duration: Duration) -> Pause:
+        """Let simulated time go on; must be awaited."""
+        _, at_us = self._here()
+        self.pause = Pause(at_us + duration_us(duration, "wait"))
+        return self.pause
+
+    def spawn(
+        self, profile: Any, count: int = 1, labels: Mapping[str, str] | None = None,
+        offset: int = 0, every: Duration | None = None, id: str | None = None,
+    ) -> Done[list[str]]:
+        """Add devices; gives their ids, which are never used twice.
+
+        Parameters
+        ----------
+        profile : str, Path, Profile or coroutine function
+        count : int
+        labels : mapping of str to str, optional
+        offset : int
+            The lowest index that may be used; it goes on after those of the type there are.
+        every : duration, optional
+        id : str, optional
+            Template of the ids; see `Fleet.add`.
+        """
+        stage, _ = self._here()
+        if offset:
+            check_count(offset)
+
+        def first(type_name: str) -> int:
+            return max(stage.first_index(type_name), offset)
+
+        members = members_of(profile, count=count, labels=labels, every=every, id=id, first=first)
+        self._playing.add(members)
+        return Done(list(members.group(0).ids))
+
+    def add(
+        self, profile: Any, *, count: int = 1, labels: Mapping[str, str] | None = None,
+        every: Duration | None = None, id: str | None = None,
+    ) -> Done[list[str]]:
+        """Add devices: `spawn`, as it is called everywhere else."""
+        return self.spawn(profile, count, labels, 0, every, id)
+
+    def stop(
+        self, where: Any = None, *, ids: Any = None, device_type: str | None = None,
+        graceful: bool = True,
+    ) -> Done[int]:
+        """Stop devices, for good; gives how many.
+
+        Parameters
+        ----------
+        where : selector or list of ids, optional
+            Everybody if nothing says who; an empty list is nobody.
+        ids : list of str, optional
+        device_type : str, optional
+        graceful : bool
+            Taken and not needed: readings that are under way are always delivered.
+        """
+        return Done(self._do("stop", verbs.stop(who(where, ids, device_type))) or 0)
+
+    def inject_fault(
+        self, fault: Any, where: Any = "all", ids: Any = None, device_type: str | None = None,
+        duration: Duration | None = "60s", params: Mapping[str, Any] | None = None,
+        reason: str | None = None, **parameters: Any,
+    ) -> Done[int]:
+        """Inject a fault; gives on how many devices.
+
+        Parameters
+        ----------
+        fault : str or FaultType
+        where, ids, device_type
+            Who, as in `stop`.
+        duration : duration or None
+            None: until it is cleared.
+        params : mapping, optional
+            Of the fault; or give them by name.
+        reason : str, optional
+        """
+        given = verbs.inject(fault, who(where, ids, device_type), duration, reason,
+                             merged(params, parameters))
+        return Done(self._do("inject", given) or 0)
+
+    def inject(
+        self, fault: Any, where: Any = "all", duration: Duration | None = None,
+        reason: str | None = None, **parameters: Any,
+    ) -> Done[int]:
+        """Inject a fault, spelled as everywhere else: without a duration until it is cleared."""
+        return self.inject_fault(fault, where, None, None, duration, None, reason, **parameters)
+
+    def suspend(self, where: Any = "all", duration: Duration | None = None) -> Done[int]:
+        """Let devices rest."""
+        return self.inject("suspend", where, duration)
+
+    def clear(
+        self, fault: Any = None, where: Any = "all", *, ids: Any = None,
+        device_type: str | None = None,
+    ) -> Done[int]:
+        """End a fault, or all of them; gives on how many devices."""
+        return Done(self._do("clear", verbs.clear(fault, who(where, ids, device_type))) or 0)
+
+    def set(
+        self, where: Any = "all", every: Duration | None = None,
+        fields: Mapping[str, Any] | None = None, **named: Any,
+    ) -> Done[int]:
+        """Change the interval, or the parameters of fields; gives of how many devices."""
+        given = verbs.set_(who(where, None, None), every, merged(fields, named))
+        return Done(self._do("set", given) or 0)
+
+    def update_behavior(
+        self, params: Mapping[str, Any], ids: Any = None, device_type: str | None = None,
+        where: Any = None,
+    ) -> Done[int]:
+        """Change the parameters of fields: `{"temperature": {"mean": 25}}`."""
+        return Done(self._do("set", verbs.set_(who(where, ids, device_type), None, params)) or 0)
+
+    def log(self, text: Any) -> Done[None]:
+        """Write a line into the log."""
+        self._do("log", verbs.log(text))
+        return Done(None)
+
+    def status(self) -> Done[dict[str, Any]]:
+        """Give the model's state, the same offline: total_devices, by_state, by_type, faults."""
+        stage, at_us = self._here()
+        view = stage.view(at_us, None)
+        return Done({"total_devices": view.devices, "by_state": dict(view.by_state),
+                     "by_type": dict(view.by_type), "faults": dict(view.faults)})
+
+    def observed(self) -> Done[RunSnapshot]:
+        """Give what only a live run knows: acknowledgements, latency, lateness.
+
+        Raises
+        ------
+        IotsimError
+            If this run is offline.
+        """
+        stage, at_us = self._here()
+        found = stage.view(at_us, None).observed
+        if found is None:
+            raise IotsimError("ctx.observed() is known of a live run only, and this one is "
+                              "offline. Use ctx.status(), or ask ctx.live first.")
+        return Done(found)
+
+    def expect(
+        self, condition: Any, message: str | None = None, last: Duration | None = None
+    ) -> Done[bool]:
+        """Check something, as `Scenario.expect`; gives False if it failed."""
+        stage, at_us = self._here()
+        members = self._playing.members(stage)
+        checked = condition_of(condition, known_fields(members))
+        given = expect_parameters(message, last)
+        found = judged(stage, checked, at_us, message, given.get("last_us"), members)
+        self._playing.expectations.append(found)
+        return Done(found.status != "failed")
+
+    def random(self, name: str) -> float:
+        """Return a number in [0, 1): the next draw of the scenario's own stream of this name."""
+        stage, _ = self._here()
+        return self._playing.dice(stage.seed).uniform(name)
+
+    def choose(
+        self, where: Any = "all", count: int | None = None, fraction: float | None = None
+    ) -> Done[list[str]]:
+        """Give the ids of some devices, others every time: so many, or such a part of them."""
+        stage, at_us = self._here()
+        there = stage.ids(parse(who(where, None, None)), at_us)
+        return Done(self._playing.dice(stage.seed).choose(there, count, fraction))
+
+    def _do(self, verb: str, parameters: Mapping[str, Any]) -> int | None:
+        self._here()
+        return self._playing.do(verb, parameters)
+
+    def _here(self) -> tuple[Stage, int]:
+        if self.pause is not None and not self.pause.awaited:
+            self.pause = None
+            raise IotsimError("ctx.wait(...) was not awaited. Write `await ctx.wait(...)`.")
+        return self._playing.here()
+
+
+def who(where: Any, ids: Any, device_type: str | None) -> Where:
+    """Return the selector that a script's arguments mean: nothing is everybody, [] is nobody."""
+    if isinstance(where, (list, tuple, set, frozenset, Done)):
+        if ids is not None:
+            raise BadValue("ids", ids, "is given twice", "Give the ids once.")
+        where, ids = None, where
+    if ids is not None and not isinstance(ids, (str, Ids)) and not list(ids):
+        return Ids(())
+    if ids is None and device_type is None:
+        return "all" if where is None else where
+    chosen = parse("all" if where is None else where)
+    terms = chosen.terms
+    if isinstance(ids, str):
+        raise BadValue("ids", ids, "is text, not a list of ids", f"Write ids=[{ids!r}].")
+    if ids is not None:
+        terms = (*terms, ("id", tuple(ids.names if isinstance(ids, Ids) else ids)))
+    if device_type is not None:
+        terms = (*terms, *parse(f"device_type={device_type}").terms)
+    return Selector(terms, chosen.fraction, chosen.count, chosen.shard)

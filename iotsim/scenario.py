@@ -1,0 +1,431 @@
+"""A scenario: what happens to a fleet, and when. Frozen; every verb returns a new one."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from iotsim import verbs
+from iotsim.actions import Action
+from iotsim.conditions import condition_of
+from iotsim.director import Ends, Plan, Step
+from iotsim.errors import BadValue
+from iotsim.fleet import Fleet
+from iotsim.members import script_hash
+from iotsim.profiles import Profile
+from iotsim.scenario_checks import (
+    check_fault,
+    check_ids,
+    check_number,
+    check_script,
+    check_set,
+    check_where,
+    crowd,
+    expect_parameters,
+    known_fields,
+    merged,
+)
+from iotsim.selectors import Where
+from iotsim.units import (
+    DEFAULT_START,
+    Duration,
+    Instant,
+    clock_text,
+    duration_text,
+    duration_us,
+    end_us_of,
+    instant_text,
+    instant_us,
+)
+
+if TYPE_CHECKING:
+    from iotsim.clock import Speed
+    from iotsim.members import Script
+    from iotsim.result import Result
+    from iotsim.run import Run
+    from iotsim.stage import Director
+
+Telling: TypeAlias = "Callable[[Any], Coroutine[Any, Any, None]]"
+Block: TypeAlias = "tuple[int, int]"
+
+_ROWS_SHOWN = 12
+_FIELDS = ("name", "fleet", "script", "start_us", "steps", "lasting_us", "waited_us", "origin",
+           "_now_us", "_blocks")
+
+
+@dataclass(frozen=True, slots=True, repr=False, init=False, eq=False)
+class Scenario:
+    """What happens to a fleet, and when.
+
+    `at` and `wait` move a cursor through simulated time; the other verbs happen where it stands.
+    Without `lasting` a scenario ends when its last action, wait and fault have ended.
+
+    Parameters
+    ----------
+    name : str
+    fleet : Fleet, optional
+        Who is there from the start; nobody if not given.
+    script : coroutine function, optional
+        `async def run(ctx)`, instead of steps.
+    start : instant, optional
+        Where simulated time begins, unless a run is told otherwise.
+
+    Examples
+    --------
+    >>> from iotsim import Fleet
+    >>> fleet = Fleet("plant", seed=42).add("pump", count=20)
+    >>> Scenario("less", fleet).at("5m").stop(where="fraction=10%").lasting("30m")
+    <Scenario 'less': 1 step over 30m on fleet 'plant', 20 devices>
+    """
+
+    name: str
+    fleet: Fleet
+    script: Telling | None
+    start_us: int | None
+    steps: tuple[Step, ...]
+    lasting_us: int | None
+    waited_us: int
+    origin: Any
+    _now_us: int
+    _blocks: tuple[Block, ...]
+
+    def __init__(
+        self, name: str, fleet: Fleet | None = None, *, script: Telling | None = None,
+        start: Instant | None = None,
+    ) -> None:
+        whole = Fleet(name) if fleet is None else fleet
+        Fleet(name, seed=0)  # the rules of names are those of fleets
+        if not isinstance(whole, Fleet):
+            raise BadValue("fleet", fleet, "is not a fleet", "Give a Fleet, or leave it out.")
+        check_script(script)
+        given = {"name": name, "fleet": whole, "script": script, "steps": (), "lasting_us": None,
+                 "start_us": None if start is None else instant_us(start), "waited_us": 0,
+                 "origin": None, "_now_us": 0, "_blocks": ()}
+        for key in _FIELDS:
+            object.__setattr__(self, key, given[key])
+
+    @classmethod
+    def load(cls, source: str | Path) -> Scenario:
+        """Return the scenario in a Python file, or the one of that name that comes with iotsim.
+
+        The file is code, and is run. It holds `async def run(ctx)`, or `scenario = Scenario(...)`;
+        and `fleet = Fleet(...)` if there is one.
+
+        Parameters
+        ----------
+        source : str or Path
+            A path if it is a `Path`, has a separator, or ends in .py; else a name.
+        """
+        from iotsim.scenario_files import load
+
+        return load(source)
+
+    def at(self, time: Duration) -> Scenario:
+        """Return a scenario that goes on at a time since its start; back is allowed."""
+        return self._with(_now_us=duration_us(time, "at", zero=True))
+
+    def wait(self, duration: Duration) -> Scenario:
+        """Return a scenario that goes on later."""
+        now_us = self._now_us + duration_us(duration, "wait")
+        end_us_of(0, now_us)
+        return self._with(_now_us=now_us, waited_us=max(self.waited_us, now_us))
+
+    def add(
+        self,
+        device: str | Path | Profile | Script,
+        *,
+        count: int = 1,
+        labels: Mapping[str, str] | None = None,
+        every: Duration | None = None,
+        id: str | None = None,
+    ) -> Scenario:
+        """Return a scenario that adds devices; see `Fleet.add`. Ids are never used twice."""
+        everybody = crowd(self.fleet, self.steps)
+        added = everybody.add(device, count=count, labels=labels, every=every, id=id).members[-1]
+        return self._then(Step(self._now_us, "add", members=replace(added, first=0)))
+
+    def stop(self, where: Where = "all") -> Scenario:
+        """Return a scenario that stops devices, for good."""
+        return self._do("stop", where, verbs.stop(where))
+
+    def inject(
+        self,
+        fault: Any,
+        where: Where = "all",
+        duration: Duration | None = None,
+        reason: str | None = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Scenario:
+        """Return a scenario that injects a fault.
+
+        Parameters
+        ----------
+        fault : str
+            Its name, in any case.
+        where : selector
+        duration : duration, optional
+            Until it is cleared if not given.
+        reason : str, optional
+            For people.
+        parameters : mapping, optional
+            Of the fault; or give them by name.
+        """
+        given = verbs.inject(fault, where, duration, reason, merged(parameters, named))
+        check_fault(given, crowd(self.fleet, self.steps).members)
+        return self._do("inject", where, given)
+
+    def clear(self, fault: Any = None, where: Where = "all") -> Scenario:
+        """Return a scenario that ends a fault, or all of them."""
+        return self._do("clear", where, verbs.clear(fault, where))
+
+    def set(
+        self,
+        where: Where = "all",
+        every: Duration | None = None,
+        fields: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Scenario:
+        """Return a scenario that changes the interval, or the parameters of fields.
+
+        Parameters
+        ----------
+        where : selector
+        every : duration, optional
+        fields : mapping of field name to parameters, optional
+            What is not named stays; or give them by name, as `temperature={"mean": 25}`.
+        """
+        given = verbs.set_(where, every, merged(fields, named))
+        check_set(given, crowd(self.fleet, self.steps).members, self.steps)
+        return self._do("set", where, given)
+
+    def suspend(self, where: Where = "all", duration: Duration | None = None) -> Scenario:
+        """Return a scenario that lets devices rest: `inject("suspend")`."""
+        return self.inject("suspend", where, duration)
+
+    def log(self, text: str) -> Scenario:
+        """Return a scenario that writes a line into the log."""
+        return self._then(Step(self._now_us, "log", verbs.log(text)))
+
+    def expect(
+        self, condition: Any, message: str | None = None, last: Duration | None = None
+    ) -> Scenario:
+        """Return a scenario that checks something; that never changes a reading.
+
+        Parameters
+        ----------
+        condition : str or callable (view) -> bool
+            Such as "count() > 100", "mean(temperature) < 30 and faults == 0", "lost == 0".
+        message : str, optional
+            What it means.
+        last : duration, optional
+            How far back it looks; to the start if not given.
+        """
+        known = known_fields(crowd(self.fleet, self.steps).members)
+        checked = condition_of(condition, known)
+        return self._then(Step(self._now_us, "expect", expect_parameters(message, last),
+                               condition=checked))
+
+    def block(self) -> Scenario:
+        """Return a scenario in which a block begins, for `repeat`."""
+        return self._with(_blocks=(*self._blocks, (len(self.steps), self._now_us)))
+
+    def repeat(self, times: int) -> Scenario:
+        """Return a scenario in which the innermost block happens so many times in all."""
+        if not self._blocks:
+            raise BadValue("repeat", times, "has no block", "Begin one with block().")
+        if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+            raise BadValue("repeat", times, "is not a whole number of times", "Give 2 or more.")
+        first, begin_us = self._blocks[-1]
+        length_us = self._now_us - begin_us
+        if length_us <= 0:
+            raise BadValue("repeat", times, "follows a block that takes no time",
+                           "Let it wait(…) at its end.")
+        block = self.steps[first:]
+        check_number(len(self.steps) + len(block) * (times - 1))
+        end_us_of(0, begin_us + length_us * times)
+        again = [step.later(length_us * i) for i in range(1, times) for step in block]
+        now_us = begin_us + length_us * times
+        made = self._with(steps=(*self.steps, *again), _blocks=self._blocks[:-1], _now_us=now_us,
+                          waited_us=max(self.waited_us, now_us))
+        made._check_steps(again)
+        check_ids(made.fleet, made.steps)
+        return made
+
+    def lasting(self, duration: Duration) -> Scenario:
+        """Return a scenario that lasts so long in all."""
+        made = self._with(lasting_us=duration_us(duration, "lasting"))
+        made._check_steps(made.steps)
+        return made
+
+    def publish_to(
+        self, url: str, topic: str | None = None, *, where: Where = "all", **options: Any
+    ) -> Scenario:
+        """Return a scenario whose fleet publishes to a broker, too; see `Fleet.publish_to`."""
+        return self._with(fleet=self.fleet.publish_to(url, topic, where=where, **options))
+
+    def with_seed(self, seed: int) -> Scenario:
+        """Return a scenario of the same devices under another seed."""
+        other = Fleet(self.fleet.name, seed=seed)
+        return self._with(fleet=other._with(members=self.fleet.members,
+                                            outlets=self.fleet.outlets))
+
+    def generate(
+        self,
+        *,
+        start: Instant | None = None,
+        to: str | Path | None = None,
+        progress: bool | None = None,
+    ) -> Result:
+        """Return all readings, as fast as the machine computes; see `Fleet.generate`."""
+        from iotsim.offline import generate_scenario
+
+        begin = self._start(start)
+        return generate_scenario(self, start=DEFAULT_START if begin is None else begin, to=to,
+                                 progress=progress)
+
+    async def run(
+        self,
+        *,
+        speed: Speed = 1,
+        start: Instant | None = None,
+        capture: Any = "10m",
+        to: str | Path | None = None,
+    ) -> Result:
+        """Run live to the end; returns what it left. See `Fleet.run`."""
+        from iotsim.run import run_scenario
+
+        return await run_scenario(self, speed=speed, start=self._start(start), capture=capture,
+                                  to=to)
+
+    def start(
+        self,
+        *,
+        speed: Speed = 1,
+        start: Instant | None = None,
+        capture: Any = "10m",
+        to: str | Path | None = None,
+        replace: bool = False,
+    ) -> Run:
+        """Start a run in the background of the running event loop; see `Fleet.start`."""
+        from iotsim.run import start_scenario
+
+        return start_scenario(self, speed=speed, start=self._start(start), capture=capture, to=to,
+                              replace=replace)
+
+    def director(self, start_us: int) -> Director:
+        """Return who leads a run that begins at an instant through this scenario, once.
+
+        Raises
+        ------
+        BadValue
+            If nothing says when it ends, or it would go beyond the year 9999.
+        """
+        end_us = self._checked_end_us()
+        if end_us is not None:
+            end_us_of(start_us, end_us)
+        if self.script is not None:
+            from iotsim.script import Playing
+
+            return Playing(self.name, self.script, self.lasting_us)
+        assert end_us is not None
+        check_ids(self.fleet, self.steps)
+        return Plan(self.name, self.steps, end_us)
+
+    def code(self) -> str:
+        """Return Python source that makes an equal scenario and its fleet; no secrets are in it."""
+        from iotsim.scenario_code import code
+
+        return code(self)
+
+    def end_us(self) -> int | None:
+        """Return where it ends, since its start; None if only running it will show."""
+        if self.lasting_us is not None or self.script is not None:
+            return self.lasting_us
+        ends = Ends()
+        for step in sorted(self.steps, key=lambda step: step.at_us):
+            ends.note(step.verb, step.at_us, step.parameters)
+        return None if ends.endless else max(ends.last_us, self.waited_us)
+
+    def _checked_end_us(self) -> int | None:
+        end_us = self.end_us()
+        if self.script is not None or end_us:
+            return end_us
+        why = "has no end: a fault in it is never cleared" if end_us is None else "takes no time"
+        raise BadValue("scenario", self.name, why, "Say how long it is, as in .lasting('30m').")
+
+    def _start(self, given: Instant | None) -> Instant | None:
+        if given is not None or self.start_us is None:
+            return given
+        return instant_text(self.start_us)
+
+    def _do(self, verb: str, where: Where, parameters: Mapping[str, Any]) -> Scenario:
+        check_where(where, crowd(self.fleet, self.steps).members)
+        return self._then(Step(self._now_us, verb, parameters))
+
+    def _then(self, step: Step) -> Scenario:
+        if self.script is not None:
+            raise BadValue("scenario", self.name, f"is a script, so it takes no {step.verb}()",
+                           "Say it in the script.")
+        check_number(len(self.steps) + 1)
+        self._check_steps([step])
+        return self._with(steps=(*self.steps, step))
+
+    def _check_steps(self, steps: Any) -> None:
+        for step in steps:
+            if self.lasting_us is not None and step.at_us > self.lasting_us:
+                raise BadValue("lasting", duration_text(self.lasting_us), "ends before "
+                               f"{step.verb}() at {duration_text(step.at_us)}",
+                               "Let it last longer, or do it earlier.")
+
+    def _with(self, **changes: Any) -> Scenario:
+        copy = object.__new__(Scenario)
+        for key in _FIELDS:
+            object.__setattr__(copy, key, changes.get(key, getattr(self, key)))
+        return copy
+
+    def _content(self) -> tuple[Any, ...]:
+        in_time = sorted(self.steps, key=lambda step: step.at_us)
+        told = "" if self.script is None else script_hash(self.script)
+        return (self.name, self.fleet, told, self.start_us, in_time, self.lasting_us, self.end_us())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Scenario):
+            return NotImplemented
+        return self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.fleet, self.start_us, len(self.steps)))
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        plural = "" if len(self.steps) == 1 else "s"
+        what = f"{len(self.steps):,} step{plural}" if self.script is None else "a script"
+        end_us = self.end_us()
+        yield "what", what if end_us is None else f"{what} over {duration_text(end_us)}"
+        yield "fleet", f"on fleet {self.fleet.name!r}, {len(self.fleet):,} devices"
+
+    def __repr__(self) -> str:
+        return f"<Scenario {self.name!r}: {' '.join(text for _, text in self._facts())}>"
+
+    def _repr_html_(self) -> str:
+        ordered = sorted(self.steps, key=lambda step: step.at_us)
+        rows = "".join(
+            f"<tr><td>{clock_text(step.at_us)}</td><td style='text-align:left'>"
+            f"{html.escape(_line(step))}</td></tr>" for step in ordered[:_ROWS_SHOWN])
+        more = len(ordered) - _ROWS_SHOWN
+        rest = f"<p>… and {more:,} more steps</p>" if more > 0 else ""
+        facts = html.escape(" ".join(text for _, text in self._facts()))
+        return (f"<div><b>Scenario {html.escape(self.name)}</b>: {facts}<table><tr><th>time</th>"
+                f"<th>what</th></tr>{rows}</table>{rest}</div>")
+
+
+def _line(step: Step) -> str:
+    if step.condition is not None:
+        return f"expect {step.parameters.get('message', step.condition.text)}"
+    if step.members is not None:
+        return f"add {step.members.type} count={step.members.count}"
+    return Action(step.verb, step.at_us, step.parameters).describe()
