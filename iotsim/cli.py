@@ -1,4 +1,4 @@
-"""The command line: `iotsim demo`, `notebooks`, `verify` and `profiles`.
+"""The command line: `iotsim demo`, `notebooks`, `verify`, `profiles` and `scenario`.
 
 Exit status: 0 if all is well, 1 if it is not (one line says why), 2 for a wrong command line, 130
 after an interrupt.
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--against", type=Path, metavar="FILE",
                        help="a Parquet file of the readings, to name what differs exactly")
     commands.add_parser("profiles", help="list the profiles that come with iotsim")
+    _add_scenario(commands)
     return parser
 
 
@@ -85,6 +86,24 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                       help="auto is mosquitto where there is one")
 
 
+def _add_scenario(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    group = commands.add_parser("scenario", help="run what happens to a fleet, as a test")
+    kinds = group.add_subparsers(dest="scenario", required=True, metavar="what")
+    kinds.add_parser("list", help="list the scenarios that come with iotsim")
+    play = kinds.add_parser("run", help="run one; exit status 1 if it expected something else")
+    play.add_argument("source", metavar="FILE_OR_NAME", help="a Python file, which is run, or the "
+                                                             "name of one that comes with iotsim")
+    play.add_argument("--speed", default="1", help="simulated seconds per second, or max")
+    play.add_argument("--seed", type=int, help="another seed, other readings")
+    play.add_argument("--offline", action="store_true",
+                      help="as fast as the machine computes, without a broker")
+    play.add_argument("--publish", metavar="URL", help="where readings go, such as "
+                                                       "mqtt://localhost:1883")
+    play.add_argument("--save", type=Path, metavar="FILE", help="a file for iotsim verify")
+    play.add_argument("--to", type=Path, metavar="FILE", help="a Parquet file of all readings")
+    play.add_argument("--junit", type=Path, metavar="FILE", help="a report for a CI system")
+
+
 def _run(arguments: argparse.Namespace, more: Sequence[str]) -> int:
     if arguments.command == "demo":
         return _demo(arguments)
@@ -94,6 +113,10 @@ def _run(arguments: argparse.Namespace, more: Sequence[str]) -> int:
         return notebooks(arguments.folder, more, say, browser=not arguments.no_browser)
     if arguments.command == "verify":
         return _verify(arguments.path, arguments.against)
+    if arguments.command == "scenario":
+        from iotsim.scenario_command import listed, played
+
+        return listed(say) if arguments.scenario == "list" else played(arguments, say)
     return _profiles()
 
 

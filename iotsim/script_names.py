@@ -31,8 +31,8 @@ class LabelSelector(Selector):
 
     def __init__(self, text: str | None = None, **labels: str | Iterable[str]) -> None:
         if text is None and not labels:
-            raise BadValue("LabelSelector", text, "says nobody", "Give LabelSelector(site='north'); "
-                           "'all' is everybody.")
+            raise BadValue("LabelSelector", text, "says nobody",
+                           "Give LabelSelector(site='north'); 'all' is everybody.")
         terms = [] if text is None else [text]
         for name, given in labels.items():
             values = [given] if isinstance(given, str) else list(given)

@@ -1,0 +1,278 @@
+"""A scenario as Python source, and the scenario that a log tells.
+
+The source holds no secrets: where readings go is only named, without what an address hides.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from iotsim.conditions import Expectation, condition_of
+from iotsim.director import Step
+from iotsim.errors import BadValue, IotsimError
+from iotsim.faults.base import REFUSED_ALWAYS
+from iotsim.members import DEFAULT_ID, Members, members_of
+from iotsim.profiles import Profile
+from iotsim.scenario import Scenario
+from iotsim.units import duration_text, instant_text
+
+if TYPE_CHECKING:
+    from iotsim.actions import Action
+    from iotsim.fleet import Fleet
+
+_LINE_CHARS = 96
+_CHAIN_MAX = 100  # calls in one expression: Python's own compiler has an end, too
+_SET_NAMES = ("self", "where", "every", "fields")
+_INJECT_NAMES = ("self", "parameters", *REFUSED_ALWAYS)
+
+
+def code(scenario: Scenario) -> str:
+    """Return Python source that, executed, makes an equal scenario (without outlets)."""
+    fleet = scenario.fleet
+    steps = sorted(scenario.steps, key=lambda step: step.at_us)
+    added = [step.members for step in steps if step.members is not None]
+    lines = [*_remarks(scenario, [*fleet.members, *added]), ""]
+    lines += _imports([*fleet.members, *added], steps)
+    calls = [_add(member) for member in fleet.members]
+    lines += ["", *_chain("fleet", f"Fleet({fleet.name!r}, seed={fleet.seed})", calls)]
+    calls = [*_steps(steps), *_end(scenario, steps)]
+    lines += ["", *_chain("scenario", _opening(scenario), calls)]
+    return "\n".join(lines).strip() + "\n"
+
+
+def scenario_of(
+    fleet: Fleet, actions: Iterable[Action], start_us: int, end_us: int, name: str,
+    expectations: Sequence[Expectation] = (),
+) -> Scenario:
+    """Return the scenario that does again what a log says, at exactly the same times.
+
+    Parameters
+    ----------
+    fleet : Fleet
+    actions : iterable of Action
+        Pace is left out: it never changed a reading.
+    start_us, end_us : int
+        Of the run, microseconds since 1970.
+    name : str
+    expectations : sequence of Expectation
+        What was looked at; what was a function is left out.
+    """
+    steps = [step for action in actions if (step := _step_of(action)) is not None]
+    for one in expectations:
+        if one.is_text:
+            given = {"message": one.message, "last_us": one.last_us}
+            said = {key: value for key, value in given.items() if value is not None}
+            steps.append(Step(one.at_us, "expect", said, condition=condition_of(one.text)))
+    empty = Scenario(name, fleet, start=instant_text(start_us))
+    made = empty.lasting(duration_text(end_us - start_us)) if end_us > start_us else empty
+    kept = [step for step in steps if step.at_us <= end_us - start_us]
+    return made._with(steps=tuple(sorted(kept, key=lambda step: step.at_us)))
+
+
+def _step_of(action: Action) -> Step | None:
+    if action.verb == "add":
+        members = action.members
+        if members is None:
+            members = members_again(action.parameters["members"])
+        return Step(action.at_us, "add", members=replace(members, first=0))
+    whole = action.verb == "stop" and "where" not in action.parameters  # of the run, not of devices
+    if whole or not (action.is_content or action.verb == "log"):
+        return None
+    return Step(action.at_us, action.verb, dict(action.parameters))
+
+
+def members_again(spec: Mapping[str, Any]) -> Members:
+    """Return the members whose `spec()` this is; a scripted device cannot be made again."""
+    if "profile" not in spec:
+        raise BadValue("members", spec.get("type"), "are scripted devices, whose code is not in "
+                       "the log", "Use the result of the same session.")
+    profile = Profile.from_spec(spec["profile"], name=f"members {spec['type']!r}")
+    return members_of(profile, count=spec["count"], labels=spec["labels"], every=None,
+                      id=spec["id"], first=lambda _: int(spec["first"]))
+
+
+def _remarks(scenario: Scenario, members: Sequence[Members]) -> Iterator[str]:
+    yield f"# Scenario {scenario.name!r} of iotsim."
+    for name in dict.fromkeys(member.type for member in members if member.script is not None):
+        yield f"# {name}: your async def"
+    if scenario.script is not None:
+        yield f"# {_script_name(scenario)}: your async def"
+    for outlet in scenario.fleet.outlets:
+        told = "".join(c if c.isprintable() else "?" for c in str(outlet))
+        yield f"# It published to {told}: add .publish_to(...) to the fleet."
+
+
+def _script_name(scenario: Scenario) -> str:
+    name = getattr(scenario.script, "__name__", "run")
+    return name if name.isidentifier() else "run"
+
+
+def _imports(members: Sequence[Members], steps: Sequence[Step]) -> list[str]:
+    names = {"Fleet", "Scenario"}
+    if any(member.profile is not None and _bundled(member.profile) is None for member in members):
+        names.add("Profile")
+    if any(isinstance(step.parameters.get("where"), Mapping) for step in steps):
+        names.add("ids")
+    ordered = sorted(names, key=lambda name: (name.islower(), name))
+    return [f"from iotsim import {', '.join(ordered)}"]
+
+
+def _opening(scenario: Scenario) -> str:
+    parts = [repr(scenario.name), "fleet"]
+    if scenario.script is not None:
+        parts.append(f"script={_script_name(scenario)}")
+    if scenario.start_us is not None:
+        parts.append(f"start={instant_text(scenario.start_us)!r}")
+    return f"Scenario({', '.join(parts)})"
+
+
+def _chain(name: str, opening: str, calls: Sequence[str]) -> list[str]:
+    if not calls:
+        return [f"{name} = {opening}"]
+    lines: list[str] = []
+    for i in range(0, len(calls), _CHAIN_MAX):
+        lines += [f"{name} = (", f"    {opening if i == 0 else name}"]
+        for call in calls[i : i + _CHAIN_MAX]:
+            lines += [f"    {line}" for line in call.split("\n")]
+        lines.append(")")
+    return lines
+
+
+def _steps(steps: Sequence[Step]) -> Iterator[str]:
+    now_us = 0
+    for at_us, together in groupby(steps, key=lambda step: step.at_us):
+        if at_us != now_us:
+            yield f".at({duration_text(at_us)!r})"
+        now_us = at_us
+        for step in together:
+            yield _call_of(step)
+
+
+def _end(scenario: Scenario, steps: Sequence[Step]) -> Iterator[str]:
+    if scenario.lasting_us is not None:
+        yield f".lasting({duration_text(scenario.lasting_us)!r})"
+    elif scenario.end_us() is not None:
+        bare = scenario._with(waited_us=0).end_us()
+        if bare != scenario.end_us():
+            yield f".at('0s').wait({duration_text(scenario.waited_us)!r})"
+
+
+def _call_of(step: Step) -> str:
+    if step.condition is not None:
+        return _expect(step)
+    if step.members is not None:
+        return _add(step.members)
+    given = step.parameters
+    if step.verb == "log":
+        return f".log({given['text']!r})"
+    if step.verb == "stop":
+        return _call("stop", _where(given))
+    if step.verb == "clear":
+        first = [repr(given["fault"])] if "fault" in given else []
+        return _call("clear", [*first, *_where(given)])
+    if step.verb == "set":
+        every = [f"every={duration_text(given['every_us'])!r}"] if "every_us" in given else []
+        return _call("set", [*_where(given), *every,
+                             *_named("fields", given.get("fields", {}), _SET_NAMES)])
+    parts = [repr(given["fault"]), *_where(given)]
+    if "duration_us" in given:
+        parts.append(f"duration={duration_text(given['duration_us'])!r}")
+    if "reason" in given:
+        parts.append(f"reason={given['reason']!r}")
+    parts += _named("parameters", given.get("parameters", {}), _INJECT_NAMES)
+    return _call("inject", parts)
+
+
+def _expect(step: Step) -> str:
+    assert step.condition is not None
+    parts = [repr(step.condition.text)]
+    if "message" in step.parameters:
+        parts.append(f"message={step.parameters['message']!r}")
+    if "last_us" in step.parameters:
+        parts.append(f"last={duration_text(step.parameters['last_us'])!r}")
+    if step.condition.function is not None:
+        return f"# expect({step.condition.text}): a function is not in this source"
+    return _call("expect", parts)
+
+
+def _where(given: Mapping[str, Any]) -> list[str]:
+    where = given.get("where", "all")
+    if isinstance(where, Mapping):
+        return [f"where=ids({list(where['ids'])!r})"]
+    return [] if where == "all" else [f"where={where!r}"]
+
+
+def _named(name: str, values: Mapping[str, Any], taken: Sequence[str]) -> list[str]:
+    # By name where Python allows it, else all in one mapping.
+    if all(key.isidentifier() and not keyword.iskeyword(key) and key not in taken
+           for key in values):
+        return [f"{key}={literal(value)}" for key, value in values.items()]
+    return [f"{name}={literal(values)}"]
+
+
+def _call(name: str, parts: Sequence[str]) -> str:
+    short = f".{name}({', '.join(parts)})"
+    if len(short) <= _LINE_CHARS:
+        return short
+    inner = "".join(f"    {part},\n" for part in parts)
+    return f".{name}(\n{inner})"
+
+
+def _add(member: Members) -> str:
+    parts: list[str] = []
+    own: Mapping[str, str] = {}
+    if member.profile is None:
+        parts.append(member.type)
+        if member.interval_us is not None:
+            parts.append(f"every={duration_text(member.interval_us)!r}")
+    else:
+        own = member.profile.labels
+        name = _bundled(member.profile)
+        if name is None:
+            parts.append(f"Profile.from_spec({literal(member.profile.spec())})")
+        else:
+            parts.append(repr(name))
+            if Profile.load(name) != member.profile:
+                parts.append(f"every={duration_text(member.profile.interval_us)!r}")
+    labels = {key: value for key, value in member.labels.items() if own.get(key) != value}
+    parts += [f"count={member.count}"] if member.count != 1 else []
+    parts += [f"labels={labels!r}"] if labels else []
+    parts += [f"id={member.id_template!r}"] if member.id_template != DEFAULT_ID else []
+    return _call("add", parts)
+
+
+def _bundled(profile: Profile) -> str | None:
+    # The name of the profile that came with iotsim if this is it, but for the interval.
+    if profile.type not in Profile.names():
+        return None
+    known = Profile.load(profile.type)
+    if known == profile:
+        return profile.type
+    spec = {**known.spec(), "telemetry_interval": duration_text(profile.interval_us)}
+    try:
+        return profile.type if Profile.from_spec(spec) == profile else None
+    except IotsimError:
+        return None
+
+
+def literal(value: Any) -> str:
+    """Return plain JSON values as Python source, exactly.
+
+    Examples
+    --------
+    >>> literal({"by": 2.5, "to": float("inf")})
+    "{'by': 2.5, 'to': float('inf')}"
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{key!r}: {literal(part)}" for key, part in value.items())
+        return f"{{{inner}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(literal(part) for part in value)}]"
+    return repr(value)

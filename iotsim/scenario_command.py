@@ -1,0 +1,78 @@
+"""`iotsim scenario`: a scenario from the command line, as a test that passes or fails."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from iotsim.clock import check_speed
+from iotsim.errors import BadValue
+from iotsim.scenario_files import load, shipped
+
+if TYPE_CHECKING:
+    from iotsim.result import Result
+
+
+def listed(say: Callable[[str], None]) -> int:
+    """Say which scenarios come with iotsim; returns the exit status."""
+    found = shipped()
+    width = max((len(one.name) for one in found), default=0)
+    for one in found:
+        say(f"{one.name:<{width}}  {one.summary}")
+    return 0
+
+
+def played(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Run a scenario and say what happened; returns the exit status."""
+    speed: Any = arguments.speed if arguments.speed == "max" else _number(arguments.speed)
+    check_speed(speed)
+    if arguments.offline and arguments.publish is not None:
+        raise BadValue("publish", arguments.publish, "needs a live run",
+                       "Leave --offline out; --speed max does not wait either.")
+    scenario = load(arguments.source)
+    if arguments.seed is not None:
+        scenario = scenario.with_seed(arguments.seed)
+    if arguments.publish is not None:
+        scenario = scenario.publish_to(arguments.publish)
+    say(f"{scenario!r}, seed {scenario.fleet.seed}")
+    if arguments.offline:
+        result = scenario.generate(to=arguments.to)
+    else:
+        result = asyncio.run(scenario.run(speed=speed, to=arguments.to))
+    _report(result, say)
+    if arguments.save is not None:
+        say(f"saved {result.save(arguments.save)}")
+    if arguments.junit is not None:
+        from iotsim.junit import write
+
+        say(f"report {write(arguments.junit, scenario.name, result)}")
+    return 0 if is_passed(result) else 1
+
+
+def is_passed(result: Result) -> bool:
+    """Return whether nothing that was expected failed, and nothing went wrong."""
+    failed = any(one.status == "failed" for one in result.expectations)
+    return not failed and not result.errors
+
+
+def _report(result: Result, say: Callable[[str], None]) -> None:
+    told = [(action.at_us, 0, str(action)) for action in result.actions]
+    told += [(one.at_us, 1, str(one)) for one in result.expectations]
+    for _, _, line in sorted(told, key=lambda entry: entry[:2]):
+        say(line)
+    for error in result.errors:
+        say(f"error: {error}")
+    statuses = [one.status for one in result.expectations]
+    say(f"{statuses.count('passed')} of {len(statuses)} passed, {statuses.count('failed')} failed, "
+        f"{statuses.count('not evaluated')} not evaluated")
+    say(f"{result.rows:,} readings, digest {result.digest}")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadValue("speed", text, "is not a speed",
+                       "Give a factor of real time, such as 60, or max.") from None
