@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -89,7 +89,7 @@ class Acks:
                 self._store()
 
     def lookup(
-        self, ids: Sequence[str]
+        self, ids: Iterable[str]
     ) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float64]]:
         """Return what is known of messages: (acked, seconds), one entry per id.
 
@@ -103,7 +103,7 @@ class Acks:
             NaN unless it was acknowledged.
         """
         hashes, taken, verdicts = self._entries()
-        wanted = np.fromiter(map(hash, ids), np.int64, len(ids))
+        wanted = np.fromiter(map(hash, ids), np.int64)
         acked = np.full(len(wanted), None, dtype=object)
         seconds = np.full(len(wanted), np.nan)
         for verdict in (False, True):

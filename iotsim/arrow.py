@@ -1,4 +1,7 @@
-"""Readings as Arrow tables and Parquet files, written as they come."""
+"""Readings as Arrow tables and Parquet files, written as they come.
+
+They hold the rows and columns of a plain frame: what was withheld is in none of them.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,8 @@ class Tables:
         self._ids = {group.index: pa.array(group.ids, pa.string()) for group in groups}
 
     def table(self, readings: Readings) -> Any:
-        """Return one table of the readings."""
+        """Return one table of the readings that left."""
+        readings = readings.sent()
         pa, group, rows = _pyarrow(), readings.group, len(readings)
         for name, column in readings.columns.items():
             self._check(name, column, group)
@@ -74,8 +78,8 @@ class Tables:
                 _array(readings.columns.get(name), kind, rows)
                 for name, kind in self.kinds.items()
             ),
-            _constant("", rows),
-            _constant("", rows),
+            _causes(readings, "faults"),
+            _causes(readings, "hit"),
         ]
         return pa.table(columns, schema=self.schema)
 
@@ -99,6 +103,16 @@ def _constant(value: str | None, rows: int) -> Any:
     pa = _pyarrow()
     codes = pa.array(np.zeros(rows, np.int32), mask=np.full(rows, value is None))
     return pa.DictionaryArray.from_arrays(codes, pa.array([value or ""], pa.string()))
+
+
+def _causes(readings: Readings, name: str) -> Any:
+    if readings.marks is None:
+        return _constant("", len(readings))
+    pa = _pyarrow()
+    codes, names = getattr(readings.marks, name), readings.marks.names
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes.astype(np.int32)), pa.array(list(names), pa.string())
+    )
 
 
 def _array(column: Column | None, kind: str, rows: int) -> Any:
@@ -145,7 +159,7 @@ def table(
 ) -> Any:
     """Return readings as one Arrow table; `kinds` are fields that have a column in any case."""
     pa = _pyarrow()
-    chunks = [chunk for chunk in chunks if len(chunk)]
+    chunks = [sent for chunk in chunks if len(sent := chunk.sent())]
     found = with_declared(kinds or {}, chunks)
     check_columns(groups, chunks, found)
     tables = Tables(groups, found)
@@ -238,6 +252,9 @@ class Writer:
 
     def add(self, readings: Readings) -> None:
         """Take readings; writes when a row group is full."""
+        readings = readings.sent()
+        if not len(readings):
+            return
         self._waiting.append(readings)
         self._waiting_rows += len(readings)
         if self._waiting_rows >= ROWS_PER_GROUP:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+from warnings import warn
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from iotsim.digest import STRETCHES_MAX, Stretches
-from iotsim.errors import shown
+from iotsim.errors import BadValue, shown
 from iotsim.seeding import Words
 from iotsim.units import clock_text, duration_text, instant_text
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from iotsim.result import Result
 
+_NTH = "\0nth"
 # When, which device, which field, and what to say: the smallest is the first difference.
 _Place: TypeAlias = "tuple[Any, str, int, str]"
 
@@ -65,7 +67,105 @@ def difference(one: Result, other: Result) -> str:
         return found
     if not _complete(one, other):
         return found
-    return exact_difference(_with_texts(one.frame()), _with_texts(other.frame())) or found
+    frames = (_with_texts(side.frame(wire=True)) for side in (one, other))
+    return exact_difference(*frames) or found
+
+
+def differences(one: Result, other: Result) -> pd.DataFrame:
+    """Return what differs between two results, a row per field: see `Result.compare`.
+
+    Raises
+    ------
+    BadValue
+        If they do not begin at the same time.
+    """
+    if one.start_us != other.start_us:
+        raise BadValue("other", instant_text(other.start_us), "is where it begins; this run begins "
+                       f"at {instant_text(one.start_us)}", "Give both the same start=.")
+    if one.digest == other.digest:
+        return _listed([])
+    first, second = _keyed(*_shared_stretch(one, other))
+    common = first.index.intersection(second.index, sort=False)
+    mine, theirs = first.loc[common], second.loc[common]
+    found = [_only(first.loc[first.index.difference(common, sort=False)], "first"),
+             _only(second.loc[second.index.difference(common, sort=False)], "second")]
+    names = list(dict.fromkeys((*first.columns, *second.columns)))
+    found += [_differing(mine, theirs, name, k) for k, name in enumerate(names)]
+    return _listed(found)
+
+
+def _shared_stretch(one: Result, other: Result) -> list[pd.DataFrame]:
+    # A capture that let readings go holds a stretch: before it there is nothing to compare.
+    sides = (one, other)
+    tables = [side.frame() if side._in_file else side.frame(wire=True) for side in sides]
+    cut = [table["time"].min() for side, table in zip(sides, tables, strict=True)
+           if side.capture.evicted_rows and not side._in_file and len(table)]
+    tables = [table[table["withheld"] == ""] if "withheld" in table else table for table in tables]
+    tables = [table.drop(columns="withheld", errors="ignore") for table in tables]
+    if not cut:
+        return tables
+    since = max(cut)
+    warn(f"only what came after {since.isoformat()} is compared: a capture holds no more. Keep all "
+         "of it with capture='all', or stream it with to=.", stacklevel=4)
+    return [table[table["time"] > since] for table in tables]
+
+
+def _only(table: pd.DataFrame, side: str) -> pd.DataFrame:
+    return _rows(table, "", None, None, side, 0)
+
+
+def _differing(mine: pd.DataFrame, theirs: pd.DataFrame, name: str, rank: int) -> pd.DataFrame:
+    import pandas as pd
+
+    none = pd.Series(np.full(len(mine), None, dtype=object))
+    columns = [table.get(name, none) for table in (mine, theirs)]
+    if any(column is not none and str(column.dtype) == "object" for column in columns):
+        cells = [json_texts(column.astype(object).where(column.notna(), None))
+                 for column in columns]
+    else:
+        cells = columns
+    differs = ~_equal(*(_plain_cells(column) for column in cells))
+    value, other = (column[differs].astype(object).to_numpy() for column in columns)
+    return _rows(mine[differs], name, value, other, "both", rank)
+
+
+def _plain_cells(column: pd.Series[Any]) -> npt.NDArray[Any]:
+    is_time = str(column.dtype).startswith("datetime64")
+    return column.to_numpy(dtype="datetime64[us]") if is_time else column.to_numpy()
+
+
+def _rows(
+    table: pd.DataFrame, name: str, value: Any, other: Any, side: str, rank: int
+) -> pd.DataFrame:
+    import pandas as pd
+
+    values = {"value": value, "other": other}
+    made = pd.DataFrame({
+        "time": table["time"].to_numpy(dtype="datetime64[us]"),
+        "device_id": table.index.get_level_values("device_id").to_numpy(dtype=object),
+        "seq": table.index.get_level_values("seq").to_numpy(dtype=np.int64),
+        "field": np.full(len(table), name, dtype=object),
+        **{key: np.full(len(table), None, dtype=object) if cells is None else cells
+           for key, cells in values.items()},
+        "side": np.full(len(table), side, dtype=object),
+        "rank": np.full(len(table), rank),
+    })
+    return made.astype({"device_id": object, "field": object, "side": object})
+
+
+def _listed(found: list[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = ["time", "device_id", "seq", "field", "value", "other", "side"]
+    found = [table for table in found if len(table)]
+    if found:
+        table = pd.concat(found, ignore_index=True)
+        table = table.sort_values(["time", "device_id", "seq", "rank"], ignore_index=True,
+                                  kind="stable")[columns]
+    else:
+        table = pd.DataFrame({name: np.empty(0, dtype=object) for name in columns})
+    return table.astype({"time": "datetime64[us]", "seq": "int64"}).assign(
+        time=lambda rows: rows["time"].dt.tz_localize("UTC"))
 
 
 def _complete(one: Result, other: Result) -> bool:
@@ -108,12 +208,13 @@ def _devices(expected: Fingerprint, found: Fingerprint) -> str:
 
 
 def _by_device(side: Fingerprint) -> Mapping[str, tuple[int, int]]:
-    return {
-        name: (total, count)
-        for ids, sums, rows in side.groups
-        for name, total, count in zip(ids, sums.tolist(), rows.tolist(), strict=True)
-        if count
-    }
+    found: dict[str, tuple[int, int]] = {}
+    for ids, sums, rows in side.groups:
+        for name, total, count in zip(ids, sums.tolist(), rows.tolist(), strict=True):
+            if count:  # a device that moved to other labels is in several groups
+                before = found.get(name, (0, 0))
+                found[name] = (before[0] + total) % 2**64, before[1] + count
+    return found
 
 
 def _stretches(expected: Fingerprint, found: Fingerprint) -> str:
@@ -143,13 +244,10 @@ def exact_difference(expected: pd.DataFrame, found: pd.DataFrame) -> str:
     """Return the first difference between two frames: the time, the device, and both values.
 
     First in time, then by device, then by the order of the fields. A field that is null
-    throughout is like one that is absent.
+    throughout is like one that is absent. Readings of the same tick are told apart by `sub` and
+    `copy` where both frames have them, else by their order.
     """
-    one, other = (_plain(table).set_index(["device_id", "seq"]) for table in (expected, found))
-    for table in (one, other):
-        if not table.index.is_unique:
-            name, seq = table.index[table.index.duplicated()][0]
-            return f"device {name!r} has reading {seq} twice"
+    one, other = _keyed(expected, found)
     names = list(dict.fromkeys((*one.columns, *other.columns)))
     for name in names:
         if any(name not in a and bool(b[name].notna().any()) for a, b in ((one, other),
@@ -169,21 +267,32 @@ def _lack(table: pd.DataFrame, other: pd.DataFrame, side: str) -> _Place | None:
     if not len(missing):
         return None
     i = int(_ranked(missing)[0])
-    (device, seq), time = missing.index[i], missing["time"].iloc[i]
+    (device, seq, *_), time = missing.index[i], missing["time"].iloc[i]
+    nth = missing.index[i][-1] if _NTH in missing.index.names else 0
+    if nth:
+        here = "first" if side == "second" else "second"
+        return time, device, -1, (
+            f"device {device!r} has reading {seq} {_times(nth + 1)} in the {here} and "
+            f"{_times(nth)} in the {side}, at {time.isoformat()}"
+        )
     return time, device, -1, (
         f"device {device!r}: reading {seq} at {time.isoformat()} is missing in the {side} "
         f"({len(missing):,} such readings)"
     )
 
 
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
 def _unequal(one: pd.DataFrame, other: pd.DataFrame, names: list[str]) -> list[_Place]:
     order = _ranked(one)
     places = []
     for k, name in enumerate(names):
-        differs = ~_equal(one[name].to_numpy(), other[name].to_numpy())
+        differs = ~_equal(_plain_cells(one[name]), _plain_cells(other[name]))
         if differs.any():
             i = int(order[differs[order].argmax()])
-            (device, seq), time = one.index[i], one["time"].iloc[i]
+            (device, seq, *_), time = one.index[i], one["time"].iloc[i]
             values = f"{_text(one[name].iloc[i])} and {_text(other[name].iloc[i])}"
             places.append((time, device, k, (
                 f"device {device!r}, field {name!r} at {time.isoformat()} (reading {seq}): {values}"
@@ -225,9 +334,19 @@ def _text(value: Any) -> str:
     return shown(value.item() if isinstance(value, np.generic) else value)
 
 
-def _plain(table: pd.DataFrame) -> pd.DataFrame:
-    drop = [name for name in ("faults", "hit") if name in table.columns]
-    return table.drop(columns=drop).astype({"device_id": object})
+def _keyed(one: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    tables = (one, other)
+    within = [name for name in ("sub", "copy") if all(name in table for table in tables)
+              and any(bool(table[name].any()) for table in tables)]
+    drop = {"faults", "hit", "sub", "copy", "acked", "latency"}.difference(within)
+    keys = ["device_id", "seq", *within]
+    plain = [table.drop(columns=[name for name in table.columns if name in drop])
+             .astype({"device_id": object}) for table in tables]
+    if any(table.duplicated(keys).any() for table in plain):
+        plain = [table.assign(**{_NTH: table.groupby(keys).cumcount()}) for table in plain]
+        keys.append(_NTH)
+    first, second = (table.set_index(keys) for table in plain)
+    return first, second
 
 
 def _with_texts(table: pd.DataFrame) -> pd.DataFrame:
@@ -239,6 +358,8 @@ def _with_texts(table: pd.DataFrame) -> pd.DataFrame:
 def _equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     if one.dtype.kind == "f" and other.dtype.kind == "f":
         return np.asarray((one == other) | (np.isnan(one) & np.isnan(other)))
+    if one.dtype.kind == other.dtype.kind and one.dtype.kind in "iubM":
+        return np.asarray(one == other)
     import pandas as pd
 
     left, right = pd.Series(one, dtype=object), pd.Series(other, dtype=object)

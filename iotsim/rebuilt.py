@@ -6,10 +6,12 @@ be compared without trusting the simulator's own books.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from iotsim.digest import Digest
@@ -88,6 +90,9 @@ def _marks_of(sub: Ints, copy: Ints) -> Marks | None:
 def readings_of_table(table: Any, groups: Sequence[Group], source: object) -> list[Readings]:
     """Return the readings that an Arrow table of `arrow.Tables` holds, per batch and group.
 
+    A row is of the group that has its device, type and labels. Its marks say what was active and
+    what was hit; which copy it is, delays and truth are not in a table.
+
     Parameters
     ----------
     table : pyarrow.Table
@@ -102,7 +107,7 @@ def readings_of_table(table: Any, groups: Sequence[Group], source: object) -> li
         If the table has other columns, or devices that the fleet does not have.
     """
     offsets = np.cumsum([0, *(len(group) for group in groups)])
-    place = {name: i for i, name in enumerate(n for group in groups for n in group.ids)}
+    places = _Places.of(groups, offsets.tolist())
     labels = {name for group in groups for name in group.labels}
     known = {"time", "device_id", "device_type", "seq", "faults", "hit", *labels}
     if not {"time", "device_id", "seq"} <= set(table.column_names):
@@ -110,22 +115,83 @@ def readings_of_table(table: Any, groups: Sequence[Group], source: object) -> li
     fields = [name for name in table.column_names if name not in known]
     made = []
     for batch in table.to_batches():
-        ids = batch.column("device_id").dictionary.to_pylist()
-        unknown = [name for name in ids if name not in place]
-        if unknown:
-            raise SavedRunError(source, f"it has a device {unknown[0]!r} that the fleet has not")
-        codes = np.array([place[name] for name in ids], dtype=np.int64)[
-            batch.column("device_id").indices.to_numpy()
-        ]
+        codes = places.in_batch(batch, source)
         time_us = batch.column("time").cast("int64").to_numpy()
         seq = batch.column("seq").to_numpy()
         columns = {name: _column(batch.column(name)) for name in fields}
+        marks = _causes(batch)
         for group, low in zip(groups, offsets.tolist(), strict=False):
             rows = np.flatnonzero((codes >= low) & (codes < low + len(group)))
             if len(rows):
-                whole = Readings(group, (codes - low).astype(np.int32), seq, time_us, columns)
+                whole = Readings(group, (codes - low).astype(np.int32), seq, time_us, columns,
+                                 marks=marks)
                 made.append(_present(whole.take(rows)))
     return made
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Places:
+    # Where devices are among those of all groups; an id that several groups have is in `shared`
+    # for each of them.
+    first: Mapping[str, int]
+    shared: Sequence[tuple[Group, Mapping[str, int]]]
+    labels: Sequence[str]
+
+    @classmethod
+    def of(cls, groups: Sequence[Group], offsets: Sequence[int]) -> _Places:
+        first: dict[str, int] = {}
+        several: set[str] = set()
+        for group, offset in zip(groups, offsets, strict=False):
+            for place, name in enumerate(group.ids, offset):
+                if first.setdefault(name, place) != place:
+                    several.add(name)
+        shared = [
+            (group, {name: i for i, name in enumerate(group.ids, offset) if name in several})
+            for group, offset in zip(groups, offsets, strict=False)
+        ] if several else []
+        labels = list(dict.fromkeys(name for group in groups for name in group.labels))
+        return cls(first, [(group, places) for group, places in shared if places], labels)
+
+    def in_batch(self, batch: Any, source: object) -> Ints:
+        ids = batch.column("device_id").dictionary.to_pylist()
+        unknown = [name for name in ids if name not in self.first]
+        if unknown:
+            raise SavedRunError(source, f"it has a device {unknown[0]!r} that the fleet has not")
+        which = batch.column("device_id").indices.to_numpy()
+        found: Ints = np.array([self.first[name] for name in ids], dtype=np.int64)[which]
+        for group, places in reversed(self.shared):  # the first that fits has the last word
+            there = np.array([places.get(name, -1) for name in ids], dtype=np.int64)[which]
+            found = np.where((there >= 0) & self._fits(batch, group), there, found)
+        return found
+
+    def _fits(self, batch: Any, group: Group) -> npt.NDArray[np.bool_]:
+        fits = np.ones(len(batch), dtype=np.bool_)
+        labels = {name: group.labels.get(name) for name in self.labels}
+        for name, value in {"device_type": group.device_type, **labels}.items():
+            if name in batch.schema.names:
+                codes, words = _words(batch.column(name))
+                fits &= np.array([word == value for word in words])[codes]
+        return fits
+
+
+def _words(column: Any) -> tuple[Ints, list[str | None]]:
+    # Codes and what they stand for; the last one stands for null.
+    codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return codes, [*column.dictionary.to_pylist(), None]
+
+
+def _causes(batch: Any) -> Marks | None:
+    known = {"": 0}
+    found = {}
+    for name in ("faults", "hit"):
+        found[name] = np.zeros(len(batch), dtype=np.int16)
+        if name in batch.schema.names:
+            codes, words = _words(batch.column(name))
+            place = [known.setdefault(word or "", len(known)) for word in words]
+            found[name] = np.array(place, dtype=np.int16)[codes]
+    if not any(codes.any() for codes in found.values()):
+        return None
+    return Marks(tuple(known), found["faults"], found["hit"])
 
 
 def _column(array: Any) -> Column:
@@ -153,7 +219,7 @@ def _present(readings: Readings) -> Readings:
         for name, column in readings.columns.items()
         if not _empty(column)
     }
-    return Readings(readings.group, readings.device, readings.seq, readings.time_us, columns)
+    return replace(readings, columns=columns)
 
 
 def _empty(column: Column) -> bool:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iotsim import arrow, frames
+from iotsim.acks import Acks
 from iotsim.actions import Action
 from iotsim.capture import Capture
 from iotsim.digest import Digest
-from iotsim.errors import IotsimError, RunFailed, UnknownName
+from iotsim.errors import BadValue, IotsimError, RunFailed, UnknownName
 from iotsim.readings import Group, Readings
 from iotsim.registry import door
 from iotsim.units import Duration, clock_text, duration_us, instant_text
@@ -21,8 +22,12 @@ from iotsim.units import Duration, clock_text, duration_us, instant_text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from iotsim.checkpoints import Checkpoint
+    from iotsim.conditions import Expectation
+    from iotsim.engine.simulation import Simulation
     from iotsim.fleet import Fleet
     from iotsim.publishers.ledger import LedgerSnapshot
+    from iotsim.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -45,6 +50,12 @@ class Result:
         Where the readings were streamed to.
     notes : tuple of str
         What a reader should know: selectors that matched nobody, or whom they chose.
+    acks : Acks or None
+        What brokers said of each message; None if nothing was published.
+    run_id : str
+        First part of the ids of its messages.
+    expectations : tuple of Expectation
+        What a scenario expected, and whether it was so.
     """
 
     fleet: Fleet
@@ -58,6 +69,11 @@ class Result:
     publishers: Mapping[str, LedgerSnapshot] = field(default_factory=dict)
     path: Path | None = None
     notes: tuple[str, ...] = ()
+    acks: Acks | None = field(default=None, repr=False)
+    run_id: str = ""
+    expectations: tuple[Expectation, ...] = ()
+    history: Simulation | None = field(default=None, repr=False)
+    checkpoints: tuple[Checkpoint, ...] = field(default=(), repr=False)
 
     @property
     def digest(self) -> str:
@@ -89,8 +105,12 @@ class Result:
         fields: Iterable[str] | str | None = None,
         last: Duration | None = None,
         tidy: bool = False,
+        truth: bool = False,
+        wire: bool = False,
     ) -> pd.DataFrame:
-        """Return the readings as a DataFrame, ordered by time, then device.
+        """Return the readings that left their device as a DataFrame, by time, then device.
+
+        `faults` is what was active in a row, `hit` what changed it.
 
         Parameters
         ----------
@@ -102,15 +122,84 @@ class Result:
             Only the last stretch of simulated time.
         tidy : bool
             Long form: one row per reading and field.
+        truth : bool
+            Also `true_time` and `true_<field>`: what they were without the faults.
+        wire : bool
+            Also the readings that never left, with `withheld` saying why, and `sub` and `copy`
+            (which of a tick's readings, which copy), `acked` (what a broker said; null if nothing
+            is known) and `latency` in seconds, simulated delay and real acknowledgement together.
 
         Raises
         ------
         UnknownName
             If no device is of that type, or no reading has that field.
+        BadValue
+            If `truth` or `wire` are asked of readings that were only streamed to a file.
         """
+        for name, asked in (("truth", truth), ("wire", wire)):
+            if asked and self._in_file:
+                raise BadValue(name, True, f"is not in {self.path}: it has the readings as they "
+                               "left", "Run again without to=, or for a shorter time.")
         groups, chunks = self._held(device_type, last)
         declared = self._declared(device_type)
-        return frames.frame(groups, chunks, declared=declared, fields=fields, tidy=tidy)
+        return frames.frame(groups, chunks, declared=declared, fields=fields, tidy=tidy,
+                            truth=truth, wire=wire, acks=self.acks, run_id=self.run_id)
+
+    def compare(self, other: Result) -> pd.DataFrame:
+        """Return what differs from another run as a DataFrame, a row per field that does.
+
+        Columns: time, device_id, seq, field, value (here), other (there) and side. A reading that
+        only one of them has is one row with the field "" and the side "first" (this one) or
+        "second"; otherwise the side is "both". Faults and hits are not compared. Where one of
+        them holds only its last stretch, that stretch is compared, and a warning says so.
+
+        Raises
+        ------
+        BadValue
+            If they do not begin at the same time.
+        """
+        from iotsim.comparison import differences
+
+        return differences(self, other)
+
+    def events(self) -> pd.DataFrame:
+        """Return what happened as a DataFrame, in order of time.
+
+        Columns: time, device_id (null for the run), event, message, metadata. An event is one of
+        spawned, connected, disconnected, fault_injected, fault_cleared, action, error, stopped.
+        """
+        from iotsim.events import events
+
+        return events(self)
+
+    def to_scenario(self) -> Scenario:
+        """Return what was done as a scenario that does it again at the same simulated times.
+
+        Its `generate()` gives the same digest; `code()` is its source.
+        """
+        from iotsim.scenario_code import scenario_of
+
+        return scenario_of(self.fleet, self.actions, self.start_us, self.end_us, self.fleet.name)
+
+    def branch(self, at: Duration) -> Scenario:
+        """Return a scenario that did the same up to a moment, for another future.
+
+        What is done to it from then on is relative to that moment; `generate()` goes on from the
+        nearest checkpoint before it, if there is one.
+
+        Parameters
+        ----------
+        at : duration
+            Since the start, within the run.
+
+        Raises
+        ------
+        BadValue
+            If the moment is not within the run.
+        """
+        from iotsim.checkpoints import branch
+
+        return branch(self, at)
 
     def to_arrow(self) -> Any:
         """Return the readings as a pyarrow Table."""
@@ -155,13 +244,17 @@ class Result:
     def _declared(self, device_type: str | None = None) -> dict[str, str]:
         from iotsim.offline import kinds_of
 
-        return kinds_of(self.fleet, device_type)
+        return kinds_of(self.fleet, device_type, self.history)
+
+    @property
+    def _in_file(self) -> bool:
+        return self.path is not None and not self.capture.rows
 
     def _held(
         self, device_type: str | None, last: Duration | None
     ) -> tuple[list[Group], list[Readings]]:
         groups, chunks = list(self.groups), self.capture.chunks()
-        if self.path is not None and not chunks:
+        if self._in_file and self.path is not None:
             chunks = arrow.read(self.path, self.groups)
         if device_type is not None:
             types = {group.device_type for group in groups}
@@ -188,6 +281,9 @@ class Result:
             yield "file", str(self.path)
         for name, ledger in self.publishers.items():
             yield name, f"{ledger.acknowledged:,} acknowledged of {ledger.offered:,} offered"
+        if self.expectations:
+            passed = sum(one.status == "passed" for one in self.expectations)
+            yield "expectations", f"{passed} of {len(self.expectations)} passed"
         yield "errors", str(len(self.errors))
         if self.notes:
             yield "notes", "; ".join(self.notes)
