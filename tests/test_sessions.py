@@ -1,7 +1,10 @@
 """Sessions of a device's own: names, last wills, hanging up, coming back, joining late."""
 
 import asyncio
+import gc
 import json
+import os
+import sys
 from collections import Counter
 
 import pytest
@@ -160,6 +163,32 @@ def test_sessions_that_are_hung_up_under_load_lose_nothing(mosquitto, version):
             assert sorted(set(arrived)) == list(range(400))
     assert account.acknowledged == account.offered == 2000
     assert 5 <= account.reconnects <= 10  # some are hung up before they are back
+
+
+@pytest.mark.broker
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@both_versions
+def test_hanging_up_gives_its_files_back_at_once(mosquitto, version):
+    # paho cannot wait for a socket beyond the 1,024th open file of the process.
+    broker = mosquitto()
+
+    async def publish():
+        async with own_sessions(broker.url, 40, version=version) as pump:
+            at_first = len(os.listdir("/proc/self/fd"))
+            for _ in range(4):
+                for lane in range(40):
+                    pump.hang_up(lane)
+                    pump.call_back(lane)
+                await until(lambda: pump.connected == 40)
+            return at_first, len(os.listdir("/proc/self/fd"))
+
+    gc.collect()
+    gc.disable()
+    try:
+        at_first, in_the_end = asyncio.run(publish())
+    finally:
+        gc.enable()
+    assert in_the_end <= at_first + 6  # a thread or two may still be at its last line
 
 
 # -- hanging up -----------------------------------------------------------------------------------

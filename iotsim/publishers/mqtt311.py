@@ -78,9 +78,9 @@ class Mqtt311Link:
         await self._left()
         loop = asyncio.get_running_loop()
         self._connack = loop.create_future()
-        ended = self._ended = asyncio.Event()
         self._tokens.clear()
         client = self._client = self._made(loop)
+        ended = self._ended = asyncio.Event()
         threading.Thread(
             target=self._work,
             args=(client, loop, ended),
@@ -174,6 +174,7 @@ class Mqtt311Link:
         except Exception as error:
             why = failure_text(error)
         finally:
+            client._reset_sockets()  # now, and not when the garbage is collected: files are few
             try:
                 loop.call_soon_threadsafe(self._over, client, ended, why)
             except RuntimeError:
