@@ -6,7 +6,7 @@ pace events (pause, resume, speed) and what was logged are in the log only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -57,6 +57,11 @@ class Action:
     def is_content(self) -> bool:
         """Whether readings depend on it."""
         return self.verb in CONTENT
+
+    def __await__(self) -> Generator[Any, None, Action]:
+        """Give itself: what was done has been done, whether somebody waits for it or not."""
+        return self
+        yield  # a generator that never yields
 
     def spec(self) -> dict[str, Any]:
         """Return the action as plain JSON values."""

@@ -60,6 +60,36 @@ class PacedClock:
         self.paused = False
         self._anchor_us = start_us
         self._anchor_s = monotonic()
+        self._then: tuple[int, float, float | None] | None = None
+
+    def hurry_until(self, time_us: int, *, catch_up: bool) -> None:
+        """Be virtual up to an instant, and only then follow real time at the speed there is.
+
+        Parameters
+        ----------
+        time_us : int
+        catch_up : bool
+            Whether that instant is now: real time that goes by until then is caught up, too.
+        """
+        self._then = time_us, self.speed, monotonic() if catch_up else None
+        self.speed = math.inf
+
+    @property
+    def live_us(self) -> int:
+        """Where a clock that hurries will follow real time; far in the past if it does not."""
+        return -(2**62) if self._then is None else self._then[0]
+
+    def catch_up(self, time_us: int) -> None:
+        """Follow real time from now on if it has come to where it was to hurry to."""
+        if self._then is None:
+            return
+        live_us, speed, since_s = self._then
+        now_us = live_us
+        if since_s is not None and not math.isinf(speed):
+            now_us += int((monotonic() - since_s) * speed * 1_000_000)
+        if time_us >= now_us:
+            self.speed, self._then = speed, None
+            self._anchor(time_us)
 
     @property
     def virtual(self) -> bool:
@@ -87,7 +117,10 @@ class PacedClock:
         return max(0.0, (time_us - self.now_us()) / (self.speed * 1_000_000))
 
     def set_speed(self, speed: float) -> None:
-        """Change the pace from now on."""
+        """Change the pace from now on; while it hurries, from when it has come there."""
+        if self._then is not None:
+            self._then = self._then[0], speed, self._then[2]
+            return
         self._anchor(self.now_us())
         self.speed = speed
 

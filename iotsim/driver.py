@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
+from typing import Any
 
+from iotsim.actions import Action
 from iotsim.clock import PacedClock, monotonic
 from iotsim.engine.block import Block
 from iotsim.engine.live import LiveKernel
 from iotsim.engine.simulation import Simulation
+from iotsim.faults.base import NEVER_US
 from iotsim.feeders import Feeder, Switchboard
 from iotsim.intake import Intake
+from iotsim.links import Links
+from iotsim.members import Members
 from iotsim.publishers.ledger import Latency
-from iotsim.readings import Readings
+from iotsim.readings import Ints, Readings
+from iotsim.stage import Director, Stage
 
 SLOT_S = 0.010
 LATE_S = 0.100
@@ -28,6 +35,7 @@ SLOT_ROWS = 20_000
 PIECE_ROWS = 1_000  # of one block, before somebody looks whether its lane is full
 CATCH_UP_SLOTS = 50
 YIELD_S = 0.020
+FILL_SLOW, FILL_RESTORE = 0.8, 0.5  # of a lane's queue: devices slow down, and go on as before
 
 
 class Driver:
@@ -39,8 +47,11 @@ class Driver:
     clock : PacedClock
     intake : Intake
     switchboard : Switchboard
+    links : Links
     end_us : int or None
         Where the run ends; None if somebody has to stop it.
+    director : Director, optional
+        Who acts when time has come to where it wants to.
     """
 
     def __init__(
@@ -49,22 +60,24 @@ class Driver:
         clock: PacedClock,
         intake: Intake,
         switchboard: Switchboard,
+        links: Links,
         end_us: int | None,
+        director: Director | None = None,
     ) -> None:
         self.simulation, self.clock, self.intake = simulation, clock, intake
-        self.frontier_us = simulation.start_us
+        self.frontier_us = self.acted_us = simulation.start_us
         self.end_us = end_us
+        self.stage: Stage | None = None
+        self._director, self._links, self._stopped = director, links, False
         self.late_rows = 0
         self.lateness = Latency()
         self._switchboard = switchboard
         self._poke = asyncio.Event()
         self._moved = asyncio.Event()
-        self._gates: dict[int, list[Feeder]] = {}
-        self._feeders = {id(block): self._feeders_of(block) for block in simulation.blocks}
+        self._feeders: dict[Block, list[Feeder]] = {}
         self._breath_s = monotonic()
         kernel = simulation.kernel
-        if isinstance(kernel, LiveKernel) and simulation.casts and switchboard.feeders:
-            self._find_gates()
+        if isinstance(kernel, LiveKernel) and switchboard.ways:
             kernel.held = self._held
 
     def poke(self) -> None:
@@ -78,34 +91,88 @@ class Driver:
 
     def stop(self) -> int:
         """End the run at the first boundary that nothing has begun; returns it."""
-        begun_us = self._begun_us()
+        begun_us = self.begun_us
         if self.end_us is None or self.end_us > begun_us:
             self.end_us = begun_us
+        self._stopped = True
         self.poke()
         return self.end_us
 
-    def _begun_us(self) -> int:
+    @property
+    def begun_us(self) -> int:
+        """The first boundary that nothing has begun, and no action has come after."""
         # Where lanes hold everybody up, the frontier is ahead of what has been computed.
         begun = [block.time_us for block in self.simulation.blocks]
         kernel = self.simulation.kernel
         if self.simulation.casts and isinstance(kernel, LiveKernel):
             begun.append(kernel.begun_us)
-        return min(self.frontier_us, max(begun, default=self.frontier_us))
+        begun = [time_us for time_us in begun if time_us < NEVER_US]
+        begun_us = min(self.frontier_us, max(begun, default=self.frontier_us))
+        return max(begun_us, self.acted_us)
 
     async def drive(self) -> None:
         """Step until the end."""
-        while self.end_us is None or self.frontier_us < self.end_us:
+        while True:
+            self._direct()
+            self._links.turn(self.frontier_us)
+            if self.end_us is not None and self.frontier_us >= self.end_us:
+                return
             until_us = self._boundary_us()
             if not await self._reached(until_us):
                 continue
-            if self.end_us is not None and until_us > self.end_us:
-                continue  # somebody stopped the run while this slot was waited for
+            if until_us > self._boundary_us():
+                continue  # somebody did something to the run while this slot was waited for
             self.frontier_us = until_us
+            self._links.release(until_us)
             await self._advance(until_us)
+            self._links.release(until_us)
+            self._slow_down_where_full()
             if self.clock.virtual:
                 await self._handed_over()
                 self.clock.move_to(until_us)
+                self.clock.catch_up(until_us)
             await self._breathe()
+
+    def _direct(self) -> None:
+        # What is due at the frontier is done before anything after it begins.
+        director, start_us = self._director, self.simulation.start_us
+        while director is not None and self.stage is not None and not self._stopped:
+            due_us = director.next_us
+            if due_us is None or start_us + due_us > self.frontier_us:
+                break
+            self.acted_us = max(self.acted_us, start_us + due_us)
+            director.act(self.stage)
+        if director is not None and not self._stopped and director.end_us is not None:
+            self.end_us = start_us + director.end_us
+
+    def _slow_down_where_full(self) -> None:
+        # Back-pressure that changes how often devices publish is an action like any other.
+        for way in self._switchboard.ways:
+            if not way.slows_down or self.stage is None:
+                continue
+            for lane in range(way.pump.lanes):
+                fill, slowed = way.pump.fill(lane), lane in way.slowed
+                if (fill > FILL_SLOW and not slowed) or (fill < FILL_RESTORE and slowed):
+                    verb = "clear" if slowed else "inject"
+                    self.act(verb, {"fault": "slow_down", "where": way.lane_selector(lane)})
+                    (way.slowed.discard if slowed else way.slowed.add)(lane)
+
+    def act(
+        self, verb: str, parameters: Mapping[str, Any], members: Members | None = None
+    ) -> Action:
+        """Do something at the first boundary that nothing has begun; returns the action.
+
+        Raises
+        ------
+        IotsimError
+            If it cannot be done; nothing is then changed.
+        """
+        assert self.stage is not None, "the stage is set before the first act"
+        at_us = self.begun_us
+        action = self.stage.do(verb, at_us - self.simulation.start_us, parameters, members)
+        self.acted_us = at_us
+        self.poke()
+        return action
 
     async def finish(self, deadline_s: float) -> None:
         """Bring every device to the end, as its lanes have room, within a deadline.
@@ -114,8 +181,12 @@ class Driver:
         """
         end_us = self.frontier_us if self.end_us is None else self.end_us
         limit_s = monotonic() + deadline_s
+        self._links.call_all_back()
         while True:
             await self._advance(end_us)
+            self._links.release(end_us)
+            if self._reached_by_all(end_us):
+                self._links.flush(end_us)
             if self._reached_by_all(end_us) and self._switchboard.empty:
                 return
             left_s = limit_s - monotonic()
@@ -133,13 +204,14 @@ class Driver:
         kernel = self.simulation.kernel
         if self.simulation.casts and isinstance(kernel, LiveKernel):
             kernel.held = lambda party: False
-            await kernel.advance(end_us)
+            await self.simulation.advance_live(end_us)
         for readings in self.simulation.flush():
             self._write_off(readings)
+        self._links.flush(end_us)
 
     def _write_off(self, readings: Readings) -> None:
         self.intake.add(readings)
-        self._switchboard.discard(readings, "stopped before its lane had room")
+        self._switchboard.discard(readings.sent(), "stopped before its lane had room")
 
     @property
     def behind(self) -> int:
@@ -162,6 +234,12 @@ class Driver:
             if behind_us > 0:
                 more_us = min(behind_us, CATCH_UP_SLOTS * slot_us, self._rows_us(SLOT_ROWS))
                 until_us += more_us // slot_us * slot_us
+        until_us = min(until_us, self._links.next_us)
+        if self.clock.live_us > self.frontier_us:
+            until_us = min(until_us, self.clock.live_us)
+        due_us = None if self._director is None or self._stopped else self._director.next_us
+        if due_us is not None:
+            until_us = min(until_us, self.simulation.start_us + due_us)
         return until_us if self.end_us is None else min(until_us, self.end_us)
 
     def _slot_us(self) -> int:
@@ -184,7 +262,8 @@ class Driver:
     def _due_us(self) -> int:
         if self.simulation.rate_hz * SLOT_S * self.clock.speed > 1:
             return self.frontier_us
-        due = [block.next_us for block in self.simulation.blocks]
+        due = [block.next_us for block in self.simulation.blocks if not block.retired]
+        due.append(self._links.next_leave_us)
         kernel = self.simulation.kernel
         if isinstance(kernel, LiveKernel) and kernel.next_us is not None:
             due.append(kernel.next_us)
@@ -202,29 +281,34 @@ class Driver:
         if self.simulation.casts:
             kernel = self.simulation.kernel
             if isinstance(kernel, LiveKernel):
-                await kernel.advance(until_us)
-            self._flush_scripts()
+                await self.simulation.advance_live(until_us)
+            self._flush_scripts(until_us)
 
     def _step_blocks(self, until_us: int) -> None:
-        for block in self.simulation.blocks:
-            feeders = self._feeders[id(block)]
+        self.simulation.drop_retired()
+        for block in self.simulation.blocks:  # those that a split makes are appended meanwhile
+            if block.time_us >= until_us:
+                continue
+            feeders = self._feeders_of(block)
             piece_us = max(1, PIECE_ROWS * block.profile.interval_us // len(block))
             while block.time_us < until_us and not any(feeder.full for feeder in feeders):
                 for readings in block.advance(min(until_us, block.time_us + piece_us)):
-                    self._take(readings)
+                    self._take(block, readings, block.time_us)
+        if len(self._feeders) > 2 * len(self.simulation.blocks) + 100:
+            self._feeders.clear()
 
-    def _flush_scripts(self) -> None:
+    def _flush_scripts(self, until_us: int) -> None:
         for readings in self.simulation.flush():
-            self._take(readings)
+            self._take(readings.group.index, readings, until_us)
 
-    def _take(self, readings: Readings) -> None:
+    def _take(self, source: object, readings: Readings, until_us: int) -> None:
         if not self.clock.virtual:
-            behind_us = (self.clock.now_us() - readings.time_us) / self.clock.speed
+            behind_us = (self.clock.now_us() - _taken_us(readings)) / self.clock.speed
             late_s = behind_us * 1e-6
             self.lateness.add(late_s.tolist())
             self.late_rows += int((late_s > LATE_S).sum())
         self.intake.add(readings)
-        self._switchboard.put(readings)
+        self._links.put(source, readings, until_us)
 
     async def _handed_over(self) -> None:
         while not self._switchboard.empty:
@@ -239,22 +323,23 @@ class Driver:
             self._breath_s = monotonic()
 
     def _feeders_of(self, block: Block) -> list[Feeder]:
-        return self._switchboard.of_device(block.group, block.first_member)
-
-    def _find_gates(self) -> None:
-        order = 0
-        scripted = {id(cast.group) for cast in self.simulation.casts}
-        for group in self.simulation.groups:
-            if id(group) in scripted:
-                for i in range(len(group)):
-                    self._gates[order + i] = self._switchboard.of_device(group, i)
-            order += len(group)
+        # They all go the same ways.
+        if block not in self._feeders:
+            self._feeders[block] = self._switchboard.of_slot(int(block.slots[0]))
+        return self._feeders[block]
 
     def _held(self, party: object) -> bool:
         if self.clock.virtual:  # each slot waits until all of the last is handed over
             return False
-        order = getattr(party, "order", -1)
-        return any(feeder.full for feeder in self._gates.get(order, ()))
+        order: int = getattr(party, "order", -1)
+        return any(feeder.full for feeder in self._switchboard.of_slot(order))
+
+
+def _taken_us(readings: Readings) -> Ints:
+    # When the readings were taken; a clock that drifts makes nobody late.
+    marks = readings.marks
+    shifted = marks is not None and marks.shift_us is not None
+    return readings.time_us - marks.shift_us if shifted else readings.time_us  # type: ignore
 
 
 async def _set(event: asyncio.Event, seconds: float) -> bool:

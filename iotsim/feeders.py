@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from iotsim.members import Members
-from iotsim.outlets import Route
+from iotsim.outlets import Outlet, Route, more_of
+from iotsim.publishers.base import Identity, Publisher
 from iotsim.publishers.payload import Encoder, Messages
 from iotsim.publishers.pump import Pump
-from iotsim.readings import Group, Readings
+from iotsim.readings import Group, Ints, Readings
 from iotsim.seeding import fnv1a_many, mix_many
 
 FEEDER_ROWS = 1000
+
+MakePump = Callable[[Publisher, int, "Sequence[Identity] | None"], Pump]
 
 
 class Feeder:
@@ -75,111 +79,212 @@ class Feeder:
             self._queue.clear()
 
 
+@dataclass(slots=True, eq=False)
+class Way:
+    """One route with its pump: which device goes to which lane.
+
+    Attributes
+    ----------
+    lane : int64 array
+        By slot; −1 for devices that do not go here.
+    """
+
+    route: Route
+    pump: Pump
+    encoder: Encoder
+    lane: Ints
+    feeders: list[Feeder] = field(default_factory=list)
+    groups: dict[int, Ints] = field(default_factory=dict)  # lanes by group
+    slowed: set[int] = field(default_factory=set)  # lanes whose devices publish every second tick
+    ids: dict[int, str] = field(default_factory=dict)  # of lanes that belong to one device
+
+    @property
+    def per_device(self) -> bool:
+        """Whether each device has a session of its own."""
+        return self.route.publisher.per_device
+
+    def lane_selector(self, lane: int) -> str | dict[str, list[str]]:
+        """Return a selector of the devices of one lane, as the action log holds it."""
+        if self.per_device:
+            return {"ids": [self.ids[lane]]}
+        return replace(self.route.outlet.where, shard=(lane, self.pump.lanes)).spec()
+
+    @property
+    def slows_down(self) -> bool:
+        """Whether a lane that fills up slows its devices down."""
+        return self.route.publisher.limits.backpressure == "slow_down"
+
+
 class Switchboard:
     """Knows for every device which lanes its readings go to.
 
     Parameters
     ----------
+    outlets : sequence of Outlet
     routes : sequence of Route
-    pumps : sequence of Pump
-        One per route.
-    members : sequence of Members
-    groups : sequence of Group
+        Where the devices go that are there from the beginning.
     run_id : str
     moved : callable ()
         Told when a feeder handed something over.
+    make_pump : callable (publisher, devices, identities or None) -> Pump
     """
 
     def __init__(
-        self,
-        routes: Sequence[Route],
-        pumps: Sequence[Pump],
-        members: Sequence[Members],
-        groups: Sequence[Group],
-        run_id: str,
-        moved: Callable[[], None],
+        self, outlets: Sequence[Outlet], routes: Sequence[Route], run_id: str,
+        moved: Callable[[], None], make_pump: MakePump,
     ) -> None:
-        self._pumps = pumps
-        self._encoders = [_encoder(route, members, run_id) for route in routes]
-        self.feeders = [[Feeder(pump, i, moved) for i in range(pump.lanes)] for pump in pumps]
-        self._lanes = [
-            _lanes(route, pump, groups) for route, pump in zip(routes, pumps, strict=True)
-        ]
+        self._outlets, self._run_id, self._moved = outlets, run_id, moved
+        self._make_pump = make_pump
+        self._members: dict[int, Members] = {}
+        self._initial = True
+        self._seen = 0  # how many slots there are
+        self.ways: list[Way] = []
+        for route in routes:
+            self._add_way(route)
 
-    def prepare(self, groups: Sequence[Group]) -> None:
+    def _add_way(self, route: Route) -> Way:
+        pump = self._make_pump(route.publisher, route.devices, route.identities)
+        outlet, members = route.outlet, self._members
+        encoder = Encoder(
+            self._run_id, lambda group, i: outlet.topic_of(members[group.index], group, i)
+        )
+        way = Way(route, pump, encoder, np.empty(0, dtype=np.int64))
+        self.ways.append(way)
+        self._match_feeders(way)
+        return way
+
+    def _match_feeders(self, way: Way) -> None:
+        while len(way.feeders) < way.pump.lanes:
+            way.feeders.append(Feeder(way.pump, len(way.feeders), self._moved))
+
+    @property
+    def pumps(self) -> list[Pump]:
+        """The pump of every route."""
+        return [way.pump for way in self.ways]
+
+    @property
+    def feeders(self) -> list[list[Feeder]]:
+        """The feeders of every route."""
+        return [way.feeders for way in self.ways]
+
+    # -- who goes where -------------------------------------------------------------------------
+
+    def prepare(self, members: Sequence[Members], groups: Sequence[Group]) -> None:
         """Make what does not change between readings, so that the first slot is not late."""
-        for encoder, lanes in zip(self._encoders, self._lanes, strict=True):
-            for group in groups:
-                if group.index in lanes:
-                    encoder.prepare(group)
+        for member, group in zip(members, groups, strict=True):
+            self._members[group.index] = member
+            for way in self.ways:
+                if group.index in way.route.masks:
+                    way.encoder.prepare(group)
+
+    def opened(self) -> None:
+        """Take note that the run has begun: who joins from now on joins pumps that are open."""
+        self._initial = False
+
+    def joined(self, member: Members, group: Group, slots: Ints) -> None:
+        """Find the lanes of devices that begin, or that are in another group from now on."""
+        self._members[group.index] = member
+        known = not len(slots) or int(slots[-1]) < self._seen
+        self._seen = self._seen if known else int(slots[-1]) + 1
+        if not known and not self._initial:
+            self._route_more(member, group, slots)
+        for way in self.ways:
+            if not known:
+                mask = way.route.masks.get(group.index)
+                lanes = np.full(len(slots), -1, dtype=np.int64)
+                if mask is not None:
+                    lanes = self._fresh_lanes(way, group, mask)
+                way.lane = np.append(way.lane, lanes)
+            if (way.lane[slots] >= 0).any():
+                way.groups[group.index] = way.lane[slots]
+                way.encoder.prepare(group)
+
+    def _fresh_lanes(self, way: Way, group: Group, mask: npt.NDArray[np.bool_]) -> Ints:
+        if not way.per_device:
+            lanes = way.pump.lane_of(mix_many(fnv1a_many(group.ids)))
+            return np.where(mask, lanes, -1)
+        lanes = np.full(len(group), -1, dtype=np.int64)
+        chosen = np.flatnonzero(mask)
+        if self._initial:
+            first = int(way.lane.max(initial=-1)) + 1
+            lanes[chosen] = np.arange(first, first + len(chosen))
+            way.ids.update((first + k, group.ids[i]) for k, i in enumerate(chosen.tolist()))
+        else:
+            for i in chosen.tolist():
+                lanes[i] = way.pump.add_lane(
+                    Identity(group.ids[i], group.device_type, group.labels))
+                way.ids[int(lanes[i])] = group.ids[i]
+            self._match_feeders(way)
+        return lanes
+
+    def _route_more(self, member: Members, group: Group, slots: Ints) -> None:
+        # Devices that join a live run go where its outlets say; a publisher that nobody had until
+        # now is opened as after an outage.
+        for outlet in self._outlets:
+            publisher, mask = more_of(outlet, member, group)
+            if not mask.any():
+                continue
+            fitting = [way for way in self.ways if way.route.outlet is outlet
+                       and way.route.publisher == publisher]
+            if fitting:
+                way = fitting[0]
+            else:
+                names = () if publisher.per_device else None
+                way = self._add_way(Route(outlet, publisher, {}, int(mask.sum()), names))
+                way.lane = np.full(int(slots[0]), -1, dtype=np.int64)
+                way.pump.begin()
+            masks = {**way.route.masks, group.index: mask}
+            way.route = replace(way.route, masks=masks)
 
     def parts(self, group: Group) -> list[npt.NDArray[np.int32]]:
         """Return the devices of a group, apart where they go to different lanes."""
         everyone = np.arange(len(group), dtype=np.int32)
-        ways = [lanes[group.index] for lanes in self._lanes if group.index in lanes]
+        ways = [way.groups[group.index] for way in self.ways if group.index in way.groups]
         if not ways:
             return [everyone]
         _, kinds = np.unique(np.stack(ways), axis=1, return_inverse=True)
         kinds = kinds.reshape(-1)
-        return [everyone[kinds == kind] for kind in range(int(kinds.max()) + 1)]
+        order = np.argsort(kinds, kind="stable")
+        return np.split(everyone[order], np.flatnonzero(np.diff(kinds[order])) + 1)
 
-    def of_device(self, group: Group, i: int) -> list[Feeder]:
+    def of_slot(self, slot: int) -> list[Feeder]:
         """Return the feeders of one device."""
-        return [
-            self.feeders[r][int(lanes[group.index][i])]
-            for r, lanes in enumerate(self._lanes)
-            if group.index in lanes and lanes[group.index][i] >= 0
-        ]
+        return [way.feeders[int(way.lane[slot])] for way in self.ways if way.lane[slot] >= 0]
+
+    # -- readings -------------------------------------------------------------------------------
 
     def put(self, readings: Readings) -> None:
-        """Hand readings to every lane that they go to."""
+        """Hand readings that leave now to every lane that they go to."""
+        if not len(readings):
+            return
         index = readings.group.index
-        for encoder, feeders, lanes in zip(
-            self._encoders, self.feeders, self._lanes, strict=True
-        ):
-            if index not in lanes:
+        for way in self.ways:
+            if index not in way.groups:
                 continue
-            places = lanes[index][readings.device]
+            places = way.groups[index][readings.device]
             first = int(places[0])
             if (places == first).all():
                 if first >= 0:
-                    feeders[first].put(encoder.encode(readings))
+                    way.feeders[first].put(way.encoder.encode(readings))
                 continue
             for lane in np.unique(places[places >= 0]).tolist():
-                feeders[lane].put(encoder.encode(readings.take(places == lane)))
+                way.feeders[lane].put(way.encoder.encode(readings.take(places == lane)))
 
     def discard(self, readings: Readings, reason: str) -> None:
         """Count readings as dropped by every pump that they would have gone to."""
         index = readings.group.index
-        for pump, lanes in zip(self._pumps, self._lanes, strict=True):
-            if index in lanes:
-                count = int((lanes[index][readings.device] >= 0).sum())
-                pump.discard(count, reason)
+        for way in self.ways:
+            if index in way.groups:
+                count = int((way.groups[index][readings.device] >= 0).sum())
+                way.pump.discard(count, reason)
 
     @property
     def empty(self) -> bool:
         """Whether every feeder has handed over what it had."""
-        return all(feeder.empty for row in self.feeders for feeder in row)
+        return all(feeder.empty for way in self.ways for feeder in way.feeders)
 
     async def end(self) -> None:
         """Stop all feeders."""
-        for row in self.feeders:
-            for feeder in row:
+        for way in self.ways:
+            for feeder in way.feeders:
                 await feeder.end()
-
-
-def _encoder(route: Route, members: Sequence[Members], run_id: str) -> Encoder:
-    outlet = route.outlet
-    return Encoder(run_id, lambda group, i: outlet.topic_of(members[group.index], group, i))
-
-
-def _lanes(
-    route: Route, pump: Pump, groups: Sequence[Group]
-) -> Mapping[int, npt.NDArray[np.int64]]:
-    found = {}
-    for group in groups:
-        mask = route.masks.get(group.index)
-        if mask is not None:
-            lanes = pump.lane_of(mix_many(fnv1a_many(group.ids)))
-            found[group.index] = np.where(mask, lanes, -1)
-    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iotsim.errors import BadValue
-from iotsim.members import DEFAULT_ID, Members, members_of
+from iotsim.members import DEFAULT_ID, Members, check_columns, members_of
 from iotsim.outlets import Outlet, outlet_of
 from iotsim.profiles import Profile
 from iotsim.seeding import check_seed, fresh_seed
@@ -101,17 +101,8 @@ class Fleet:
 
         added = members_of(device, count=count, labels=labels, every=every, id=id, first=first)
         self._check_ids(added)
-        self._check_columns(added)
+        check_columns(self.members, added)
         return self._with(members=(*self.members, added))
-
-    def _check_columns(self, added: Members) -> None:
-        # Labels and fields of all devices are columns of one table.
-        for one, other in (pair for m in self.members for pair in ((m, added), (added, m))):
-            names = {field.name for field in other.profile.fields} if other.profile else set()
-            for name in one.labels:
-                if name in names:
-                    raise BadValue("label", name, f"of {one.type!r} is a field of {other.type!r}",
-                                   "Rename one: both are columns of the same table.")
 
     def _check_ids(self, added: Members) -> None:
         if all(m.id_template == DEFAULT_ID for m in (*self.members, added)) or not self.members:
@@ -185,6 +176,7 @@ class Fleet:
         start: Instant | None = None,
         capture: Any = "10m",
         to: str | Path | None = None,
+        backfill: Duration | None = None,
     ) -> Result:
         """Run live for a stretch of simulated time; returns what it left.
 
@@ -202,10 +194,14 @@ class Fleet:
             How much of the readings to keep: "10m", a number of rows, or "all".
         to : path, optional
             A `.parquet` file that gets every reading.
+        backfill : duration, optional
+            First so much history, up to `start`, as fast as the brokers take it; then live. The
+            readings are those of one longer run.
         """
         from iotsim.run import run
 
-        return await run(self, duration, speed=speed, start=start, capture=capture, to=to)
+        return await run(self, duration, speed=speed, start=start, capture=capture, to=to,
+                         backfill=backfill)
 
     def start(
         self,
@@ -216,6 +212,7 @@ class Fleet:
         capture: Any = "10m",
         to: str | Path | None = None,
         replace: bool = False,
+        backfill: Duration | None = None,
     ) -> Run:
         """Start a run in the background of the running event loop; returns it at once.
 
@@ -227,7 +224,7 @@ class Fleet:
             Of simulated time; until stopped if not given.
         replace : bool
             Whether a different fleet that is live under this name may be stopped for it.
-        speed, start, capture, to
+        speed, start, capture, to, backfill
             As for `run`.
 
         Raises
@@ -240,7 +237,7 @@ class Fleet:
         from iotsim.run import start_run
 
         return start_run(self, duration, speed=speed, start=start, capture=capture, to=to,
-                         replace=replace)
+                         replace=replace, backfill=backfill)
 
     def spec(self) -> dict[str, Any]:
         """Return what determines the readings, as plain JSON values."""

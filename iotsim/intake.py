@@ -33,7 +33,7 @@ class Intake:
 
     def __init__(self, digests: Digest, capture: Capture, writer: Writer | None) -> None:
         self.digests, self.capture, self.writer = digests, capture, writer
-        self.rows = 0
+        self.rows = self.withheld_rows = 0
         self.lock = threading.RLock()  # a frame may be asked for from any thread
         self._pieces: dict[int, list[Readings]] = {}
         self._waiting: dict[int, int] = {}
@@ -43,6 +43,8 @@ class Intake:
         index = readings.group.index
         with self.lock:
             self.rows += len(readings)
+            if readings.marks is not None and readings.marks.withheld is not None:
+                self.withheld_rows += int((readings.marks.withheld > 0).sum())
             self._pieces.setdefault(index, []).append(readings)
             self._waiting[index] = self._waiting.get(index, 0) + len(readings)
             if self._waiting[index] >= ROWS_JOINED:

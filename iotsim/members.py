@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from types import CodeType, MappingProxyType
@@ -128,6 +128,16 @@ def members_of(
     template = check_id_template(id, type_name, number, begin)
     return Members(type_name, profile, script, number, checked, interval_us, template, begin,
                    "" if script is None else script_hash(script))
+
+
+def check_columns(there: Sequence[Members], added: Members) -> None:
+    """Raise if a label of some devices is a field of others: both are columns of one table."""
+    for one, other in (pair for m in there for pair in ((m, added), (added, m))):
+        names = {field.name for field in other.profile.fields} if other.profile else set()
+        for name in one.labels:
+            if name in names:
+                raise BadValue("label", name, f"of {one.type!r} is a field of {other.type!r}",
+                               "Rename one: both are columns of the same table.")
 
 
 def _kind(device: Any) -> tuple[Profile | None, Script | None]:

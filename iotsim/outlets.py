@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from iotsim.publishers.base import Publisher, build
+from iotsim.errors import UnknownName
+from iotsim.publishers.base import Identity, Publisher, build
 from iotsim.readings import Group
 from iotsim.selectors import Selector, Where, parse, select
 from iotsim.topics import DEFAULT_TOPIC, check_topic, topic
@@ -85,12 +86,15 @@ class Route:
     masks : mapping of group index to bool array
         Who publishes here.
     devices : int
+    identities : sequence of Identity or None
+        Those who have a session of their own, in order of groups and devices.
     """
 
     outlet: Outlet
     publisher: Publisher
     masks: Mapping[int, npt.NDArray[np.bool_]]
     devices: int
+    identities: Sequence[Identity] | None = None
 
 
 def routes_of(
@@ -112,8 +116,38 @@ def routes_of(
                 _share(shared, outlet.publisher(*_wishes(member)), group.index, mask)
         for publisher, masks in shared:
             count = sum(int(mask.sum()) for mask in masks.values())
-            routes.append(Route(outlet, publisher, masks, count))
+            names = _identities(groups, masks) if publisher.per_device else None
+            routes.append(Route(outlet, publisher, masks, count, names))
     return routes, notes
+
+
+def _identities(
+    groups: Sequence[Group], masks: Mapping[int, npt.NDArray[np.bool_]]
+) -> list[Identity]:
+    return [
+        Identity(group.ids[i], group.device_type, group.labels)
+        for group in groups if group.index in masks
+        for i in np.flatnonzero(masks[group.index]).tolist()
+    ]
+
+
+def more_of(
+    outlet: Outlet, member: Members, group: Group
+) -> tuple[Publisher, npt.NDArray[np.bool_]]:
+    """Return the publisher of devices that join a run, and who of them publishes here.
+
+    An outlet for a count of devices has found them already.
+    """
+    publisher = outlet.publisher(*_wishes(member))
+    if outlet.where.count is not None:
+        return publisher, np.zeros(len(group), dtype=np.bool_)
+    try:
+        mask = select(outlet.where, [group]).masks[group.index]
+    except UnknownName:  # a label that only others have
+        mask = np.zeros(len(group), dtype=np.bool_)
+    if mask.any() and outlet.topic is not None:
+        check_topic(outlet.topic, group.labels)
+    return publisher, mask
 
 
 def _wishes(member: Members) -> tuple[int | None, str | None]:

@@ -11,32 +11,41 @@ import asyncio
 import math
 import secrets
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from iotsim import verbs
 from iotsim.actions import Action
 from iotsim.clock import Speed, check_speed
 from iotsim.driver import Driver
-from iotsim.errors import IotsimError, NameInUse, NoLoop, RunBroken
+from iotsim.errors import BadValue, IotsimError, NameInUse, NoLoop, RunBroken
+from iotsim.members import Members
 from iotsim.result import Result, facts_html
 from iotsim.run_state import RunSnapshot, State, Wish, wish_of
+from iotsim.run_verbs import ANSWER_S, RunVerbs, act
+from iotsim.selectors import Where
+from iotsim.stage import Stage
 from iotsim.units import Duration, Instant, clock_text
 from iotsim.works import Works
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from iotsim.checkpoints import Checkpoint
     from iotsim.fleet import Fleet
+    from iotsim.scenario import Scenario
+
+T = TypeVar("T")
 
 STOP_S = 5.0  # a stopped run is over by then, whatever a broker does
 DRAIN_S = 30.0  # a run that ends by itself waits so long for its brokers
 _LIVE: dict[str, Run] = {}
 
 
-class Run:
-    """A live run of a fleet; made by `Fleet.start`.
+class Run(RunVerbs):
+    """A live run of a fleet or a scenario; made by `Fleet.start` and `Scenario.start`.
 
     Attributes
     ----------
@@ -63,6 +72,7 @@ class Run:
         self._failure: IotsimError | None = None
         self._early: list[Callable[[], None]] = []
         self._result: Result | None = None
+        self._checkpoints: list[Checkpoint] = []
         self._opening: asyncio.Task[Driver] | None = None
         self._driving: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._main(), name=f"iotsim run {wish.fleet.name}")
@@ -81,7 +91,8 @@ class Run:
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing, such as a selector that matches nobody."""
         troubles = [text for pump in self._works.pumps for text in pump.errors]
-        return (*self._works.notes, *troubles)
+        said = [action.note for action in self.actions if action.note]
+        return (*self._works.notes, *said, *troubles)
 
     @property
     def ended(self) -> bool:
@@ -108,13 +119,25 @@ class Run:
         await asyncio.shield(self._task)
         return self._ended()
 
-    async def stop(self) -> Result:
-        """End the run at the next slot boundary; returns what it left, whatever happened.
+    @overload
+    def stop(self) -> Coroutine[Any, Any, Result]: ...
 
-        Queues are drained, or what is in them is reported, within five seconds.
+    @overload
+    def stop(self, where: Where) -> Action: ...
+
+    def stop(self, where: Where | None = None) -> Coroutine[Any, Any, Result] | Action:
+        """End the run at the next slot boundary: `result = await run.stop()`; or stop devices.
+
+        The result comes whatever happened. Queues are drained, or what is in them is reported,
+        within five seconds. `run.stop(where="site=north")` ends devices, and the run goes on.
         """
+        if where is None:
+            return self._stop()
+        return self._act("stop", verbs.stop(where))
+
+    async def _stop(self) -> Result:
         if asyncio.get_running_loop() is not self._loop:
-            return await self._elsewhere(self.stop())
+            return await self._elsewhere(self._stop())
         self._request_stop()
         if not self._task.done():
             await asyncio.shield(self._task)
@@ -156,7 +179,7 @@ class Run:
             state=self.state,
             elapsed_us=self._elapsed_us(),
             speed=self._wish.speed if driver is None else driver.clock.speed,
-            devices=len(self.fleet),
+            devices=self._alive(),
             readings=intake.rows,
             late=0 if driver is None else driver.late_rows,
             lateness_p99_s=math.nan if driver is None else driver.lateness.quantile(0.99),
@@ -164,7 +187,46 @@ class Run:
             evicted=evicted,
             errors=works.failures.count + len(works.undelivered()),
             publishers=MappingProxyType(works.ledgers()),
+            faults=MappingProxyType(self._active()),
+            withheld=intake.withheld_rows,
+            waiting=0 if works.links is None else works.links.waiting_rows,
         )
+
+    def _alive(self) -> int:
+        driver = self._works.driver
+        if driver is None:
+            return len(self.fleet)
+        return int(driver.simulation.population.alive(driver.frontier_us).sum())
+
+    def _active(self) -> dict[str, int]:
+        driver = self._works.driver
+        if driver is None:
+            return {}
+        at_us = min(self._works.start_us + self._elapsed_us(), driver.frontier_us)
+        return driver.simulation.deeds.active(at_us)
+
+    def events(self) -> pd.DataFrame:
+        """Return what has happened so far; see `Result.events`."""
+        return self._so_far().events()
+
+    def to_scenario(self) -> Scenario:
+        """Return what was done so far as a scenario; see `Result.to_scenario`."""
+        return self._so_far().to_scenario()
+
+    def checkpoint(self) -> Checkpoint:
+        """Keep the run as it is now, for `Result.branch` to come back to."""
+        return self._ask(self._checkpoint)
+
+    def _checkpoint(self) -> Checkpoint:
+        from iotsim.checkpoints import checkpoint_of
+
+        works = self._works
+        if works.driver is None or self.state not in ("running", "paused"):
+            raise BadValue("run", self.name, f"cannot be kept now: it is {self.state}",
+                           "Await run.ready() first.")
+        made = checkpoint_of(works.driver, works.intake, self.actions)
+        self._checkpoints.append(made)
+        return made
 
     def frame(
         self,
@@ -173,13 +235,43 @@ class Run:
         fields: Iterable[str] | str | None = None,
         last: Duration | None = None,
         tidy: bool = False,
+        truth: bool = False,
+        wire: bool = False,
     ) -> pd.DataFrame:
         """Return the readings captured so far; see `Result.frame`."""
+        return self._so_far().frame(device_type=device_type, fields=fields, last=last, tidy=tidy,
+                                    truth=truth, wire=wire)
+
+    def _so_far(self) -> Result:
         end_us = self._works.start_us + self._elapsed_us()
         with self._works.intake.lock:
             self._works.intake.flush()
-            so_far = self._make_result(end_us) if self._result is None else self._result
-        return so_far.frame(device_type=device_type, fields=fields, last=last, tidy=tidy)
+            return self._make_result(end_us) if self._result is None else self._result
+
+    @property
+    def in_own_thread(self) -> bool:
+        """Whether the caller is on the thread of the run's loop."""
+        return threading.get_ident() == self._thread
+
+    def _act(
+        self, verb: str, parameters: Mapping[str, Any], members: Members | None = None
+    ) -> Action:
+        return act(self, verb, parameters, members)
+
+    def _first_index(self, type_name: str) -> int:
+        driver = self._works.driver
+        if driver is not None:
+            return driver.simulation.population.first_index(type_name)
+        return sum(member.count for member in self.fleet.members if member.type == type_name)
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        if self.in_own_thread or self._loop.is_closed():
+            return question()
+
+        async def there() -> T:
+            return question()
+
+        return asyncio.run_coroutine_threadsafe(there(), self._loop).result(ANSWER_S)
 
     def _enter(self, action: Callable[[], None]) -> None:
         # Whoever calls, what is done to a run is done on its own loop.
@@ -236,6 +328,8 @@ class Run:
                 return
             self._opening = asyncio.create_task(self._works.open())
             driver = await self._opening
+            driver.stage = Stage(self.fleet, driver.simulation, self.actions, self._works.chunks,
+                                 self._works.totals, self.snapshot)
             self.state = "running"
             for action in self._early:  # what was done while it was connecting
                 action()
@@ -286,6 +380,11 @@ class Run:
             publishers=MappingProxyType(works.ledgers()),
             path=None if writer is None else writer.path,
             notes=self.notes,
+            acks=works.acks,
+            run_id=self.id,
+            expectations=tuple(() if works.director is None else works.director.expectations),
+            history=None if works.driver is None else works.driver.simulation,
+            checkpoints=tuple(self._checkpoints),
         )
 
     def _ended(self) -> Result:
@@ -310,6 +409,8 @@ class Run:
         yield "readings", f"{now.readings:,} readings"
         for url, ledger in now.publishers.items():
             yield "publisher", f"{url}: {ledger.acknowledged:,} of {ledger.offered:,} acknowledged"
+        for name, count in now.faults.items():
+            yield "fault", f"{name} on {count:,}"
         if now.late:
             yield "late", f"{now.late:,} late"
         if self._failure is not None:
@@ -326,10 +427,25 @@ class Run:
 
 def start_run(
     fleet: Fleet, duration: Duration | None, *, speed: Speed, start: Instant | None, capture: Any,
-    to: str | Path | None, replace: bool = False,
+    to: str | Path | None, replace: bool = False, backfill: Duration | None = None,
 ) -> Run:
     """Start a run in the background; see `Fleet.start`."""
-    wish = wish_of(fleet, duration, speed, start, capture, to)
+    wish = wish_of(fleet, duration, speed, start, capture, to, backfill)
+    return _start(wish, speed, replace)
+
+
+def start_scenario(
+    scenario: Scenario, *, speed: Speed, start: Instant | None, capture: Any,
+    to: str | Path | None, replace: bool = False,
+) -> Run:
+    """Start a scenario in the background; see `Scenario.start`."""
+    wish = wish_of(scenario.fleet, None, speed, start, capture, to, scenario=scenario)
+    wish.scenario_director()
+    return _start(wish, speed, replace)
+
+
+def _start(wish: Wish, speed: Speed, replace: bool) -> Run:
+    fleet = wish.fleet
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -352,10 +468,24 @@ def start_run(
 
 async def run(
     fleet: Fleet, duration: Duration, *, speed: Speed, start: Instant | None, capture: Any,
-    to: str | Path | None,
+    to: str | Path | None, backfill: Duration | None = None,
 ) -> Result:
     """Run to the end; see `Fleet.run`."""
-    wish = wish_of(fleet, duration, speed, start, capture, to)
+    return await _run(wish_of(fleet, duration, speed, start, capture, to, backfill))
+
+
+async def run_scenario(
+    scenario: Scenario, *, speed: Speed, start: Instant | None, capture: Any,
+    to: str | Path | None,
+) -> Result:
+    """Run a scenario to its end; see `Scenario.run`."""
+    wish = wish_of(scenario.fleet, None, speed, start, capture, to, scenario=scenario)
+    wish.scenario_director()
+    return await _run(wish)
+
+
+async def _run(wish: Wish) -> Result:
+    fleet = wish.fleet
     live = _LIVE.get(fleet.name)
     if live is not None and not live._loop.is_closed() and not live.ended:
         raise NameInUse(fleet.name)
@@ -364,7 +494,7 @@ async def run(
         await mine.ready()
         return await mine.wait()
     except asyncio.CancelledError:
-        await mine.stop()
+        await mine._stop()
         raise
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -15,6 +15,7 @@ from iotsim.units import Duration, Instant, duration_us, end_us_of, instant_us
 
 if TYPE_CHECKING:
     from iotsim.fleet import Fleet
+    from iotsim.scenario import Scenario
 
 State: TypeAlias = Literal["connecting", "running", "paused", "stopping", "stopped", "failed"]
 
@@ -37,6 +38,12 @@ class RunSnapshot:
         Rows that the capture holds, and that fell out of its bound.
     errors : int
     publishers : mapping of address to LedgerSnapshot
+    faults : mapping of name to int
+        On how many devices each is active now.
+    withheld : int
+        Readings that never left their device's link.
+    waiting : int
+        Readings that have not left it yet.
     """
 
     state: State
@@ -50,6 +57,9 @@ class RunSnapshot:
     evicted: int
     errors: int
     publishers: Mapping[str, LedgerSnapshot]
+    faults: Mapping[str, int] = field(default_factory=dict)
+    withheld: int = 0
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +72,27 @@ class Wish:
     start_us: int | None
     bound: Bound
     to: Path | None
+    backfill_us: int = 0
+    scenario: Scenario | None = None
+
+    def scenario_director(self) -> None:
+        """Raise now if the scenario cannot be led, rather than when the brokers are connected."""
+        if self.scenario is not None:
+            self.scenario.director(self.start_us or 0).close()
 
     def same_as(self, other: Wish) -> bool:
         """Return whether both ask for the same run; the speed is only its pace."""
-        mine = self.fleet.spec(), self.fleet.outlets, self.duration_total_us, self.start_us
-        its = other.fleet.spec(), other.fleet.outlets, other.duration_total_us, other.start_us
-        return mine == its and self.bound == other.bound and self.to == other.to
+        return (self._content() == other._content() and self.bound == other.bound
+                and self.to == other.to)
+
+    def _content(self) -> tuple[Any, ...]:
+        return (self.fleet.spec(), self.fleet.outlets, self.duration_total_us, self.start_us,
+                self.backfill_us, self.scenario)
 
 
 def wish_of(
     fleet: Fleet, duration: Duration | None, speed: Any, start: Instant | None, capture: Any,
-    to: str | Path | None,
+    to: str | Path | None, backfill: Duration | None = None, scenario: Scenario | None = None,
 ) -> Wish:
     """Return what was asked for.
 
@@ -81,7 +101,9 @@ def wish_of(
     IotsimError
         If the fleet is empty, or an argument cannot be.
     """
-    check_devices(fleet)
+    if scenario is None:  # a scenario may bring its devices along
+        check_devices(fleet)
+    backfill_us = 0 if backfill is None else duration_us(backfill, "backfill")
     total_us = None if duration is None else duration_us(duration)
     start_us = None if start is None else instant_us(start)
     if total_us is not None and start_us is not None:
@@ -93,4 +115,6 @@ def wish_of(
         start_us=start_us,
         bound=Bound.of(capture),
         to=None if to is None else Path(to),
+        backfill_us=backfill_us,
+        scenario=scenario,
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
+from iotsim.acks import Acks
 from iotsim.arrow import Writer
 from iotsim.capture import Bound, Capture
 from iotsim.clock import PacedClock, monotonic, wall_us
@@ -16,10 +17,14 @@ from iotsim.engine.simulation import Failures, Simulation
 from iotsim.errors import CutShort, IotsimError, RunBroken, Undelivered
 from iotsim.feeders import Switchboard
 from iotsim.intake import Intake
+from iotsim.links import STORED, Links
 from iotsim.offline import kinds_of
 from iotsim.outlets import routes_of
+from iotsim.publishers.base import Identity, Publisher
 from iotsim.publishers.ledger import LedgerSnapshot
 from iotsim.publishers.pump import Pump
+from iotsim.readings import Readings
+from iotsim.stage import Director, Totals
 
 if TYPE_CHECKING:
     from iotsim.run_state import Wish
@@ -46,7 +51,10 @@ class Works:
         self.pumps: list[Pump] = []
         self.start_us = wish.start_us or 0
         self.intake = Intake(Digest(self.start_us), Capture(Bound()), None)
+        self.acks = Acks()
         self.driver: Driver | None = None
+        self.links: Links | None = None
+        self.director: Director | None = None
         self._switchboard: Switchboard | None = None
         self._ending = False
 
@@ -61,33 +69,53 @@ class Works:
         wish, fleet = self.wish, self.wish.fleet
         writer = None if wish.to is None else Writer(wish.to, self.groups, kinds_of(fleet))
         routes, self.notes = routes_of(fleet.outlets, fleet.members, self.groups)
-        self.pumps = [
-            Pump(route.publisher, devices=route.devices, run_id=f"{self.run_id}-{i}")
-            for i, route in enumerate(routes)
-        ]
+        board = Switchboard(fleet.outlets, routes, self.run_id, self._moved, self._make_pump)
+        self._switchboard = board
         for pump in self.pumps:
             await pump.open()
-        switchboard = Switchboard(
-            routes, self.pumps, fleet.members, self.groups, self.run_id, self._moved
-        )
-        switchboard.prepare(self.groups)
-        self._switchboard = switchboard
-        self.start_us = wall_us() if wish.start_us is None else wish.start_us
+        board.prepare(fleet.members, self.groups)
+        self.links = Links(board)
+        live_us = wall_us() if wish.start_us is None else wish.start_us
+        self.start_us = live_us - wish.backfill_us
+        director = None if wish.scenario is None else wish.scenario.director(self.start_us)
         simulation = Simulation(
             fleet.members,
             fleet.seed,
             self.start_us,
             groups=self.groups,
-            parts=switchboard.parts,
+            parts=board.parts,
             make_kernel=lambda failed: LiveKernel(failed, self._is_virtual),
+            witness=self.links,
         )
-        simulation.failures = self.failures
+        board.opened()
+        simulation.failures, self.groups = self.failures, simulation.groups
         self.intake = Intake(Digest(self.start_us), Capture(wish.bound), writer)
         total_us = wish.duration_total_us
-        end_us = None if total_us is None else self.start_us + total_us
+        end_us = None if total_us is None else live_us + total_us
         clock = PacedClock(self.start_us, wish.speed)
-        self.driver = Driver(simulation, clock, self.intake, switchboard, end_us)
+        if wish.backfill_us:
+            clock.hurry_until(live_us, catch_up=wish.start_us is None)
+        self.driver = Driver(simulation, clock, self.intake, board, self.links, end_us, director)
+        self.director = director
         return self.driver
+
+    def _make_pump(
+        self, publisher: Publisher, devices: int, names: Sequence[Identity] | None
+    ) -> Pump:
+        pump = Pump(publisher, devices=devices, names=names, settled=self.acks.add,
+                    run_id=f"{self.run_id}-{len(self.pumps)}")
+        self.pumps.append(pump)
+        return pump
+
+    def totals(self) -> Totals:
+        """Return how many readings there are so far."""
+        return Totals(self.intake.rows, self.intake.withheld_rows, self.failures.count)
+
+    def chunks(self) -> list[Readings]:
+        """Return the readings that are held so far."""
+        with self.intake.lock:
+            self.intake.flush()
+            return self.intake.capture.chunks()
 
     def _moved(self) -> None:
         if self.driver is not None:
@@ -125,6 +153,8 @@ class Works:
                 self.note(CutShort(driver.behind))
             if isinstance(driver.simulation.kernel, LiveKernel):
                 await self._try(driver.simulation.kernel.end(), END_S)
+        if self.director is not None:
+            self.director.close()
         self._close_books()
 
     def _close_books(self) -> None:
@@ -172,11 +202,13 @@ class Works:
         for url, ledger in self.ledgers().items():
             counts = {
                 "refused": ledger.refused,
-                "dropped": ledger.dropped,
+                # What a simulated fault kept in its device to the end is nobody's failure.
+                "dropped": ledger.dropped - ledger.drops.get(STORED, 0),
                 "unknown": ledger.unknown,
             }
             if any(counts.values()):
-                reasons = [*ledger.refusals.items(), *ledger.drops.items()][:3]
+                reasons = [*ledger.refusals.items(), *ledger.drops.items()]
+                reasons = [entry for entry in reasons if entry[0] != STORED][:3]
                 told = [f"{reason} ×{count:,}" for reason, count in reasons]
                 found.append(Undelivered(url, counts, told))
         return found

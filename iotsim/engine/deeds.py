@@ -18,7 +18,7 @@ from iotsim.engine.block import Split
 from iotsim.engine.population import Move, pairs_of, within
 from iotsim.errors import BadValue, UnknownName
 from iotsim.faults.base import NEVER_US, Fault, Window, build, window_keys
-from iotsim.members import Members
+from iotsim.members import Members, check_columns
 from iotsim.profiles import Profile
 from iotsim.readings import Ints
 from iotsim.verbs import changed
@@ -99,6 +99,8 @@ class Deeds:
         for holder in (*self._simulation.blocks, *self._simulation.casts):
             if (window.members(holder.slots) >= 0).any():
                 holder.windows.append(window)
+        if self._simulation.witness is not None:
+            self._simulation.witness.injected(window)
         if fault.name == "firmware_update" and end_us < NEVER_US:
             label, version = str(getattr(fault, "label", "")), str(getattr(fault, "version", ""))
             for move in people.relabelled(window, end_us, label, version):
@@ -158,6 +160,8 @@ class Deeds:
                 ended = window.clear(slots, at_us)
                 if len(ended):
                     self.cleared.append((at_us, window, ended))
+                    if self._simulation.witness is not None:
+                        self._simulation.witness.cleared(window, ended, at_us)
                     touched = np.union1d(touched, ended)
         return len(touched)
 
@@ -186,6 +190,8 @@ class Deeds:
     def _stop(self, slots: Ints, at_us: int) -> int:
         people = self._simulation.population
         people.ended_us[slots] = at_us
+        if self._simulation.witness is not None:
+            self._simulation.witness.stopped(slots, at_us)
         self._split(Split(at_us, lambda: slots, ends=True))
         self._tell_scripts(slots, at_us, lambda cast, order: cast.kernel.remove(order))
         return len(slots)
@@ -220,6 +226,10 @@ class Deeds:
         return sum(len(part) for part, _ in made) + told
 
     def _move_later(self, move: Move) -> None:
+        simulation = self._simulation
+        if simulation.witness is not None:
+            member = simulation.population.members[move.group.index]
+            simulation.witness.joined(member, move.group, move.slots)
         self._split(Split(move.at_us, move.those_left, group=move.group,
                           slots_of_group=move.slots), move.slots)
         self._tell_scripts(
@@ -270,13 +280,3 @@ def _teller(
             tell(cast, order)
 
     return told
-
-
-def check_columns(there: list[Members], added: Members) -> None:
-    """Raise if a label of some devices is a field of others: both are columns of one table."""
-    for one, other in (pair for m in there for pair in ((m, added), (added, m))):
-        names = {field.name for field in other.profile.fields} if other.profile else set()
-        for name in one.labels:
-            if name in names:
-                raise BadValue("label", name, f"of {one.type!r} is a field of {other.type!r}",
-                               "Rename one: both are columns of the same table.")

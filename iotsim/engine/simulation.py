@@ -9,7 +9,7 @@ in its own time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,30 @@ from iotsim.engine.kernel import Kernel
 from iotsim.engine.live import LiveKernel
 from iotsim.engine.population import Population
 from iotsim.errors import DeviceFailed, IotsimError
+from iotsim.faults.base import Window
 from iotsim.members import Members
 from iotsim.readings import Group, Ints, Readings
 from iotsim.seeding import device_keys
 from iotsim.units import instant_text
 
 Parts = Callable[[Group], list[npt.NDArray[np.int32]]]
+
+
+class Witness(Protocol):
+    """Somebody who must know what is done to devices: the links between them and the brokers."""
+
+    def joined(self, member: Members, group: Group, slots: Ints) -> None:
+        """Take note of devices that begin, or are in another group from some time on."""
+
+    def injected(self, window: Window) -> None:
+        """Take note of a fault that will reach devices."""
+
+    def cleared(self, window: Window, slots: Ints, at_us: int) -> None:
+        """Take note of a fault that ended before its time for some devices."""
+
+    def stopped(self, slots: Ints, at_us: int) -> None:
+        """Take note of devices that ended."""
+
 
 BLOCK_DEVICES = 1024  # as wide as a cache likes; more ticks at a time make up for it
 FAILURES_KEPT = 1000
@@ -67,6 +85,8 @@ class Simulation:
         Which devices form a block; as many as a cache likes if not given.
     make_kernel : callable (on_failure) -> Kernel
         Who steps scripted devices; by hand if not given.
+    witness : Witness, optional
+        Told of everything that is done.
 
     Attributes
     ----------
@@ -84,9 +104,11 @@ class Simulation:
         groups: Sequence[Group] | None = None,
         parts: Parts | None = None,
         make_kernel: Callable[[Callable[[Any, BaseException], None]], Kernel] = Kernel,
+        witness: Witness | None = None,
     ) -> None:
         self.seed, self.start_us = seed, start_us
         self.population = Population(seed)
+        self.witness = witness
         self.failures = Failures()
         self.kernel = make_kernel(self.failed)
         self.parts = _by_width if parts is None else parts
@@ -126,6 +148,8 @@ class Simulation:
     def take_in(self, member: Members, group: Group, at_us: int) -> None:
         """Let devices begin at an instant."""
         slots = self.population.add(member, group, at_us)
+        if self.witness is not None:
+            self.witness.joined(member, group, slots)
         if member.profile is None:
             self._add_cast(member, group, slots, at_us)
             return
