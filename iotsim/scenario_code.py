@@ -39,7 +39,7 @@ def code(scenario: Scenario) -> str:
     lines = [*_remarks(scenario, [*fleet.members, *added]), ""]
     lines += _imports([*fleet.members, *added], steps)
     calls = [_add(member) for member in fleet.members]
-    lines += ["", *_chain("fleet", f"Fleet({fleet.name!r}, seed={fleet.seed})", calls)]
+    lines += ["", *_chain("fleet", f"Fleet({quoted(fleet.name)}, seed={fleet.seed})", calls)]
     calls = [*_steps(steps), *_end(scenario, steps)]
     lines += ["", *_chain("scenario", _opening(scenario), calls)]
     return "\n".join(lines).strip() + "\n"
@@ -123,11 +123,11 @@ def _imports(members: Sequence[Members], steps: Sequence[Step]) -> list[str]:
 
 
 def _opening(scenario: Scenario) -> str:
-    parts = [repr(scenario.name), "fleet"]
+    parts = [quoted(scenario.name), "fleet"]
     if scenario.script is not None:
         parts.append(f"script={_script_name(scenario)}")
     if scenario.start_us is not None:
-        parts.append(f"start={instant_text(scenario.start_us)!r}")
+        parts.append(f"start={quoted(instant_text(scenario.start_us))}")
     return f"Scenario({', '.join(parts)})"
 
 
@@ -147,7 +147,7 @@ def _steps(steps: Sequence[Step]) -> Iterator[str]:
     now_us = 0
     for at_us, together in groupby(steps, key=lambda step: step.at_us):
         if at_us != now_us:
-            yield f".at({duration_text(at_us)!r})"
+            yield f".at({quoted(duration_text(at_us))})"
         now_us = at_us
         for step in together:
             yield _call_of(step)
@@ -155,11 +155,11 @@ def _steps(steps: Sequence[Step]) -> Iterator[str]:
 
 def _end(scenario: Scenario, steps: Sequence[Step]) -> Iterator[str]:
     if scenario.lasting_us is not None:
-        yield f".lasting({duration_text(scenario.lasting_us)!r})"
+        yield f".lasting({quoted(duration_text(scenario.lasting_us))})"
     elif scenario.end_us() is not None:
         bare = scenario._with(waited_us=0).end_us()
         if bare != scenario.end_us():
-            yield f".at('0s').wait({duration_text(scenario.waited_us)!r})"
+            yield f'.at("0s").wait({quoted(duration_text(scenario.waited_us))})'
 
 
 def _call_of(step: Step) -> str:
@@ -169,32 +169,32 @@ def _call_of(step: Step) -> str:
         return _add(step.members)
     given = step.parameters
     if step.verb == "log":
-        return f".log({given['text']!r})"
+        return f".log({quoted(given['text'])})"
     if step.verb == "stop":
         return _call("stop", _where(given))
     if step.verb == "clear":
-        first = [repr(given["fault"])] if "fault" in given else []
+        first = [quoted(given["fault"])] if "fault" in given else []
         return _call("clear", [*first, *_where(given)])
     if step.verb == "set":
-        every = [f"every={duration_text(given['every_us'])!r}"] if "every_us" in given else []
+        every = [f"every={quoted(duration_text(given['every_us']))}"] if "every_us" in given else []
         return _call("set", [*_where(given), *every,
                              *_named("fields", given.get("fields", {}), _SET_NAMES)])
-    parts = [repr(given["fault"]), *_where(given)]
+    parts = [quoted(given["fault"]), *_where(given)]
     if "duration_us" in given:
-        parts.append(f"duration={duration_text(given['duration_us'])!r}")
+        parts.append(f"duration={quoted(duration_text(given['duration_us']))}")
     if "reason" in given:
-        parts.append(f"reason={given['reason']!r}")
+        parts.append(f"reason={quoted(given['reason'])}")
     parts += _named("parameters", given.get("parameters", {}), _INJECT_NAMES)
     return _call("inject", parts)
 
 
 def _expect(step: Step) -> str:
     assert step.condition is not None
-    parts = [repr(step.condition.text)]
+    parts = [quoted(step.condition.text)]
     if "message" in step.parameters:
-        parts.append(f"message={step.parameters['message']!r}")
+        parts.append(f"message={quoted(step.parameters['message'])}")
     if "last_us" in step.parameters:
-        parts.append(f"last={duration_text(step.parameters['last_us'])!r}")
+        parts.append(f"last={quoted(duration_text(step.parameters['last_us']))}")
     if step.condition.function is not None:
         return f"# expect({step.condition.text}): a function is not in this source"
     return _call("expect", parts)
@@ -203,8 +203,8 @@ def _expect(step: Step) -> str:
 def _where(given: Mapping[str, Any]) -> list[str]:
     where = given.get("where", "all")
     if isinstance(where, Mapping):
-        return [f"where=ids({list(where['ids'])!r})"]
-    return [] if where == "all" else [f"where={where!r}"]
+        return [f"where=ids({literal(where['ids'])})"]
+    return [] if where == "all" else [f"where={quoted(where)}"]
 
 
 def _named(name: str, values: Mapping[str, Any], taken: Sequence[str]) -> list[str]:
@@ -219,7 +219,7 @@ def _call(name: str, parts: Sequence[str]) -> str:
     short = f".{name}({', '.join(parts)})"
     if len(short) <= _LINE_CHARS:
         return short
-    inner = "".join(f"    {part},\n" for part in parts)
+    inner = "".join(f"    {line}\n" for part in parts for line in f"{part},".split("\n"))
     return f".{name}(\n{inner})"
 
 
@@ -229,21 +229,34 @@ def _add(member: Members) -> str:
     if member.profile is None:
         parts.append(member.type)
         if member.interval_us is not None:
-            parts.append(f"every={duration_text(member.interval_us)!r}")
+            parts.append(f"every={quoted(duration_text(member.interval_us))}")
     else:
         own = member.profile.labels
         name = _bundled(member.profile)
         if name is None:
-            parts.append(f"Profile.from_spec({literal(member.profile.spec())})")
+            parts.append(f"Profile.from_spec({_table(member.profile.spec())})")
         else:
-            parts.append(repr(name))
+            parts.append(quoted(name))
             if Profile.load(name) != member.profile:
-                parts.append(f"every={duration_text(member.profile.interval_us)!r}")
+                parts.append(f"every={quoted(duration_text(member.profile.interval_us))}")
     labels = {key: value for key, value in member.labels.items() if own.get(key) != value}
     parts += [f"count={member.count}"] if member.count != 1 else []
-    parts += [f"labels={labels!r}"] if labels else []
-    parts += [f"id={member.id_template!r}"] if member.id_template != DEFAULT_ID else []
+    parts += [f"labels={literal(labels)}"] if labels else []
+    parts += [f"id={quoted(member.id_template)}"] if member.id_template != DEFAULT_ID else []
     return _call("add", parts)
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    # A mapping over several lines, one entry each; two levels deep, as profiles are.
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            inner = "".join(f"        {literal(name)}: {literal(part)},\n"
+                            for name, part in value.items())
+            lines.append(f"    {literal(key)}: {{\n{inner}    }},\n")
+        else:
+            lines.append(f"    {literal(key)}: {literal(value)},\n")
+    return "{\n" + "".join(lines) + "}"
 
 
 def _bundled(profile: Profile) -> str | None:
@@ -266,13 +279,19 @@ def literal(value: Any) -> str:
     Examples
     --------
     >>> literal({"by": 2.5, "to": float("inf")})
-    "{'by': 2.5, 'to': float('inf')}"
+    '{"by": 2.5, "to": float("inf")}'
     """
     if isinstance(value, float) and not math.isfinite(value):
-        return f"float({str(value)!r})"
+        return f"float({quoted(str(value))})"
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{key!r}: {literal(part)}" for key, part in value.items())
+        inner = ", ".join(f"{literal(key)}: {literal(part)}" for key, part in value.items())
         return f"{{{inner}}}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(literal(part) for part in value)}]"
-    return repr(value)
+    return quoted(value) if isinstance(value, str) else repr(value)
+
+
+def quoted(text: str) -> str:
+    """Return text as Python source, in double quotes where that is plainer."""
+    single = repr(text)
+    return single if single[0] == '"' or '"' in text else f'"{single[1:-1]}"'
