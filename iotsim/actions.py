@@ -56,7 +56,8 @@ class Action:
     @property
     def is_content(self) -> bool:
         """Whether readings depend on it."""
-        return self.verb in CONTENT
+        ends_the_run = self.verb == "stop" and "where" not in self.parameters
+        return self.verb in CONTENT and not ends_the_run
 
     def __await__(self) -> Generator[Any, None, Action]:
         """Give itself: what was done has been done, whether somebody waits for it or not."""

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iotsim import __version__, arrow
+from iotsim.actions import PACE
 from iotsim.comparison import Fingerprint, fingerprint
 from iotsim.digest import DIGEST_VERSION, STRETCH_US_MIN, STRETCHES_MAX, Stretches
 from iotsim.errors import BadValue, SavedRunError
@@ -28,7 +29,7 @@ from iotsim.seeding import Words
 if TYPE_CHECKING:
     from iotsim.result import Result
 
-FORMAT = 1
+FORMAT = 2
 KIND = "iotsim run"
 SUFFIX = ".iotsim"
 _MEMBERS_MAX = 100_000
@@ -181,7 +182,19 @@ def _read(archive: zipfile.ZipFile, path: Path) -> SavedRun:
     if mark.rows != sum(sum(rows.tolist()) for _, _, rows in mark.groups):
         raise ValueError("rows")
     actions = json.loads(_member(archive, "actions.json", _JSON_MAX))
+    _check_actions(actions, mark.end_us - mark.start_us)
     return SavedRun(path, manifest, actions, mark, bool(manifest["readings"]))
+
+
+def _check_actions(actions: Any, span_us: int) -> None:
+    before_us = 0
+    for action in actions:
+        at_us = action["at_us"]
+        if type(at_us) is not int or type(action["verb"]) is not str:
+            raise ValueError("actions")
+        if action["verb"] not in PACE and not before_us <= at_us <= span_us:
+            raise ValueError("actions")
+        before_us = max(before_us, 0 if action["verb"] in PACE else at_us)
 
 
 def _check_numbers(manifest: Mapping[str, Any]) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from iotsim import arrow
+from iotsim import arrow, verbs
+from iotsim.actions import Action
 from iotsim.comparison import compare, exact_difference, fingerprint, json_texts
 from iotsim.errors import IotsimError, SavedRunError
 from iotsim.fleet import Fleet
@@ -22,9 +23,10 @@ from iotsim.members import (
     check_labels,
     script_hash,
 )
+from iotsim.offline import replay
 from iotsim.profiles import Profile
 from iotsim.saved import SavedRun, load, readings_table, versions
-from iotsim.units import duration_us, instant_text
+from iotsim.units import duration_us
 
 if TYPE_CHECKING:
     from iotsim.result import Result
@@ -83,11 +85,12 @@ def verify(
     saved = load(path)
     fleet = fleet_of(saved, devices or {})
     mark = saved.fingerprint
-    start = instant_text(mark.start_us)
-    _check_window(saved, fleet)
+    actions = actions_of(saved, devices or {})
+    if not actions:
+        _check_window(saved, fleet)
     if mark.end_us <= mark.start_us:
         raise SavedRunError(path, "it holds no time to run again")
-    result = fleet.generate(f"{mark.end_us - mark.start_us}us", start=start)
+    result = replay(fleet, actions, mark.start_us, mark.end_us)
     found = compare(mark, fingerprint(result))
     notes = [*_code_notes(saved, fleet), *_version_notes(saved)]
     if against is not None or (found and saved.has_readings):
@@ -128,6 +131,42 @@ def fleet_of(saved: SavedRun, devices: Mapping[str, Script]) -> Fleet:
             raise
         raise SavedRunError(saved.path, "its spec is damaged") from None
     return fleet._with(members=members)
+
+
+def actions_of(saved: SavedRun, devices: Mapping[str, Script]) -> list[Action]:
+    """Return what was done to a saved run and changes its readings, checked again."""
+    try:
+        made = [_action(saved, entry, devices) for entry in saved.actions]
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError,
+            RecursionError, IndexError) as error:
+        if isinstance(error, SavedRunError):
+            raise
+        why = f" ({error})" if isinstance(error, IotsimError) else ""
+        raise SavedRunError(saved.path, f"what was done to it is damaged{why}") from None
+    return [action for action in made if action.is_content]
+
+
+def _action(
+    saved: SavedRun, entry: Mapping[str, Any], devices: Mapping[str, Script]
+) -> Action:
+    verb, at_us = entry["verb"], entry["at_us"]
+    given = {name: value for name, value in entry.items() if name not in ("verb", "at_us")}
+    if verb == "add":
+        members = _members(saved, given["members"], devices)
+        return Action(verb, at_us, verbs.added(members), members=members)
+    if verb == "inject":
+        parameters = verbs.inject(given["fault"], given["where"], None, given.get("reason"),
+                                  given.get("parameters"))
+        parameters.pop("duration_us", None)
+        if "duration_us" in given:
+            parameters["duration_us"] = duration_us(f"{given['duration_us']}us", "duration")
+        return Action(verb, at_us, parameters)
+    if verb == "clear":
+        return Action(verb, at_us, verbs.clear(given.get("fault"), given["where"]))
+    if verb == "set":
+        every = f"{given['every_us']}us" if "every_us" in given else None
+        return Action(verb, at_us, verbs.set_(given["where"], every, given.get("fields")))
+    return Action(verb, at_us, given)
 
 
 def _members(
@@ -222,4 +261,4 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-__all__ = ("Verification", "fleet_of", "verify")
+__all__ = ("Verification", "actions_of", "fleet_of", "verify")
