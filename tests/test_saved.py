@@ -425,7 +425,7 @@ def test_a_newer_format_says_so(saved):
     with pytest.raises(SavedRunError) as caught:
         iotsim.verify(with_manifest(saved, format=99))
     assert str(caught.value).endswith(
-        "changed.iotsim: it has format 99; this iotsim reads up to 1. Install a newer iotsim.")
+        "changed.iotsim: it has format 99; this iotsim reads up to 2. Install a newer iotsim.")
 
 
 @pytest.mark.parametrize("name", ["../evil.json", "/etc/passwd", "devices/../../x", "evil.pkl"])
