@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from iotsim.faults.base import Draft, Floats, Mask
+from iotsim.faults.draft import Draft, Floats, Mask
 from iotsim.readings import Column, Ints
 
 _INT_LEAST, _INT_MOST = -(2.0**63), 2.0**63 - 1024  # the outermost floats that are int64
 _TYPES: dict[str, set[type]] = {"float": {float, type(None)}, "int": {int}, "bool": {bool}}
+_SCALARS = {bool, float, int, str}
 
 
 def present(column: Column, rows: Ints) -> Mask:
@@ -132,9 +133,11 @@ def differ(before: Column, after: Column, rows: Ints) -> Mask:
     return np.array(found, dtype=np.bool_)
 
 
-def _key(value: Any) -> tuple[str, str]:
-    # 1, 1.0 and True are equal in Python and three things on the wire; lists have no hash.
-    return type(value).__name__, repr(value)
+def _key(value: Any) -> tuple[type, Any]:
+    # 1, 1.0 and True are equal in Python and three things on the wire; a list has no hash.
+    if type(value) in _SCALARS:
+        return type(value), value
+    return type(value), repr(value)
 
 
 def _coded(column: Column) -> Column:
