@@ -117,10 +117,18 @@ class Plan:
     steps : sequence of Step
         In any order; those of one time in the order they were written.
     end_us : int
+
+    Attributes
+    ----------
+    expectations : list of Expectation
+        What became of those that were looked at.
+    errors : list of IotsimError
+        What ended the scenario, if anything did; `end_us` is then where it stood.
     """
 
     def __init__(self, name: str, steps: Sequence[Step], end_us: int) -> None:
         self.expectations: list[Expectation] = []
+        self.errors: list[IotsimError] = []
         self.end_us: int | None = end_us
         self._name = name
         self._steps = sorted(steps, key=lambda step: step.at_us)
@@ -139,13 +147,7 @@ class Plan:
                     for step in self._steps if step.condition is not None), default=0)
 
     def act(self, stage: Stage) -> None:
-        """Do the steps that are due at exactly `next_us`.
-
-        Raises
-        ------
-        IotsimError
-            If one cannot be done; that ends the scenario.
-        """
+        """Do the steps that are due at exactly `next_us`; one that cannot be ends the scenario."""
         at_us = self.next_us
         while at_us is not None and self.next_us == at_us:
             step = self._steps[self._place]
@@ -153,9 +155,9 @@ class Plan:
             try:
                 self._do(step, stage)
             except IotsimError as error:
+                self.errors.append(failed(self._name, at_us, f"{step.verb}: {error}", error))
                 self.end_us = at_us
                 self.close()
-                raise failed(self._name, at_us, f"{step.verb}: {error}", error) from error
 
     def close(self) -> None:
         """Do nothing more."""

@@ -70,13 +70,7 @@ class Playing:
         return ALL_US if "expect" in _names(self._code) else 0
 
     def act(self, stage: Stage) -> None:
-        """Step the script until it waits.
-
-        Raises
-        ------
-        IotsimError
-            If the script raised, or awaits what it may not; that ends the scenario.
-        """
+        """Step the script until it waits; an exception in it ends the scenario."""
         if self._over:
             return
         if self._body is None:
@@ -87,12 +81,12 @@ class Playing:
         except StopIteration:
             self._finish()
         except (Exception, SystemExit) as error:
-            raise self._failure(f"{told(error)}{_where(error, self._code)}", error) from error
+            self._fail(f"{told(error)}{_where(error, self._code)}", error)
         else:
             if isinstance(request, Pause):
                 self._next_us = request.until_us
             else:
-                raise self._foreign(request)
+                self._refuse(request)
         finally:
             self._stage = None
 
@@ -105,7 +99,7 @@ class Playing:
             body.close()
         except Over:  # it wanted to act in its `finally`
             pass
-        except Exception as error:  # in its `finally`: the run is over and has no ear for it
+        except Exception as error:
             self.errors.append(failed(self._name, self._now_us, told(error), error))
 
     def here(self) -> tuple[Stage, int]:
@@ -146,24 +140,24 @@ class Playing:
         self._body, self._over = None, True
         pause = self._context.pause
         if pause is not None and not pause.awaited:
-            raise self._failure("ctx.wait(...) was not awaited. Write `await ctx.wait(...)`.", None)
+            self._fail("ctx.wait(...) was not awaited. Write `await ctx.wait(...)`.", None)
         elif self.end_us is None:
             self._ends.note("log", self._now_us, {})
             self.end_us = self._ends.last_us
 
-    def _failure(self, why: str, cause: BaseException | None) -> IotsimError:
+    def _fail(self, why: str, cause: BaseException | None) -> None:
         self._body, self._over = None, True
+        self.errors.append(failed(self._name, self._now_us, why, cause))
         self.end_us = self._now_us
-        return failed(self._name, self._now_us, why, cause)
 
-    def _foreign(self, request: Any) -> IotsimError:
+    def _refuse(self, request: Any) -> None:
         assert self._body is not None
         line = place_of(self._body)
         if hasattr(request, "cancel"):
             request.cancel()
         self.close()
-        return self._failure(f"the script awaits {describe(request)} at {line}: it may only await "
-                             "what ctx gives, such as ctx.wait.", None)
+        self._fail(f"the script awaits {describe(request)} at {line}: it may only await what ctx "
+                   "gives, such as ctx.wait.", None)
 
 
 def _names(code: CodeType | None) -> set[str]:

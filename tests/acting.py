@@ -9,11 +9,11 @@ DAY_US = 86_400_000_000
 
 
 class Played:
-    """What a scenario did, and what it raised."""
+    """What a scenario did, and what ended it."""
 
     def __init__(self, scenario, until_us=DAY_US, observed=None):
         self.simulation = Simulation(scenario.fleet.members, scenario.fleet.seed, START_US)
-        self.actions, self.chunks, self.error = [], [], None
+        self.actions, self.chunks = [], []
         self.director = scenario.director(START_US)
         self.stage = Stage(scenario.fleet, self.simulation, self.actions, lambda: self.chunks,
                            lambda: Totals(sum(map(len, self.chunks)), 0, 0),
@@ -21,8 +21,6 @@ class Played:
         self.at_us = 0
         try:
             self._go(until_us)
-        except Exception as error:
-            self.error = error
         finally:
             self.director.close()
             self.simulation.close()
@@ -41,6 +39,11 @@ class Played:
                 director.act(self.stage)
             elif self.at_us in (director.end_us, until_us):
                 break
+
+    @property
+    def error(self):
+        """What ended it, if anything did."""
+        return self.director.errors[0] if self.director.errors else None
 
     @property
     def expectations(self):
