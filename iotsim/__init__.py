@@ -13,10 +13,10 @@ from iotsim.registry import PUBLIC, resolve
 if TYPE_CHECKING:
     from iotsim.errors import IotsimError as IotsimError
     from iotsim.fleet import Fleet as Fleet
+    from iotsim.live_runs import runs as runs
     from iotsim.profiles import Profile as Profile
     from iotsim.result import Result as Result
     from iotsim.run import Run as Run
-    from iotsim.run import runs as runs
     from iotsim.scenario import Scenario as Scenario
     from iotsim.script_names import DeviceIds as DeviceIds
     from iotsim.script_names import FaultType as FaultType

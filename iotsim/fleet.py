@@ -198,7 +198,7 @@ class Fleet:
             First so much history, up to `start`, as fast as the brokers take it; then live. The
             readings are those of one longer run.
         """
-        from iotsim.run import run
+        from iotsim.live_runs import run
 
         return await run(self, duration, speed=speed, start=start, capture=capture, to=to,
                          backfill=backfill)
@@ -234,7 +234,7 @@ class Fleet:
         NameInUse
             If a different fleet is live under this name.
         """
-        from iotsim.run import start_run
+        from iotsim.live_runs import start_run
 
         return start_run(self, duration, speed=speed, start=start, capture=capture, to=to,
                          replace=replace, backfill=backfill)

@@ -24,7 +24,7 @@ PUBLIC = {
     "Verification": "iotsim.verification:Verification",
     "IotsimError": "iotsim.errors:IotsimError",
     "ids": "iotsim.selectors:ids",
-    "runs": "iotsim.run:runs",
+    "runs": "iotsim.live_runs:runs",
     "tap": "iotsim.taps:tap",
     "verify": "iotsim.verification:verify",
 }

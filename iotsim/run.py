@@ -1,8 +1,6 @@
 """A run: the one thing that lives. It owns the clock, the tasks and the sockets.
 
-`start_run` begins one in the background of the running loop, `run` awaits one to its end. A run is
-known by its fleet's name: starting an equal fleet again gives the same run. Methods may be called
-from any thread; they enter through the run's own loop.
+Methods may be called from any thread; they enter through the run's own loop.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import math
 import secrets
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -20,28 +17,26 @@ from iotsim import verbs
 from iotsim.actions import Action
 from iotsim.clock import Speed, check_speed
 from iotsim.driver import Driver
-from iotsim.errors import BadValue, IotsimError, NameInUse, NoLoop, RunBroken
+from iotsim.errors import BadValue, IotsimError, RunBroken
 from iotsim.members import Members
 from iotsim.result import Result, facts_html
-from iotsim.run_state import RunSnapshot, State, Wish, wish_of
+from iotsim.run_state import RunSnapshot, State, Wish
 from iotsim.run_verbs import ANSWER_S, RunVerbs, act
 from iotsim.selectors import Where
 from iotsim.stage import Stage
-from iotsim.units import Duration, Instant, clock_text
+from iotsim.units import Duration, clock_text
 from iotsim.works import Works
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from iotsim.checkpoints import Checkpoint
-    from iotsim.fleet import Fleet
     from iotsim.scenario import Scenario
 
 T = TypeVar("T")
 
 STOP_S = 5.0  # a stopped run is over by then, whatever a broker does
 DRAIN_S = 30.0  # a run that ends by itself waits so long for its brokers
-_LIVE: dict[str, Run] = {}
 
 
 class Run(RunVerbs):
@@ -58,7 +53,8 @@ class Run(RunVerbs):
         What was done to it so far.
     """
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: Wish, over: Callable[[Run], None]) -> None:
+        self._over = over  # told when it is
         self.fleet = wish.fleet
         self.id = secrets.token_hex(4)
         self.state: State = "connecting"
@@ -97,7 +93,24 @@ class Run(RunVerbs):
     @property
     def ended(self) -> bool:
         """Whether the run is over."""
-        return self._task.done()
+        return self._task.done() or self._loop.is_closed()
+
+    def is_on(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Return whether this is the loop that it runs on."""
+        return self._loop is loop
+
+    def is_wished(self, wish: Wish) -> bool:
+        """Return whether this is the run that is asked for; takes over its pace if so."""
+        if not self._wish.same_as(wish):
+            return False
+        if self._wish.speed != wish.speed:  # the cell asks for another pace than the last time
+            self._enter(lambda: self._set_speed(wish.speed))
+            self._wish = wish
+        return True
+
+    def end_soon(self) -> None:
+        """Ask it to end, and do not wait for that."""
+        self._enter(self._request_stop)
 
     async def ready(self) -> Run:
         """Wait until every publisher is connected; returns the run.
@@ -362,8 +375,7 @@ class Run(RunVerbs):
             self.state = "failed" if self._failure is not None else "stopped"
             self._result = self._make_result(self._works.end_us)
             self._connected.set()
-            if _LIVE.get(self.name) is self:
-                del _LIVE[self.name]
+            self._over(self)
 
     def _make_result(self, end_us: int) -> Result:
         works = self._works
@@ -423,81 +435,3 @@ class Run(RunVerbs):
 
     def _repr_html_(self) -> str:
         return facts_html(f"Run {self.name}", self._facts())
-
-
-def start_run(
-    fleet: Fleet, duration: Duration | None, *, speed: Speed, start: Instant | None, capture: Any,
-    to: str | Path | None, replace: bool = False, backfill: Duration | None = None,
-) -> Run:
-    """Start a run in the background; see `Fleet.start`."""
-    wish = wish_of(fleet, duration, speed, start, capture, to, backfill)
-    return _start(wish, speed, replace)
-
-
-def start_scenario(
-    scenario: Scenario, *, speed: Speed, start: Instant | None, capture: Any,
-    to: str | Path | None, replace: bool = False,
-) -> Run:
-    """Start a scenario in the background; see `Scenario.start`."""
-    wish = wish_of(scenario.fleet, None, speed, start, capture, to, scenario=scenario)
-    wish.scenario_director()
-    return _start(wish, speed, replace)
-
-
-def _start(wish: Wish, speed: Speed, replace: bool) -> Run:
-    fleet = wish.fleet
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        raise NoLoop("start()", f"asyncio.run({fleet.name}.run(...))") from None
-    live = _LIVE.get(fleet.name)
-    if live is not None and (live._loop.is_closed() or live.ended):
-        live = None
-    if live is not None and live._loop is loop and live._wish.same_as(wish):
-        if live._wish.speed != wish.speed:  # the cell asks for another pace than the last time
-            live.set_speed(speed)
-            live._wish = wish
-        return live
-    if live is not None:
-        if not replace:
-            raise NameInUse(fleet.name)
-        live._enter(live._request_stop)
-    run = _LIVE[fleet.name] = Run(wish)
-    return run
-
-
-async def run(
-    fleet: Fleet, duration: Duration, *, speed: Speed, start: Instant | None, capture: Any,
-    to: str | Path | None, backfill: Duration | None = None,
-) -> Result:
-    """Run to the end; see `Fleet.run`."""
-    return await _run(wish_of(fleet, duration, speed, start, capture, to, backfill))
-
-
-async def run_scenario(
-    scenario: Scenario, *, speed: Speed, start: Instant | None, capture: Any,
-    to: str | Path | None,
-) -> Result:
-    """Run a scenario to its end; see `Scenario.run`."""
-    wish = wish_of(scenario.fleet, None, speed, start, capture, to, scenario=scenario)
-    wish.scenario_director()
-    return await _run(wish)
-
-
-async def _run(wish: Wish) -> Result:
-    fleet = wish.fleet
-    live = _LIVE.get(fleet.name)
-    if live is not None and not live._loop.is_closed() and not live.ended:
-        raise NameInUse(fleet.name)
-    mine = _LIVE[fleet.name] = Run(wish)
-    try:
-        await mine.ready()
-        return await mine.wait()
-    except asyncio.CancelledError:
-        await mine._stop()
-        raise
-
-
-def runs() -> list[Run]:
-    """Return the runs that are alive."""
-    return [run for run in _LIVE.values() if not run._loop.is_closed() and not run.ended]

@@ -297,7 +297,7 @@ class Scenario:
         to: str | Path | None = None,
     ) -> Result:
         """Run live to the end; returns what it left. See `Fleet.run`."""
-        from iotsim.run import run_scenario
+        from iotsim.live_runs import run_scenario
 
         return await run_scenario(self, speed=speed, start=self._start(start), capture=capture,
                                   to=to)
@@ -312,7 +312,7 @@ class Scenario:
         replace: bool = False,
     ) -> Run:
         """Start a run in the background of the running event loop; see `Fleet.start`."""
-        from iotsim.run import start_scenario
+        from iotsim.live_runs import start_scenario
 
         return start_scenario(self, speed=speed, start=self._start(start), capture=capture, to=to,
                               replace=replace)

@@ -263,6 +263,8 @@ def test_a_broker_that_is_not_there_is_one_clear_error():
 class Stuck:
     """A publisher whose peer never acknowledges: the window fills and stays full."""
 
+    per_device = False
+
     def __init__(self, limits):
         self.limits, self.url = limits, "stuck:"
 
