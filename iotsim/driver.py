@@ -19,7 +19,8 @@ from iotsim.engine.block import Block
 from iotsim.engine.live import LiveKernel
 from iotsim.engine.simulation import Simulation
 from iotsim.faults.base import NEVER_US
-from iotsim.feeders import Feeder, Switchboard
+from iotsim.errors import IotsimError
+from iotsim.feeders import Feeder, Switchboard, Way
 from iotsim.intake import Intake
 from iotsim.links import Links
 from iotsim.members import Members
@@ -153,9 +154,15 @@ class Driver:
             for lane in range(way.pump.lanes):
                 fill, slowed = way.pump.fill(lane), lane in way.slowed
                 if (fill > FILL_SLOW and not slowed) or (fill < FILL_RESTORE and slowed):
-                    verb = "clear" if slowed else "inject"
-                    self.act(verb, {"fault": "slow_down", "where": way.lane_selector(lane)})
-                    (way.slowed.discard if slowed else way.slowed.add)(lane)
+                    self._slow_down(way, lane, slowed)
+
+    def _slow_down(self, way: Way, lane: int, slowed: bool) -> None:
+        (way.slowed.discard if slowed else way.slowed.add)(lane)
+        verb = "clear" if slowed else "inject"
+        try:
+            self.act(verb, {"fault": "slow_down", "where": way.lane_selector(lane)})
+        except IotsimError as error:  # as many as a run can have: its lanes block from now on
+            self.simulation.failures.add(error)
 
     def act(
         self, verb: str, parameters: Mapping[str, Any], members: Members | None = None

@@ -22,6 +22,7 @@ from iotsim.selectors import Where, select
 from iotsim.units import Duration
 
 if TYPE_CHECKING:
+    from iotsim.driver import Driver
     from iotsim.run import Run
 
 ANSWER_S = 10.0  # how long another thread waits for the run's loop
@@ -129,7 +130,15 @@ def _act_here(
         return Action(verb, 0, MappingProxyType(dict(parameters)), count, found.note, members)
     if driver is None or run.state not in ("running", "paused"):
         raise _ended(run)
+    if members is not None:  # two threads may have asked at the same time
+        members, parameters = _numbered(driver, members)
     return driver.act(verb, parameters, members)
+
+
+def _numbered(driver: Driver, members: Members) -> tuple[Members, dict[str, Any]]:
+    first = driver.simulation.population.first_index(members.type)
+    numbered = replace(members, first=first)
+    return numbered, verbs.added(numbered)
 
 
 def _act_early(
@@ -139,9 +148,7 @@ def _act_early(
     driver = run._works.driver
     assert driver is not None
     if members is not None:
-        first = driver.simulation.population.first_index(members.type)
-        members = replace(members, first=first)
-        parameters = verbs.added(members)
+        members, parameters = _numbered(driver, members)
     try:
         driver.act(verb, parameters, members)
     except IotsimError as error:

@@ -28,6 +28,7 @@ from iotsim.readings import Column, Group, Ints, Readings
 from iotsim.seeding import Words, device_keys, draws, scaled
 from iotsim.signals.base import Source, Steps, Values, kept, resumed
 
+WINDOWS_KEPT = 16
 CELLS = 16_384  # rows computed at a time: a column of that many stays in the processor's cache
 
 
@@ -243,6 +244,8 @@ class Block:
         return dressed(readings, at_us.reshape(-1), slots, None, self.windows, self.facts)
 
     def _near(self, first_us: int, last_us: int) -> bool:
+        if len(self.windows) > WINDOWS_KEPT:  # those that are over reach nothing any more
+            self.windows = [one for one in self.windows if one.reaches(first_us, NEVER_US)]
         return any(window.reaches(first_us, last_us) for window in self.windows)
 
     @property
