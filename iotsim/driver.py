@@ -18,8 +18,8 @@ from iotsim.clock import PacedClock, monotonic
 from iotsim.engine.block import Block
 from iotsim.engine.live import LiveKernel
 from iotsim.engine.simulation import Simulation
-from iotsim.faults.base import NEVER_US
 from iotsim.errors import IotsimError
+from iotsim.faults.base import NEVER_US
 from iotsim.feeders import Feeder, Switchboard, Way
 from iotsim.intake import Intake
 from iotsim.links import Links
