@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iotsim import Fleet, Profile, arrow
+from iotsim import Fleet, Profile, Scenario, arrow
 from iotsim.acks import Acks
 from iotsim.capture import Bound, Capture
 from iotsim.comparison import exact_difference, fingerprint
@@ -503,3 +503,49 @@ def test_frames_with_doubles_differ_by_their_order():
     assert exact_difference(one, single) == (
         "device 'k-0' has reading 5 twice in the first and once in the second, "
         "at 2026-01-01T00:00:05+00:00")
+
+
+# -- with faults of the engine --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def outage():
+    fleet = Fleet("p", seed=1).add("temperature_sensor", count=10).add("smart_lock", count=5)
+    return (Scenario("outage", fleet)
+            .at("1m").inject("packet_loss", duration="2m", loss=0.3)
+            .at("2m").inject("drift", duration="2m", rate_per_sec=0.1)
+            .at("3m").inject("duplicate", duration="1m")
+            .at("3m").inject("latency_spike", duration="1m", latency_ms=300)
+            .at("4m").inject("firmware_update", where="fraction=50%", version="2.0")
+            .at("5m").inject("rate", factor=3, duration="1m")
+            .at("6m").inject("clock_drift", duration="1m", drift_rate_ms_per_sec=10)
+            .lasting("8m"))
+
+
+def test_what_left_an_outage_is_the_same_on_the_wire_and_in_the_frame(outage):
+    result = outage.generate(progress=False)
+    sent = [chunk.sent() for chunk in result.capture.chunks()]
+    assert digest_of_messages(encoded(sent)) == digest_of(sent)
+    frame, wire = result.frame(), result.frame(truth=True, wire=True)
+    assert len(frame) == (wire["withheld"] == "").sum() < len(wire) == result.rows
+    assert wire["latency"].max() == pytest.approx(0.3)
+    assert wire["sub"].max() == 2
+    assert wire["copy"].max() == 1
+    hit = wire["hit"].astype(str)
+    same = wire["temperature"].eq(wire["true_temperature"]) | wire["temperature"].isna()
+    assert same[~hit.str.contains("drift")].all()
+    assert not same[hit.str.split("+").map(lambda names: "drift" in names)
+                    & wire["temperature"].notna()].any()
+
+
+def test_an_outage_streamed_to_a_file_has_the_frame_of_the_capture(outage, tmp_path):
+    kept = outage.generate(progress=False)
+    streamed = outage.generate(to=tmp_path / "x.parquet", progress=False)
+    assert streamed.digest == kept.digest
+    one, other = kept.frame(), streamed.frame()
+    assert len(one) == len(other)
+    by = ["time", "device_id", "seq", "hit"]
+    plain = dict.fromkeys(("device_id", "faults", "hit", "firmware"), object)
+    one, other = (table.astype(plain).sort_values(by, kind="stable") for table in (one, other))
+    for name in ("time", "device_id", "seq", "temperature", "firmware", "faults", "hit"):
+        assert one[name].fillna(-1).tolist() == other[name].fillna(-1).tolist(), name
