@@ -268,8 +268,14 @@ class Result:
             chunks = [chunk.take(chunk.time_us >= since_us) for chunk in chunks]
         return groups, chunks
 
+    def _count(self) -> int:
+        # A device that got other labels is in two groups.
+        if self.history is not None:
+            return len(self.history.population)
+        return sum(len(group) for group in self.groups)
+
     def _facts(self) -> Iterator[tuple[str, str]]:
-        yield "devices", f"{sum(len(group) for group in self.groups):,}"
+        yield "devices", f"{self._count():,}"
         yield "readings", f"{self.rows:,}"
         yield "start", instant_text(self.start_us)
         yield "duration", clock_text(self.end_us - self.start_us)

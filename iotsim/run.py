@@ -392,7 +392,7 @@ class Run(RunVerbs):
             publishers=MappingProxyType(works.ledgers()),
             path=None if writer is None else writer.path,
             notes=self.notes,
-            acks=works.acks,
+            acks=works.acks if works.pumps else None,
             run_id=self.id,
             expectations=tuple(() if works.director is None else works.director.expectations),
             history=None if works.driver is None else works.driver.simulation,

@@ -1,0 +1,133 @@
+"""Issue 3 in one file: what it promises, from the outside."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+import iotsim
+from iotsim import Fleet, Scenario
+from tests.live import START, run, sensors
+
+
+def plant(name="plant"):
+    fleet = Fleet(name, seed=42).add("temperature_sensor", count=40, labels={"site": "north"})
+    return fleet.add("temperature_sensor", count=40, labels={"site": "south"}).add("pump", count=8)
+
+
+async def driven_by_hand(fleet):
+    """Inject, pause, ten times as fast, stop half of the fleet, resume."""
+    live = fleet.publish_to(f"memory:{fleet.name}").start(speed=60, start=START)
+    await live.ready()
+    live.inject("offset", where="site=north", duration="40s", by=25)
+    while live.snapshot().readings < 100:
+        await asyncio.sleep(0.01)
+    live.pause()
+    live.inject("disconnect", where="count=5", duration="20s", store_and_forward=True)
+    live.set_speed(600)
+    live.stop(where="fraction=50%")
+    live.resume()
+    while live.snapshot().readings < 1500:
+        await asyncio.sleep(0.01)
+    return await live.stop()
+
+
+def executed(code):
+    names = {}
+    exec(compile(code, "<exported>", "exec"), names)
+    return names["scenario"]
+
+
+def test_a_session_driven_by_hand_is_saved_verified_and_exported(tmp_path):
+    result = run(driven_by_hand(plant()))
+    assert not result.errors
+    verbs = [action.verb for action in result.actions]
+    assert verbs == ["inject", "pause", "inject", "speed", "stop", "resume", "stop"]
+
+    path = result.save(tmp_path / "session.iotsim")
+    again = iotsim.verify(path)
+    assert again.ok, again.difference
+    assert again.digest == result.digest
+
+    scenario = result.to_scenario()
+    assert scenario.generate().digest == result.digest
+    exported = executed(scenario.code())
+    assert exported.steps == scenario.steps
+    assert exported.generate().digest == result.digest
+    assert "pause" not in scenario.code()
+    assert "speed" not in scenario.code()
+
+
+async def rough_day(ctx):
+    ids = await ctx.spawn("temperature_sensor", count=20, labels={"site": "north"})
+    await ctx.wait("2s")
+    await ctx.inject_fault("CLOCK_DRIFT", ids=ids[:5], duration="3s",
+                           params={"drift_rate_ms_per_sec": 50})
+    more = await ctx.spawn("temperature_sensor", count=5)
+    assert not set(ids) & set(more)
+    await ctx.wait("1s")
+    await ctx.update_behavior({"temperature": {"baseline": 60}}, ids=more)
+    await ctx.stop(ids=ids[:10])
+    ctx.log("half of them are gone")
+    status = ctx.status()
+    assert status["total_devices"] == 15
+    await ctx.wait("2s")
+
+
+def test_a_coroutine_scenario_live_at_speed_1_and_offline_has_one_digest():
+    scenario = Scenario("rough day", Fleet("rough", seed=5), script=rough_day)
+    offline = scenario.generate(start=START)
+    live = run(scenario.run(speed=1, start=START))
+    assert not live.errors
+    assert live.digest == offline.digest
+    assert offline.rows > 10
+
+
+def test_clock_drift_of_50_ms_per_s_for_60_s_is_3_s():
+    frame = (Scenario("drift", sensors(every="1s")).at("10s")
+             .inject("clock_drift", duration="60s", drift_rate_ms_per_sec=50)
+             .lasting("90s").generate().frame(truth=True))
+    shift_s = (frame["time"] - frame["true_time"]).dt.total_seconds()
+    assert shift_s.max() == pytest.approx(3.0, abs=0.06)
+    assert (shift_s[frame["hit"] == ""] == 0).all()
+    assert (shift_s[frame["hit"] == "clock_drift"] > 0).all()
+
+
+def test_a_corruption_rate_of_a_quarter_corrupts_a_quarter():
+    result = (Scenario("rot", sensors()).inject("data_corruption", corruption_rate=0.25)
+              .lasting("20m").generate())
+    frame = result.frame(truth=True)
+    for field in ("temperature", "humidity", "battery"):
+        told, true = frame[field].to_numpy(), frame[f"true_{field}"].to_numpy()
+        share = float(np.mean(~((told == true) | (np.isnan(told) & np.isnan(true)))))
+        spread = np.sqrt(0.25 * 0.75 / len(frame))
+        assert abs(share - 0.25) < 5 * spread
+
+
+def test_a_day_of_1000_devices_with_50_faults_keeps_its_books():
+    # How long it takes is told by `python -m tests.benchmarks`.
+    fleet = sensors("day", count=1000, every="5m")
+    scenario = Scenario("day", fleet)
+    kinds = (("offset", {"by": 3}), ("stuck", {}), ("packet_loss", {"loss": 0.2}),
+             ("disconnect", {}), ("duplicate", {"probability": 0.5}))
+    for i in range(50):
+        name, parameters = kinds[i % 5]
+        scenario = scenario.at(f"{i * 25 + 3}m").inject(
+            name, where=f"fraction={1 + i % 7}%", duration="1h", **parameters)
+    began_s = time.monotonic()
+    result = scenario.lasting("24h").generate()
+    assert time.monotonic() - began_s < 300  # it must end; speed is for the benchmarks
+    wire = result.frame(wire=True)
+    assert len(wire) == result.rows
+    assert len(result.frame()) == (wire["withheld"] == "").sum()
+    copies = int((wire["copy"] > 0).sum())
+    assert result.rows == 1000 * 288 + copies
+    assert copies > 0
+
+
+def test_what_is_done_to_nobody_says_so():
+    result = Scenario("nobody", sensors()).inject("stuck", where=iotsim.ids([])).lasting(
+        "1m").generate()
+    assert result.digest == sensors().generate("1m").digest
+    assert "matches no device" in result.notes[0]
