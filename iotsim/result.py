@@ -162,15 +162,31 @@ class Result:
 
         return differences(self, other)
 
-    def events(self) -> pd.DataFrame:
+    def events(
+        self, event: Iterable[str] | str | None = None,
+        device_id: Iterable[str] | str | None = None,
+    ) -> pd.DataFrame:
         """Return what happened as a DataFrame, in order of time.
 
         Columns: time, device_id (null for the run), event, message, metadata. An event is one of
         spawned, connected, disconnected, fault_injected, fault_cleared, action, error, stopped.
+        Rows of one cause share their metadata.
+
+        Parameters
+        ----------
+        event, device_id : str or iterable of str, optional
+            Only these events; only these devices.
+
+        Raises
+        ------
+        UnknownName
+            If there is no such event, or no such device.
+        BadValue
+            If there are more than 5,000,000 of them.
         """
         from iotsim.events import events
 
-        return events(self)
+        return events(self, event, device_id)
 
     def to_scenario(self) -> Scenario:
         """Return what was done as a scenario that does it again at the same simulated times.

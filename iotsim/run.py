@@ -218,9 +218,12 @@ class Run(RunVerbs):
         at_us = min(self._works.start_us + self._elapsed_us(), driver.frontier_us)
         return driver.simulation.deeds.active(at_us)
 
-    def events(self) -> pd.DataFrame:
+    def events(
+        self, event: Iterable[str] | str | None = None,
+        device_id: Iterable[str] | str | None = None,
+    ) -> pd.DataFrame:
         """Return what has happened so far; see `Result.events`."""
-        return self._so_far().events()
+        return self._so_far().events(event, device_id)
 
     def to_scenario(self) -> Scenario:
         """Return what was done so far as a scenario; see `Result.to_scenario`."""
