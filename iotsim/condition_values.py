@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from iotsim.errors import BadValue
 from iotsim.faults.base import fault_name
+from iotsim.observed import observed_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +100,9 @@ class Reader:
 
     def _named(self, name: str) -> Any:
         if name in OBSERVED:
-            return _observed(self._view.observed, name)
+            snapshot = self._view.observed
+            assert snapshot is not None, "a condition with live names is not read offline"
+            return getattr(observed_of(snapshot), name)
         if name == "now":
             return self._view.now_s
         if name == "faults":
@@ -176,12 +179,6 @@ class _Columns:
             return self._columns[node.id]
         assert isinstance(node, ast.Constant)
         return np.float64(node.value)  # type: ignore[arg-type]
-
-
-def _observed(observed: Any, name: str) -> Any:
-    if name == "lost":
-        return observed.refused + observed.dropped
-    return getattr(observed, name)
 
 
 def _numbers(column: Any) -> Any:

@@ -16,13 +16,13 @@ from iotsim.conditions import condition_of
 from iotsim.director import judged
 from iotsim.errors import BadValue, IotsimError
 from iotsim.members import check_count, members_of
+from iotsim.observed import Observed, observed_of
 from iotsim.scenario_checks import expect_parameters, known_fields, merged
 from iotsim.selectors import Ids, Selector, Where, parse
 from iotsim.units import Duration, duration_us
 
 if TYPE_CHECKING:
     from iotsim.fleet import Fleet
-    from iotsim.run_state import RunSnapshot
     from iotsim.script import Playing
     from iotsim.stage import Stage
 
@@ -90,10 +90,6 @@ class ScriptClock:
 
     elapsed: float
     now: datetime
-
-
-class Over(IotsimError):
-    """A script that is being closed still wants to act."""
 
 
 class Context:
@@ -251,7 +247,7 @@ class Context:
         return Done({"total_devices": view.devices, "by_state": dict(view.by_state),
                      "by_type": dict(view.by_type), "faults": dict(view.faults)})
 
-    def observed(self) -> Done[RunSnapshot]:
+    def observed(self) -> Done[Observed]:
         """Give what only a live run knows: acknowledgements, latency, lateness.
 
         Raises
@@ -264,7 +260,7 @@ class Context:
         if found is None:
             raise IotsimError("ctx.observed() is known of a live run only, and this one is "
                               "offline. Use ctx.status(), or ask ctx.live first.")
-        return Done(found)
+        return Done(observed_of(found))
 
     def expect(
         self, condition: Any, message: str | None = None, last: Duration | None = None

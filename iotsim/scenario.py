@@ -52,8 +52,8 @@ Telling: TypeAlias = "Callable[[Any], Coroutine[Any, Any, None]]"
 Block: TypeAlias = "tuple[int, int]"
 
 _ROWS_SHOWN = 12
-_FIELDS = ("name", "fleet", "script", "start_us", "steps", "lasting_us", "waited_us", "origin",
-           "_now_us", "_blocks")
+_FIELDS = ("name", "fleet", "script", "start_us", "steps", "lasting_us", "waited_us", "_now_us",
+           "_blocks")
 
 
 @dataclass(frozen=True, slots=True, repr=False, init=False, eq=False)
@@ -88,7 +88,6 @@ class Scenario:
     steps: tuple[Step, ...]
     lasting_us: int | None
     waited_us: int
-    origin: Any
     _now_us: int
     _blocks: tuple[Block, ...]
 
@@ -103,7 +102,7 @@ class Scenario:
         check_script(script)
         given = {"name": name, "fleet": whole, "script": script, "steps": (), "lasting_us": None,
                  "start_us": None if start is None else instant_us(start), "waited_us": 0,
-                 "origin": None, "_now_us": 0, "_blocks": ()}
+                 "_now_us": 0, "_blocks": ()}
         for key in _FIELDS:
             object.__setattr__(self, key, given[key])
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from iotsim import verbs
 from iotsim.conditions import Expectation
-from iotsim.context import Context, Over, Pause
+from iotsim.context import Context, Pause
 from iotsim.director import ALL_US, Ends, failed
 from iotsim.engine.kernel import describe, place_of
 from iotsim.errors import IotsimError, told
@@ -50,6 +50,7 @@ class Playing:
         self._script = script
         self._body: Coroutine[Any, Any, None] | None = None
         self._over = False
+        self._refusal: IotsimError | None = None
         self._next_us = 0
         self._now_us = 0
         self._stage: Stage | None = None
@@ -97,15 +98,17 @@ class Playing:
             return
         try:
             body.close()
-        except Over:  # it wanted to act in its `finally`
-            pass
         except Exception as error:
+            if error is self._refusal:  # it wanted to act in its `finally`
+                return
             self.errors.append(failed(self._name, self._now_us, told(error), error))
 
     def here(self) -> tuple[Stage, int]:
         """Return the stage and the time, while the script is on it."""
         if self._stage is None:
-            raise Over("the scenario is not acting: its ctx works only inside its own script.")
+            self._refusal = IotsimError("the scenario is not acting: its ctx works only inside its "
+                                        "own script.")
+            raise self._refusal
         self._acts += 1
         if self._acts > ACTS_AT_ONE_INSTANT_MAX:
             raise IotsimError(f"time has not moved on for {ACTS_AT_ONE_INSTANT_MAX:,} calls. "

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iotsim import IotsimError
-from iotsim.conditions import OBSERVED, Expectation, condition_of
+from iotsim.condition_values import OBSERVED
+from iotsim.conditions import Expectation, condition_of
+from iotsim.publishers.ledger import LedgerSnapshot
 
 FIELDS = ("flow", "state", "ok")
 DECLARED = {"flow": frozenset({"pump"}), "level": frozenset({"tank"})}
@@ -82,9 +84,15 @@ def test_what_only_a_live_run_knows_is_not_evaluated_offline(name):
 
 
 def test_live_it_is_evaluated():
-    observed = SimpleNamespace(offered=9, acknowledged=7, refused=1, dropped=1)
+    one = LedgerSnapshot(9, 0, 0, 6, 1, 2, 0, 0, 0, {}, {}, 0.01, 0.02, 0.03)
+    two = LedgerSnapshot(1, 0, 0, 1, 0, 0, 0, 0, 0, {}, {}, math.nan, 0.05, 0.05)
+    observed = SimpleNamespace(publishers={"a": one, "b": two}, late=4, lateness_p99_s=0.5)
     live = {"live": True, "observed": observed}
-    assert judge("acknowledged == 7 and lost == 2", **live) == ("passed", "acknowledged=7, lost=2")
+    assert judge("acknowledged == 7 and lost == 3", **live) == ("passed", "acknowledged=7, lost=3")
+    assert judge("offered == 10 and refused == 1 and dropped == 2", **live)[0] == "passed"
+    assert judge("queued + in_flight + unknown == 0 and late == 4", **live)[0] == "passed"
+    assert judge("latency_p50 == 0.01 and latency_p99 == 0.05", **live)[0] == "passed"
+    assert judge("lateness_p99 == 0.5", **live)[0] == "passed"
 
 
 def test_a_function_judges_the_view():
