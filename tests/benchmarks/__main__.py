@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.benchmarks import measures
+from tests.benchmarks.breaking import breaking
 
 
 def machine():
@@ -29,6 +30,7 @@ def machine():
 
 def rows(scale, hours):
     yield from measures.generating(scale)
+    yield from breaking(scale)
     yield from measures.spawning(scale)
     yield from measures.importing(9 if scale >= 1 else 1)
     yield from measures.scripting(scale)
