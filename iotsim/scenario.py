@@ -53,7 +53,7 @@ Block: TypeAlias = "tuple[int, int]"
 
 _ROWS_SHOWN = 12
 _FIELDS = ("name", "fleet", "script", "start_us", "steps", "lasting_us", "waited_us", "_now_us",
-           "_blocks")
+           "_blocks", "_origin")
 
 
 @dataclass(frozen=True, slots=True, repr=False, init=False, eq=False)
@@ -88,8 +88,10 @@ class Scenario:
     steps: tuple[Step, ...]
     lasting_us: int | None
     waited_us: int
+    origin: Any  # a checkpoint of `Result.branch` that may save recomputing; never the content
     _now_us: int
     _blocks: tuple[Block, ...]
+    _origin: Any  # a Checkpoint, from `Result.branch`: only how fast it is depends on it
 
     def __init__(
         self, name: str, fleet: Fleet | None = None, *, script: Telling | None = None,
@@ -102,7 +104,7 @@ class Scenario:
         check_script(script)
         given = {"name": name, "fleet": whole, "script": script, "steps": (), "lasting_us": None,
                  "start_us": None if start is None else instant_us(start), "waited_us": 0,
-                 "_now_us": 0, "_blocks": ()}
+                 "origin": None, "_now_us": 0, "_blocks": (), "_origin": None}
         for key in _FIELDS:
             object.__setattr__(self, key, given[key])
 
