@@ -7,26 +7,28 @@ from the start.
 
 from __future__ import annotations
 
-from copy import copy, deepcopy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from iotsim.actions import Action
 from iotsim.capture import Bound, Capture
 from iotsim.digest import Digest
 from iotsim.engine.simulation import Simulation
+from iotsim.engine.twin import twin_of
 from iotsim.errors import BadValue
-from iotsim.readings import Group
-from iotsim.units import Duration, duration_us
+from iotsim.units import Duration, duration_text, duration_us
 
 if TYPE_CHECKING:
+    from iotsim.director import Step
     from iotsim.driver import Driver
+    from iotsim.fleet import Fleet
     from iotsim.intake import Intake
     from iotsim.result import Result
     from iotsim.scenario import Scenario
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Checkpoint:
     """A run as it was at a moment.
 
@@ -38,9 +40,11 @@ class Checkpoint:
         None where devices are scripted.
     digests : Digest
     capture : Capture
+        What the run held of its readings by then.
     actions : tuple of Action
-        What had been done by then.
+        What had been done or logged by then; what changed only the pace is left out.
     withheld : int
+        How many readings had never left their device's link.
     """
 
     at_us: int
@@ -56,53 +60,102 @@ class Checkpoint:
         return self.at_us / 1e6
 
     def __repr__(self) -> str:
-        return f"<Checkpoint at {self.at:g} s: {self.digests.rows:,} readings>"
+        scripted = "; scripted devices, so a branch begins at the start"
+        tail = scripted if self.simulation is None else ""
+        return f"<Checkpoint at {self.at:g} s: {self.digests.rows:,} readings{tail}>"
 
     def copy(self) -> Checkpoint:
         """Return a checkpoint that may be gone on from; this one stays as it is."""
-        return Checkpoint(self.at_us, _copied(self.simulation), deepcopy_of(self.digests),
-                          self.capture.freeze(), self.actions, self.withheld)
+        simulation = None if self.simulation is None else twin_of(self.simulation)
+        return replace(self, simulation=simulation, digests=_digest(self.digests),
+                       capture=_capture(self.capture))
 
 
 def checkpoint_of(driver: Driver, intake: Intake, actions: list[Action]) -> Checkpoint:
-    """Return a live run as it is at its last boundary."""
+    """Return a live run as it is at the first boundary that nothing has begun."""
     simulation = driver.simulation
     with intake.lock:
         intake.flush()
         return Checkpoint(
             driver.begun_us - simulation.start_us,
-            _copied(simulation),
-            deepcopy_of(intake.digests),
-            intake.capture.freeze(),
-            tuple(action for action in actions if action.is_content),
+            None if simulation.casts else twin_of(simulation),
+            _digest(intake.digests),
+            _capture(intake.capture),
+            tuple(action for action in actions if _is_step(action)),
             intake.withheld_rows,
         )
 
 
-def _copied(simulation: Simulation | None) -> Any:
-    # What never changes is shared: ids, groups, profiles, members, and the links of a live run.
-    if simulation is None or simulation.casts:
-        return None
-    memo: dict[int, Any] = {}
-    for part in (*simulation.groups, *simulation.population.members,
-                 *simulation.population.profiles, simulation.failures):
-        memo[id(part)] = part
-    outside = (simulation.witness, simulation.kernel, simulation.parts)
-    simulation_alone = copy(simulation)
-    for part in outside:
-        memo[id(part)] = None
-    return deepcopy(simulation_alone, memo)
+def _is_step(action: Action) -> bool:
+    return action.is_content or action.verb == "log"
 
 
-def deepcopy_of(digests: Digest) -> Digest:
-    """Return a digest that goes its own way; groups are shared."""
-    memo: dict[int, Any] = {id(group): group for group, _, _ in digests.devices()}
+def _digest(digests: Digest) -> Digest:
+    # Groups are shared, and their keys are made of them.
+    memo = {id(group): group for group, _, _ in digests.devices()}
     return deepcopy(digests, memo)
+
+
+def _capture(capture: Capture) -> Capture:
+    # What has been let go is gone; from here on everything is kept.
+    held = capture.freeze()
+    held.chunks()
+    held.bound = Bound()
+    return held
 
 
 def branch(result: Result, at: Duration) -> Scenario:
     """Return a scenario for another future; see `Result.branch`."""
-    raise BadValue("at", at, "is not there yet", "")
+    from iotsim.scenario_code import scenario_of
+
+    at_us, length_us = duration_us(at, "at", zero=True), result.end_us - result.start_us
+    if at_us > length_us:
+        raise BadValue("at", at, f"is after the end of the run, which lasted "
+                       f"{duration_text(length_us)}", "Give a moment within it.")
+    before = [action for action in result.actions if action.at_us < at_us]
+    same = scenario_of(result.fleet, before, result.start_us, result.end_us, result.fleet.name)
+    usable = [point for point in result.checkpoints
+              if point.simulation is not None and point.at_us <= at_us
+              and all(action.at_us < at_us for action in point.actions)]
+    origin = max(usable, key=lambda point: point.at_us, default=None)
+    return same._with(_origin=origin, _now_us=at_us)
 
 
-__all__ = ("Bound", "Checkpoint", "Group", "branch", "checkpoint_of", "duration_us")
+def origin_of(scenario: Scenario, start_us: int) -> tuple[Checkpoint, Scenario] | None:
+    """Return where a scenario can go on from, and what is left of it there; None: the start.
+
+    It can if all that had been done by then is what the scenario does first, on the same devices,
+    from the same start.
+    """
+    from iotsim.scenario_code import scenario_of
+
+    origin: Checkpoint | None = scenario._origin
+    if origin is None or origin.simulation is None or scenario.script is not None:
+        return None
+    if origin.simulation.start_us != start_us:
+        return None
+    steps = sorted(scenario.steps, key=lambda step: step.at_us)
+    end_us = start_us + origin.at_us
+    done = scenario_of(scenario.fleet, origin.actions, start_us, end_us, scenario.name).steps
+    left = steps[len(done) :]
+    fits = (
+        _same_devices(origin.simulation, scenario.fleet)
+        and tuple(steps[: len(done)]) == done
+        and all(step.at_us >= origin.at_us for step in left)
+        and not _looks_back(origin, left)
+    )
+    return (origin, scenario._with(steps=tuple(left))) if fits else None
+
+
+def _same_devices(simulation: Simulation, fleet: Fleet) -> bool:
+    people = simulation.population
+    return people.seed == fleet.seed and (
+        tuple(people.members[: len(fleet.members)]) == fleet.members)
+
+
+def _looks_back(origin: Checkpoint, left: list[Step]) -> bool:
+    # Whether somebody will want to look at what the checkpoint does not hold.
+    if not any(step.condition for step in left):
+        return False
+    return bool(origin.capture.evicted_rows) or any(
+        action.verb == "add" for action in origin.actions)

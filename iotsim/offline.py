@@ -60,9 +60,12 @@ def generate_scenario(
     progress: bool | None = None,
 ) -> Result:
     """Return the result of a scenario offline; see `Scenario.generate`."""
+    from iotsim.checkpoints import origin_of
+
     start_us = _start_of(start)
-    director = scenario.director(start_us)
-    return Offline(scenario.fleet, director, start_us, to).run(progress)
+    found = None if to is not None else origin_of(scenario, start_us)
+    origin, left = (None, scenario) if found is None else found
+    return Offline(scenario.fleet, left.director(start_us), start_us, to, origin).run(progress)
 
 
 def replay(fleet: Fleet, actions: list[Action], start_us: int, end_us: int) -> Result:
@@ -123,6 +126,7 @@ class Offline:
         self._withheld = 0
         if origin is not None and to is None:
             state = origin.copy()
+            assert state.simulation is not None, "see origin_of"
             self._simulation, self._digests, self._capture = (
                 state.simulation, state.digests, state.capture)
             self._actions, self._now_us = list(state.actions), start_us + state.at_us

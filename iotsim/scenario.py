@@ -88,7 +88,6 @@ class Scenario:
     steps: tuple[Step, ...]
     lasting_us: int | None
     waited_us: int
-    origin: Any  # a checkpoint of `Result.branch` that may save recomputing; never the content
     _now_us: int
     _blocks: tuple[Block, ...]
     _origin: Any  # a Checkpoint, from `Result.branch`: only how fast it is depends on it
@@ -104,7 +103,7 @@ class Scenario:
         check_script(script)
         given = {"name": name, "fleet": whole, "script": script, "steps": (), "lasting_us": None,
                  "start_us": None if start is None else instant_us(start), "waited_us": 0,
-                 "origin": None, "_now_us": 0, "_blocks": (), "_origin": None}
+                 "_now_us": 0, "_blocks": (), "_origin": None}
         for key in _FIELDS:
             object.__setattr__(self, key, given[key])
 
