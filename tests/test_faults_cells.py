@@ -1,10 +1,11 @@
 """Cells of a column: what a fault puts there changes those rows and what they are made of."""
 
 import numpy as np
+import pytest
 
-from iotsim.faults.cells import put, put_objects
+from iotsim.faults.cells import put, put_objects, restored
 from iotsim.readings import Column
-from tests.fault_rig import apply, readings, values, window
+from tests.fault_rig import apply, cell, readings, values, window
 
 
 def draft_of(column):
@@ -91,3 +92,17 @@ def test_what_kind_of_corruption_a_value_gets_has_nothing_to_do_with_the_next_fi
     apply(draft, window("data_corruption"))
     x, y = (np.isnan(draft.columns[name].values) for name in ("x", "y"))
     assert abs((x & y).mean() - 1 / 9) < 5 * np.sqrt(1 / 9 * 8 / 9 / 3000)
+
+
+@pytest.mark.parametrize("fault", ["data_corruption", "outlier", "offset", "stuck", "dropout"])
+def test_what_was_true_can_be_put_back_in_any_row(fault):
+    fields = ["temperature", "count", "door", "state", "extra", "level"]
+    draft = readings()
+    truth, picked = draft.columns, rows(1, 2, 30, 31, 59)
+    given = {"offset": {"by": 2.5}, "stuck": {"field": fields}, "dropout": {"field": fields}}
+    apply(draft, window(fault, **given.get(fault, {})))
+    for name, column in draft.columns.items():
+        back = restored(column, truth[name], picked)
+        for row in range(len(draft.n)):
+            source = truth[name] if row in picked else column
+            assert cell(back, row) == cell(source, row), name

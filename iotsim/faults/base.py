@@ -245,7 +245,11 @@ class Window:
 
     def active(self, draft: Draft) -> tuple[Active, Mask]:
         """Return the rows that it reaches, and in which of them it has not ended."""
-        place = self.members(draft.slot)
+        if draft.wide:  # the same devices tick after tick
+            once = self.members(draft.slot[:draft.wide])
+            place = np.tile(once, len(draft.slot) // draft.wide)
+        else:
+            place = self.members(draft.slot)
         mask = (place >= 0) & (draft.at_us >= self.begin_us)
         rows = np.flatnonzero(mask)
         if not self.fault.lingers:
@@ -256,7 +260,7 @@ class Window:
         share = None
         if self.fault.ramp_us:
             share = np.minimum(since_us / float(self.fault.ramp_us), 1.0)
-        found = Active(rows, member, counter, self.keys[member], since_us, left_us, share,
+        found = Active(rows, member, counter, self.keys, since_us, left_us, share,
                        self.memory, len(self.slots))
         return found, left_us > 0
 

@@ -97,28 +97,43 @@ def objects(column: Column, rows: Ints) -> list[Any]:
 
 def put_objects(draft: Draft, name: str, rows: Ints, values: Sequence[Any]) -> None:
     """Put Python objects into some rows of a field; None is null."""
-    column = draft.columns[name]
+    _replace(draft, name, with_objects(draft.columns[name], rows, values))
+
+
+def with_objects(column: Column, rows: Ints, values: Sequence[Any]) -> Column:
+    """Return a column with other values in some rows; None is null.
+
+    The kind stays if it can hold them. Otherwise it becomes json, in which every other row means
+    what it did.
+
+    Examples
+    --------
+    >>> column = Column("int", np.array([5, 6, 7]))
+    >>> objects(with_objects(column, np.array([1]), [None]), np.arange(3))
+    [5, None, 7]
+    """
     types = {type(value) for value in values}
     if column.kind in _TYPES and types <= _TYPES[column.kind]:
         changed = column.values.copy()
         changed[rows] = np.array(values, dtype=changed.dtype)  # None is NaN among floats
-        _replace(draft, name, Column(column.kind, changed, (), column.present))
-        return
+        return Column(column.kind, changed, (), column.present)
     coded = column if column.kind in ("text", "json") else _coded(column)
     kind = coded.kind if types <= {str, type(None)} else "json"
     places = {_key(value): i for i, value in enumerate(coded.categories)}
     known, codes = list(coded.categories), []
     for value in values:
-        if value is None:
-            codes.append(-1)
-            continue
-        place = places.setdefault(_key(value), len(known))
+        place = -1 if value is None else places.setdefault(_key(value), len(known))
         if place == len(known):
             known.append(value)
         codes.append(place)
     changed = coded.values.copy()
     changed[rows] = codes
-    _replace(draft, name, Column(kind, changed, tuple(known), column.present))
+    return Column(kind, changed, tuple(known), column.present)
+
+
+def restored(changed: Column, truth: Column, rows: Ints) -> Column:
+    """Return a changed column with what was true in some rows; it is there where it was there."""
+    return with_objects(changed, rows, objects(truth, rows))
 
 
 def differ(before: Column, after: Column, rows: Ints) -> Mask:

@@ -55,6 +55,8 @@ class Draft:
         How much later than `at_us` it leaves.
     copies : int32 array
         How often it is sent again.
+    wide : int
+        The rows are the same so many devices, tick after tick; 0 if they are not.
     """
 
     slot: Ints
@@ -66,6 +68,7 @@ class Draft:
     spans: Mapping[str, Span]
     resolutions: Mapping[str, Resolution] = field(default_factory=dict)
     interval_us: Ints | int = 0
+    wide: int = 0
     withheld: npt.NDArray[np.int16] = field(init=False)
     causes: list[str] = field(default_factory=lambda: [""])
     delay_us: Ints = field(init=False)
@@ -117,8 +120,8 @@ class Active:
         For each, the device's place in the window.
     counter : uint64 array
         The number of its draws: one for each tick and reading within it.
-    keys : uint64 array
-        For each, the key of the device's streams in this window.
+    keys : uint64 array, shape (members,)
+        The key of each member's streams in this window.
     since_us, left_us : int64 arrays
         Time since the window began, and until it ends (`NEVER_US` or about if it does not).
     share : float64 array or None
@@ -172,6 +175,8 @@ class Active:
             known = np.zeros(self.members, dtype=values.dtype), np.zeros(self.members, np.bool_)
             self.memory[name] = known
         store, seen = known
+        if seen[self.member].all():
+            return np.asarray(store[self.member])
         fresh, first = np.unique(self.member, return_index=True)  # rows are in time order
         new = ~seen[fresh]
         store[fresh[new]] = values[first[new]]
@@ -181,12 +186,12 @@ class Active:
     def take(self, mask: Mask) -> Active:
         """Return a selection of the rows."""
         share = None if self.share is None else self.share[mask]
-        return Active(self.rows[mask], self.member[mask], self.counter[mask], self.keys[mask],
+        return Active(self.rows[mask], self.member[mask], self.counter[mask], self.keys,
                       self.since_us[mask], self.left_us[mask], share, self.memory, self.members)
 
     def _words(self, part: str) -> Words:
-        # Rows of a device share their key: it is made once for each, not once for each row.
-        if len(self.keys) > 1 and len(self) > 64:
-            keys, place = np.unique(self.keys, return_inverse=True)
-            return draws(stream_keys(keys, part, VERSION)[place.reshape(-1)], self.counter)
-        return draws(stream_keys(self.keys, part, VERSION), self.counter)
+        # Rows of a device share their key: it is made once, not once for each row.
+        keys = self.memory.get(("keys", part))
+        if keys is None:
+            keys = self.memory["keys", part] = stream_keys(self.keys, part, VERSION)
+        return draws(keys[self.member], self.counter)
