@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iotsim.actions import Action
-from iotsim.engine.block import Split
+from iotsim.engine.block import Block, Split
 from iotsim.engine.population import Move, pairs_of, within
 from iotsim.errors import BadValue, UnknownName
 from iotsim.faults.base import NEVER_US, Fault, Window, build, window_keys
@@ -96,7 +96,8 @@ class Deeds:
         window = Window(fault, len(self.windows), at_us, end_us, slots,
                         np.full(len(slots), end_us, dtype=np.int64), keys, memory)
         self.windows.append(window)
-        for holder in (*self._simulation.blocks, *self._simulation.casts):
+        holders: list[Block | Cast] = [*self._simulation.blocks, *self._simulation.casts]
+        for holder in holders:
             if (window.members(holder.slots) >= 0).any():
                 holder.windows.append(window)
         if self._simulation.witness is not None:

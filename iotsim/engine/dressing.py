@@ -19,6 +19,7 @@ from iotsim.readings import Column, Ints, Marks, Readings
 from iotsim.signals.resolution import Resolution
 
 Bits = npt.NDArray[np.int64]
+_ONLY_WHEN_SENT = {"disconnect", "duplicate", "latency_spike", "reorder"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ def dressed(
         return readings
     draft = Draft(slots, readings.seq, np.zeros_like(at_us) if subs is None else subs, at_us,
                   readings.time_us, dict(readings.columns), facts.spans, facts.resolutions,
-                  facts.interval_us)
-    names = list(dict.fromkeys(window.name for window in near))
+                  facts.interval_us, 0 if readings.grid is None else readings.grid[1])
+    names = sorted({window.name for window in near})  # labels must not go by how time was cut
     bits = {name: np.int64(1) << np.int64(i) for i, name in enumerate(names)}
     faults, hit = np.zeros(len(readings), np.int64), np.zeros(len(readings), np.int64)
     touched = subs is not None
@@ -93,6 +94,8 @@ def _undo_where_disconnected(
         return
     draft.delay_us[gone] = 0
     draft.copies[gone] = 0
+    for name in bits.keys() & _ONLY_WHEN_SENT:  # a row that never left was not late, nor twice
+        hit[gone] &= ~bits[name]
     if "disconnect" not in draft.causes:
         return
     rows = np.flatnonzero(draft.withheld == draft.causes.index("disconnect"))
