@@ -17,7 +17,7 @@ CONTENT = ("add", "clear", "inject", "set", "stop")
 PACE = ("pause", "resume", "speed")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Action:
     """One thing that was done to a run.
 
@@ -34,6 +34,11 @@ class Action:
         Says so when nobody matched; how many a fraction or a count chose, and who; else empty.
     members : Members or None
         What `add` added; its spec is in the parameters.
+
+    Examples
+    --------
+    >>> Action("inject", 90_000_000, {"fault": "stuck", "where": "site=north"}, devices=12)
+    <Action at 00:01:30: inject stuck where=site=north, on 12 devices>
     """
 
     verb: str
@@ -71,6 +76,10 @@ class Action:
     def describe(self) -> str:
         """Return what was done in one line, without its time."""
         return " ".join([self.verb, *_details(self.parameters)])
+
+    def __repr__(self) -> str:
+        count = "" if self.devices is None else f", on {self.devices:,} devices"
+        return f"<Action at {clock_text(self.at_us)}: {self.describe()}{count}>"
 
     def __str__(self) -> str:
         tail = f" ({self.note})" if self.note else ""
