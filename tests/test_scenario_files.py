@@ -1,5 +1,6 @@
 """Scenarios in files: run because they are named; errors with file and line; a report for CI."""
 
+import asyncio
 from xml.etree import ElementTree
 
 import pytest
@@ -142,3 +143,49 @@ def test_junit_has_a_case_for_every_expectation(tmp_path):
 def test_junit_wants_an_xml_file(tmp_path):
     with pytest.raises(IotsimError, match=r"does not end in \.xml"):
         write(tmp_path / "report.txt", "s", expecting().generate())
+
+
+SHIPPED = ("brownout", "chaos", "clock_skew", "crying_baby", "night_and_day", "ramp_up",
+           "reconnect_storm", "rolling_update")
+
+
+def test_the_shipped_scenarios_are_these():
+    assert tuple(one.name for one in scenario_files.shipped()) == SHIPPED
+    assert all(one.summary.endswith(".") for one in scenario_files.shipped())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_scenario_runs_and_what_it_expects_is_so(name):
+    result = Scenario.load(name).generate()
+    assert not result.errors
+    assert result.expectations
+    assert [str(one) for one in result.expectations if one.status == "failed"] == []
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_scenario_gives_the_same_bytes_from_its_log(name):
+    result = Scenario.load(name).generate()
+    assert result.to_scenario().generate().digest == result.digest
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_scenario_is_the_same_live(name):
+    made = Scenario.load(name)
+    offline = made.generate()
+    live = asyncio.run(made.publish_to(f"memory:{name}").run(speed="max", start=offline.start))
+    assert [str(error) for error in live.errors] == []
+    assert live.digest == offline.digest
+    assert [one.title for one in live.expectations if one.status == "not evaluated"] == []
+
+
+@pytest.mark.xfail(strict=False, reason="a view sees what is computed: blocks that full lanes "
+                                        "hold up are behind it, also in a virtual run")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_a_shipped_scenario_expects_is_so_live(name):
+    live = asyncio.run(Scenario.load(name).publish_to(f"memory:{name}-so").run(speed="max"))
+    assert [str(one) for one in live.expectations if one.status != "passed"] == []
+
+
+def test_an_updated_device_says_its_new_version():
+    frame = Scenario.load("rolling_update").generate().frame(last="30s")
+    assert set(frame["firmware"].astype(str)) == {"2.0.0"}
