@@ -50,6 +50,7 @@ class Links:
         self._turns: list[tuple[int, int, Window]] = []
         self._number = count()
         self._down: set[int] = set()
+        self._leaving: list[tuple[int, int]] = []
 
     # -- what the engine tells ------------------------------------------------------------------
 
@@ -77,7 +78,9 @@ class Links:
                 held.leave_us[rows] = np.minimum(held.leave_us[rows], until_us)
 
     def stopped(self, slots: Ints, at_us: int) -> None:
-        """Devices have ended; what their links hold still leaves in its time."""
+        """Note who says goodbye to its broker, when what its link holds has left in its time."""
+        if any(way.per_device for way in self._board.ways):
+            self._leaving += [(at_us, slot) for slot in slots.tolist()]
 
     def _turn_at(self, window: Window, at_us: int) -> None:
         if at_us < NEVER_US:
@@ -181,6 +184,8 @@ class Links:
 
     def turn(self, now_us: int) -> None:
         """Close and open the sessions that are to be closed and open at an instant."""
+        if self._leaving:
+            self._let_leave(now_us)
         if not self._turns or self._turns[0][0] > now_us:
             return
         touched: set[int] = set()
@@ -214,6 +219,20 @@ class Links:
             if way.per_device and way.lane[slot] >= 0:
                 lane = int(way.lane[slot])
                 (way.pump.hang_up if down else way.pump.call_back)(lane)
+
+    def _let_leave(self, now_us: int) -> None:
+        held = {slot for part in self._all_held() for slot in part.slots.tolist()}
+        still: list[tuple[int, int]] = []
+        for at_us, slot in self._leaving:
+            if at_us > now_us or slot in held or not all(
+                feeder.empty for feeder in self._board.of_slot(slot)
+            ):
+                still.append((at_us, slot))
+                continue
+            for way in self._board.ways:
+                if way.per_device and way.lane[slot] >= 0:
+                    way.pump.retire(int(way.lane[slot]))
+        self._leaving = still
 
     def call_all_back(self) -> None:
         """At the end of a run: open every session, so that what is queued can leave."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from iotsim.errors import UnknownName
+from iotsim.errors import BadValue, UnknownName
 from iotsim.publishers.base import Identity, Publisher, build
 from iotsim.readings import Group
 from iotsim.selectors import Selector, Where, parse, select
@@ -117,8 +117,24 @@ def routes_of(
         for publisher, masks in shared:
             count = sum(int(mask.sum()) for mask in masks.values())
             names = _identities(groups, masks) if publisher.per_device else None
+            _check_sessions(publisher, masks, routes)
             routes.append(Route(outlet, publisher, masks, count, names))
     return routes, notes
+
+
+def _check_sessions(
+    publisher: Publisher, masks: Mapping[int, npt.NDArray[np.bool_]], routes: Sequence[Route]
+) -> None:
+    # A second session under the same name would end the first, again and again.
+    for route in routes:
+        if not (publisher.per_device and route.publisher.per_device
+                and route.publisher.url == publisher.url):
+            continue
+        for index, mask in masks.items():
+            if index in route.masks and (mask & route.masks[index]).any():
+                raise BadValue("sessions", "per-device", f"is asked for twice at {publisher.url}, "
+                               "for the same devices", "Give the two publish_to a where= that "
+                               "does not overlap, or use shared sessions.")
 
 
 def _identities(

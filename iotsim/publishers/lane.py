@@ -71,6 +71,7 @@ class Lane:
             name, settings.url, self._link, settings.turns, self._opened, self._failed
         )
         self._room = asyncio.Event()
+        self._news = asyncio.Event()  # of verdicts
         self._turn = asyncio.Lock()
         self._opening = self._was_open = self._stopping = self._closed = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -114,6 +115,14 @@ class Lane:
         if not self._opening:
             self._connector.seek(at_once=True)
 
+    async def leave(self) -> None:
+        """Say goodbye once everything that was offered has its verdict."""
+        while (self._queue or self._flight or self._waiting) and not self._closed:
+            self._news.clear()
+            await self._news.wait()
+        if not self._closed:
+            await self.close()
+
     async def close(self) -> None:
         """End the link and settle what is left: queued is dropped, in flight is unknown."""
         self.stop_admission()
@@ -134,6 +143,7 @@ class Lane:
         self._room.set()
 
     def _write_off(self) -> None:
+        self._news.set()
         ledger = self._ledger
         why = "stopped while hung up" if self.hung_up else "stopped before it was sent"
         ledger.move("in_flight", "unknown", len(self._flight))
@@ -309,6 +319,7 @@ class Lane:
         self._kick()
 
     def _report(self, items: Sequence[Item], outcome: str, seconds: Sequence[float]) -> None:
+        self._news.set()
         if self._settings.settled is not None:
             try:
                 self._settings.settled([item[2] for item in items], outcome, seconds)

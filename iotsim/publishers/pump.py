@@ -108,6 +108,7 @@ class Pump:
             assert self._count == len(self._names), "one lane for each device"
         self._notices: deque[tuple[str, int]] = deque(maxlen=ERRORS_MAX)
         self._closed = False
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         account = self._ledger
@@ -232,6 +233,12 @@ class Pump:
         """Connect a lane again that was hung up: at once, then as after any lost link."""
         self._lanes[lane].call_back()
 
+    def retire(self, lane: int) -> None:
+        """Let a lane say goodbye and end, once all that it was offered has its verdict."""
+        leaving = asyncio.create_task(self._lanes[lane].leave(), name="iotsim leave")
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
     def discard(self, count: int, reason: str) -> None:
         """Account for messages that are not even offered: dropped, for a reason."""
         self._ledger.offer(count, "dropped", reason)
@@ -268,6 +275,8 @@ class Pump:
             await self._close_lanes([lane for lane in self._lanes if lane.hung_up])
             await self.drain(max(0.0, deadline_s - CLOSE_LINKS_S))
         finally:
+            for leaving in self._leaving:
+                leaving.cancel()
             await self._close_lanes(self._lanes)
 
     async def _close_lanes(self, lanes: Sequence[Lane]) -> None:
