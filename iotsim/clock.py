@@ -14,6 +14,7 @@ from iotsim.errors import BadValue
 
 Speed: TypeAlias = float | int | Literal["max"]
 SPEED_MAX = 1e9
+THERE_S = 0.02  # so little behind real time is not behind it
 
 
 def monotonic() -> float:
@@ -61,6 +62,7 @@ class PacedClock:
         self._anchor_us = start_us
         self._anchor_s = monotonic()
         self._then: tuple[int, float, float | None] | None = None
+        self._left_us = math.inf
 
     def hurry_until(self, time_us: int, *, catch_up: bool) -> None:
         """Be virtual up to an instant, and only then follow real time at the speed there is.
@@ -75,21 +77,36 @@ class PacedClock:
         self.speed = math.inf
 
     @property
+    def hurries(self) -> bool:
+        """Whether it is on its way to where it will follow real time."""
+        return self._then is not None
+
+    @property
     def live_us(self) -> int:
-        """Where a clock that hurries will follow real time; far in the past if it does not."""
-        return -(2**62) if self._then is None else self._then[0]
+        """Where a clock that hurries would follow real time; far in the past if it does not."""
+        if self._then is None:
+            return -(2**62)
+        live_us, speed, since_s = self._then
+        if since_s is None or math.isinf(speed):
+            return live_us
+        return live_us + int((monotonic() - since_s) * speed * 1_000_000)
 
     def catch_up(self, time_us: int) -> None:
-        """Follow real time from now on if it has come to where it was to hurry to."""
-        if self._then is None:
+        """Follow real time from now on if it has come to where it was to hurry to.
+
+        Real time goes on meanwhile, so it is there when little is left, or when what is left does
+        not get less any more: then it cannot go any faster.
+        """
+        if self._then is None or time_us < self._then[0]:
             return
-        live_us, speed, since_s = self._then
-        now_us = live_us
-        if since_s is not None and not math.isinf(speed):
-            now_us += int((monotonic() - since_s) * speed * 1_000_000)
-        if time_us >= now_us:
-            self.speed, self._then = speed, None
-            self._anchor(time_us)
+        _, speed, since_s = self._then
+        live_us = self.live_us
+        left_us = live_us - time_us
+        if left_us > THERE_S * speed * 1_000_000 and left_us < self._left_us:
+            self._left_us = left_us
+            return
+        self.speed, self._then = speed, None
+        self._anchor(time_us if since_s is None else max(time_us, live_us))
 
     @property
     def virtual(self) -> bool:
