@@ -66,8 +66,8 @@ class Action:
 
     def __await__(self) -> Generator[Any, None, Action]:
         """Give itself: what was done has been done, whether somebody waits for it or not."""
+        yield from ()  # a generator that never gives anything
         return self
-        yield  # a generator that never yields
 
     def spec(self) -> dict[str, Any]:
         """Return the action as plain JSON values."""
