@@ -91,3 +91,21 @@ def test_a_rate_is_the_reason_of_the_readings_between_and_changes_none():
     np.testing.assert_array_equal(mask, (draft.sub > 0) & (draft.slot == 0))
     assert (draft.time_us, draft.columns) == before
     assert not draft.withheld.any()
+
+
+def test_a_drain_that_has_ended_still_shows_and_is_no_longer_active():
+    draft = readings(subs=2)
+    one = window("battery_drain", drain_multiplier=5000, begin_s=2, end_s=6)
+    active, running = one.active(draft)
+    since = (draft.at_us - START_US)[active.rows] / 1e6
+    np.testing.assert_array_equal(running, since < 6)
+    assert since.max() > 6
+
+
+def test_the_first_cause_stands_unless_a_later_one_wins():
+    draft, rows = readings(ticks=1), np.array([0, 1])
+    draft.withhold(rows[:1], "first")
+    draft.withhold(rows, "second")
+    assert causes(draft).tolist() == ["first", "second", ""]
+    draft.withhold(rows, "third", wins=True)
+    assert causes(draft).tolist() == ["third", "third", ""]
