@@ -78,7 +78,8 @@ class Action:
         return " ".join([self.verb, *_details(self.parameters)])
 
     def __repr__(self) -> str:
-        count = "" if self.devices is None else f", on {self.devices:,} devices"
+        plural = "" if self.devices == 1 else "s"
+        count = "" if self.devices is None else f", on {self.devices:,} device{plural}"
         return f"<Action at {clock_text(self.at_us)}: {self.describe()}{count}>"
 
     def __str__(self) -> str:
