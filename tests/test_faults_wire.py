@@ -95,6 +95,7 @@ def test_the_bytes_of_all_other_devices_are_unchanged(case, name):
     seen, calm = wire.everything()[name], wire.everything()["calm"]
     for device in SOUTHERN:
         theirs = [(message.key, message.payload) for message in seen.of(device)]
+        assert len(theirs) == wire.LASTS_S
         assert theirs == [(message.key, message.payload) for message in calm.of(device)]
     before, now = calm.digest_of_devices(), seen.digest_of_devices()
     changed = {device for device in before if before[device] != now[device]}

@@ -8,7 +8,9 @@ a kind run side by side in one loop, once per process, before one tap.
 import asyncio
 import functools
 import json
-from collections import defaultdict
+import math
+import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 import iotsim
@@ -24,7 +26,7 @@ from tests.live import START
 START_US = instant_us(START)
 BEGIN_S, END_S, LASTS_S = 10, 30, 40
 SPEED = 60
-NORTH, SOUTH = 6, 5
+NORTH, SOUTH = 4, 2
 
 PROFILE = Profile("rig", {
     "temperature": {"type": "gaussian", "mean": 20, "stddev": 2, "resolution": 0.01},
@@ -53,7 +55,7 @@ CASES = {
     "outlier": ("outlier", {"times": 3}),
     "rate": ("rate", {"factor": 3}),
     "reboot": ("reboot", {}),
-    "reconnect_storm": ("reconnect_storm", {"every": "5s", "down": "1500ms"}),
+    "reconnect_storm": ("reconnect_storm", {"every": "10s", "down": "4s"}),
     "reorder": ("reorder", {"probability": 0.5}),
     "slow_down": ("slow_down", {}),
     "store_and_forward": ("disconnect", {"store_and_forward": True}),
@@ -62,6 +64,22 @@ CASES = {
 }
 OFFLINE = ("disconnect", "firmware_update", "reboot", "reconnect_storm", "store_and_forward")
 OWN = {"sessions": "per-device"}
+SLOW = 20  # the speed at which seconds can be told from a busy machine's moments
+SLOWER = 10  # ... and at which devices have time to come back between two losses
+
+
+ONE_FIELD = Profile("one", {
+    "temperature": {"type": "gaussian", "mean": 20, "stddev": 2, "resolution": 0.01},
+}, telemetry_interval="1s")
+# Cases that need more devices or more time: fault, parameters, seconds, options of the fleet.
+SPECIAL = {
+    "drift of a minute": (
+        "clock_drift", {"drift_rate_ms_per_sec": 50}, 60, {"every": "500ms", "north": 2}),
+    "a quarter corrupted": (
+        "data_corruption", {"corruption_rate": 0.25}, 60, {"north": 25, "profile": ONE_FIELD}),
+    "late by five": ("latency_spike", {"latency_ms": 5000}, 20, {}),
+    "nobody late": (None, {}, 20, {}),
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,7 @@ class Seen:
     messages: list[Message]
     wills: list[Message] = field(default_factory=list)
     anchor_s: float = 0.0  # when simulated time began
+    connects: Counter = field(default_factory=Counter)  # by client id, as the broker counts them
 
     @functools.cached_property
     def by_key(self):
@@ -170,7 +189,7 @@ def is_north(device):
 
 
 NORTHERN = tuple(f"north-{i}" for i in range(NORTH))
-SOUTHERN = tuple(f"south-{i}" for i in range(SOUTH))
+SOUTHERN = tuple(f"south-{NORTH + i}" for i in range(SOUTH))  # indices go on
 
 
 def fleet(name, url, *, every="1s", north=NORTH, south=SOUTH, profile=PROFILE, **options):
@@ -181,6 +200,11 @@ def fleet(name, url, *, every="1s", north=NORTH, south=SOUTH, profile=PROFILE, *
             .add(profile, count=north, every=every, labels={"site": "north"}, id="north-{index}")
             .add(profile, count=south, every=every, labels={"site": "south"}, id="south-{index}")
             .publish_to(url, topic=f"wire/{name}/{{device_id}}", **{**wanted, **options}))
+
+
+def within_four_sigma(count, total, share):
+    """Whether so many of so many are what independent draws of that chance give."""
+    return abs(count - total * share) <= 4 * math.sqrt(total * share * (1 - share))
 
 
 def scenario_of(name, url, case=None, *, clears=False, **options):
@@ -219,7 +243,7 @@ def watched(make, *, speed=SPEED):
         async with asyncio.timeout(50):
             return await asyncio.gather(*(_ran(one, speed) for one in scenarios.values()))
 
-    with Broker(embedded=False) as broker, iotsim.tap(broker.url, topic="#") as tap:
+    with Broker(embedded=False) as broker, iotsim.tap(broker.url, topic="#", qos=1) as tap:
         scenarios = make(broker.url)
         results = asyncio.run(all_of(scenarios))
         left = sum(ledger.acknowledged for result, _ in results
@@ -227,6 +251,7 @@ def watched(make, *, speed=SPEED):
         tap.wait(left, 10)
         assert tap.ok, tap.health
         frame = tap.frame()
+        connects = Counter(re.findall(r"New client connected from \S+ as (.*) \(p\d", broker.log()))
     parts = defaultdict(list)
     rows = zip(frame["time"].astype("int64"), frame["topic"], frame["id"], frame["payload"],
                strict=True)
@@ -234,7 +259,7 @@ def watched(make, *, speed=SPEED):
         kind, name, _ = topic.split("/", 2)
         parts[kind, name].append(Message(place, at_us / 1e6, topic, ident, payload))
     return {
-        name: Seen(scenario, result, parts["wire", name], parts["will", name], anchor_s)
+        name: Seen(scenario, result, parts["wire", name], parts["will", name], anchor_s, connects)
         for (name, scenario), (result, anchor_s) in zip(scenarios.items(), results, strict=True)
     }
 
@@ -261,8 +286,26 @@ def own_sessions():
     """The cases that close sessions, with a session for each device."""
     def named(url):
         made = [scenario_of("own-calm", url, **OWN)]
-        made += [scenario_of(f"own-{case}", url, case, **OWN) for case in OFFLINE]
-        made += [scenario_of(f"clears-{case}", url, case, clears=True, **OWN) for case in OFFLINE]
+        made += [scenario_of(f"own-{case}", url, case, **OWN) for case in (*OFFLINE, "suspend")]
+        made += [scenario_of(f"own-{case}, cleared", url, case, clears=True, **OWN)
+                 for case in OFFLINE]
         return {scenario.fleet.name: scenario for scenario in made}
 
-    return watched(named)
+    return watched(named, speed=SLOWER)
+
+
+@functools.cache
+def special():
+    """Cases with more devices, or with more time, at a pace that leaves room."""
+    def named(url):
+        made = {}
+        for name, (fault, parameters, lasts_s, options) in SPECIAL.items():
+            after_s = BEGIN_S + lasts_s
+            one = Scenario(name, fleet(name, url, **options)).lasting(after_s + 5)
+            if fault is not None:
+                one = one.at(BEGIN_S).inject(fault, where="site=north", duration=lasts_s,
+                                             **parameters)
+            made[name] = one
+        return made
+
+    return watched(named, speed=SLOW)
