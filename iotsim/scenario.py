@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from iotsim import verbs
-from iotsim.actions import Action
 from iotsim.conditions import condition_of
-from iotsim.director import Ends, Plan, Step
+from iotsim.director import ALL_US, Ends, Plan, Step
 from iotsim.errors import BadValue
 from iotsim.fleet import Fleet
 from iotsim.members import script_hash
@@ -28,12 +26,12 @@ from iotsim.scenario_checks import (
     known_fields,
     merged,
 )
+from iotsim.scenario_html import steps_html
 from iotsim.selectors import Where
 from iotsim.units import (
     DEFAULT_START,
     Duration,
     Instant,
-    clock_text,
     duration_text,
     duration_us,
     end_us_of,
@@ -51,7 +49,7 @@ if TYPE_CHECKING:
 Telling: TypeAlias = "Callable[[Any], Coroutine[Any, Any, None]]"
 Block: TypeAlias = "tuple[int, int]"
 
-_ROWS_SHOWN = 12
+CAPTURE_US = 600_000_000
 _FIELDS = ("name", "fleet", "script", "start_us", "steps", "lasting_us", "waited_us", "_now_us",
            "_blocks", "_origin")
 
@@ -293,29 +291,37 @@ class Scenario:
         *,
         speed: Speed = 1,
         start: Instant | None = None,
-        capture: Any = "10m",
+        capture: Any = None,
         to: str | Path | None = None,
     ) -> Result:
-        """Run live to the end; returns what it left. See `Fleet.run`."""
+        """Run live to the end; returns what it left.
+
+        Parameters
+        ----------
+        speed, start, to
+            As for `Fleet.run`.
+        capture : str or int, optional
+            As for `Fleet.run`; if not given ten minutes, and all that its expects look at.
+        """
         from iotsim.live_runs import run_scenario
 
-        return await run_scenario(self, speed=speed, start=self._start(start), capture=capture,
-                                  to=to)
+        return await run_scenario(self, speed=speed, start=self._start(start),
+                                  capture=self._capture(capture), to=to)
 
     def start(
         self,
         *,
         speed: Speed = 1,
         start: Instant | None = None,
-        capture: Any = "10m",
+        capture: Any = None,
         to: str | Path | None = None,
         replace: bool = False,
     ) -> Run:
-        """Start a run in the background of the running event loop; see `Fleet.start`."""
+        """Start a run in the background of the running event loop; see `Fleet.start` and `run`."""
         from iotsim.live_runs import start_scenario
 
-        return start_scenario(self, speed=speed, start=self._start(start), capture=capture, to=to,
-                              replace=replace)
+        return start_scenario(self, speed=speed, start=self._start(start),
+                              capture=self._capture(capture), to=to, replace=replace)
 
     def director(self, start_us: int) -> Director:
         """Return who leads a run that begins at an instant through this scenario, once.
@@ -362,6 +368,13 @@ class Scenario:
         if given is not None or self.start_us is None:
             return given
         return instant_text(self.start_us)
+
+    def _capture(self, given: Any) -> Any:
+        # An expect that looks back further than what is held would judge a part for the whole.
+        if given is not None:
+            return given
+        needs_us = self.director(0).needs_us
+        return "all" if needs_us >= ALL_US else duration_text(max(needs_us, CAPTURE_US))
 
     def _do(self, verb: str, where: Where, parameters: Mapping[str, Any]) -> Scenario:
         check_where(where, crowd(self.fleet, self.steps).members)
@@ -412,20 +425,5 @@ class Scenario:
         return f"<Scenario {self.name!r}: {' '.join(text for _, text in self._facts())}>"
 
     def _repr_html_(self) -> str:
-        ordered = sorted(self.steps, key=lambda step: step.at_us)
-        rows = "".join(
-            f"<tr><td>{clock_text(step.at_us)}</td><td style='text-align:left'>"
-            f"{html.escape(_line(step))}</td></tr>" for step in ordered[:_ROWS_SHOWN])
-        more = len(ordered) - _ROWS_SHOWN
-        rest = f"<p>… and {more:,} more steps</p>" if more > 0 else ""
-        facts = html.escape(" ".join(text for _, text in self._facts()))
-        return (f"<div><b>Scenario {html.escape(self.name)}</b>: {facts}<table><tr><th>time</th>"
-                f"<th>what</th></tr>{rows}</table>{rest}</div>")
-
-
-def _line(step: Step) -> str:
-    if step.condition is not None:
-        return f"expect {step.parameters.get('message', step.condition.text)}"
-    if step.members is not None:
-        return f"add {step.members.type} count={step.members.count}"
-    return Action(step.verb, step.at_us, step.parameters).describe()
+        facts = " ".join(text for _, text in self._facts())
+        return steps_html(self.name, facts, self.steps)

@@ -175,14 +175,6 @@ def test_a_shipped_scenario_is_the_same_live(name):
     live = asyncio.run(made.publish_to(f"memory:{name}").run(speed="max", start=offline.start))
     assert [str(error) for error in live.errors] == []
     assert live.digest == offline.digest
-    assert [one.title for one in live.expectations if one.status == "not evaluated"] == []
-
-
-@pytest.mark.xfail(strict=False, reason="a view sees what is computed: blocks that full lanes "
-                                        "hold up are behind it, also in a virtual run")
-@pytest.mark.parametrize("name", SHIPPED)
-def test_what_a_shipped_scenario_expects_is_so_live(name):
-    live = asyncio.run(Scenario.load(name).publish_to(f"memory:{name}-so").run(speed="max"))
     assert [str(one) for one in live.expectations if one.status != "passed"] == []
 
 
