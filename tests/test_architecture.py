@@ -17,8 +17,8 @@ LAYERS = (
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
         "run_state works progress verification taps preflight stage links checkpoints events "
         "run_verbs live_runs"),
-    (4, "scenarios", "scenario scenario_checks scenario_code scenario_html scenario_files director conditions "
-        "condition_values context observed script script_choice script_names junit"),
+    (4, "scenarios", "scenario scenario_checks scenario_code scenario_html scenario_files director "
+        "conditions condition_values context observed script script_choice script_names junit"),
     (5, "doors", "plots panels lab cli demo notebooks scenarios scenario_command __main__"),
 )
 
