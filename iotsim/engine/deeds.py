@@ -110,28 +110,29 @@ class Deeds:
 
     def _fitting(self, fault: Fault, slots: Ints, memory: dict[Any, Any]) -> Ints:
         # Who can have the fault at all: those with the field, those with a grid.
-        people = self._simulation.population
-        named = getattr(fault, "field", None)
-        names = [named] if isinstance(named, str) else list(named or ())
         if fault.name == "battery_drain":
             return self._with_battery(slots, memory)
-        if fault.name != "rate" and not names:
+        if fault.name != "rate" and not fault.named:
             return slots
-        fits, known = [], set()
+        people = self._simulation.population
+        fits: list[Ints] = []
+        kinds: dict[str, set[str]] = {}
+        scripted = False
         for variant, part in pairs_of(people.variant, slots):
             profile = people.profiles[variant]
-            if profile is None:
-                fits += [] if fault.name == "rate" else [part]
+            scripted = scripted or profile is None
+            fields = {} if profile is None else {f.name: f.kind for f in profile.fields}
+            for name, kind in fields.items():
+                kinds.setdefault(name, set()).add(kind)
+            if profile is None and fault.name == "rate":
                 continue
-            fields = {field.name for field in profile.fields}
-            known |= fields
-            if not names or fields & set(names):
+            if profile is None or not fault.named or fields.keys() & set(fault.named):
                 fits.append(part)
+        if len(slots) and not scripted:
+            _check_named(fault, kinds)
         if len(slots) and not fits:
-            if fault.name == "rate":
-                raise BadValue("fault", "rate", "needs devices with a grid, and these are scripted",
-                               "Use it on devices of a profile.")
-            raise UnknownName("field of the selected devices", names[0], known)
+            raise BadValue("fault", fault.name, "needs devices with a grid, and these are scripted",
+                           "Use it on devices of a profile.")
         return np.sort(np.concatenate([slots[:0], *fits]))
 
     def _with_battery(self, slots: Ints, memory: dict[Any, Any]) -> Ints:
@@ -271,6 +272,15 @@ class Deeds:
         """Do what is to be done to scripted devices by an instant that all have come to."""
         while self._scripts and self._scripts[0][0] <= at_us:
             self._scripts.pop(0)[2]()
+
+
+def _check_named(fault: Fault, kinds: Mapping[str, set[str]]) -> None:
+    for name in fault.named:
+        if name not in kinds:
+            raise UnknownName("field of the selected devices", name, kinds)
+        if fault.numeric and not kinds[name] & {"float", "int", "json"}:
+            raise BadValue("field", name, f"is {' or '.join(sorted(kinds[name]))}, and "
+                           f"{fault.name} changes numbers", "Name a field of numbers.")
 
 
 def _teller(

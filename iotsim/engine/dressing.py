@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from iotsim.faults.base import LAYERS, Draft, Span, Window
+from iotsim.faults.cells import restored
 from iotsim.profiles import Profile
-from iotsim.readings import Column, Ints, Marks, Readings
+from iotsim.readings import Ints, Marks, Readings
 from iotsim.signals.resolution import Resolution
 
 Bits = npt.NDArray[np.int64]
@@ -105,25 +106,7 @@ def _undo_where_disconnected(
         draft.time_us[rows] = readings.time_us[rows]
     for name, column in readings.columns.items():
         if draft.columns[name] is not column:
-            draft.columns[name] = _restored(draft.columns[name], column, rows)
-
-
-def _restored(changed: Column, truth: Column, rows: Ints) -> Column:
-    if changed.kind == truth.kind and changed.categories == truth.categories:
-        values = changed.values.copy()
-        values[rows] = truth.values[rows]
-        present = changed.present
-        if present is not None or truth.present is not None:
-            everywhere = np.ones(len(values), np.bool_)
-            present = (everywhere if present is None else present).copy()
-            present[rows] = everywhere[rows] if truth.present is None else truth.present[rows]
-        return Column(changed.kind, values, changed.categories, present)
-    # A column of whole numbers that a fault has put nulls into holds its values as categories.
-    known = {value: i for i, value in enumerate(changed.categories)}
-    codes = changed.values.copy()
-    for row in rows.tolist():
-        codes[row] = known.setdefault(truth.values[row].item(), len(known))
-    return Column(changed.kind, codes, tuple(known), changed.present)
+            draft.columns[name] = restored(draft.columns[name], column, rows)
 
 
 def _finished(

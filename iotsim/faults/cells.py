@@ -133,6 +133,14 @@ def with_objects(column: Column, rows: Ints, values: Sequence[Any]) -> Column:
 
 def restored(changed: Column, truth: Column, rows: Ints) -> Column:
     """Return a changed column with what was true in some rows; it is there where it was there."""
+    if changed.kind == truth.kind and changed.categories == truth.categories:
+        values, present = changed.values.copy(), None
+        values[rows] = truth.values[rows]
+        if changed.present is not None or truth.present is not None:
+            present = np.ones(len(values), dtype=np.bool_)
+            present &= True if changed.present is None else changed.present
+            present[rows] = True if truth.present is None else truth.present[rows]
+        return Column(changed.kind, values, changed.categories, present)
     return with_objects(changed, rows, objects(truth, rows))
 
 
