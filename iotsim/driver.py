@@ -96,6 +96,7 @@ class Driver:
         if self.end_us is None or self.end_us > begun_us:
             self.end_us = begun_us
         self._stopped = True
+        self._keep_scripts_before(begun_us)
         self.poke()
         return self.end_us
 
@@ -181,8 +182,14 @@ class Driver:
         at_us = self.begun_us
         action = self.stage.do(verb, at_us - self.simulation.start_us, parameters, members)
         self.acted_us = at_us
+        self._keep_scripts_before(at_us)
         self.poke()
         return action
+
+    def _keep_scripts_before(self, at_us: int) -> None:
+        # They may be on their way to the end of the slot just now, one after the other.
+        if isinstance(self.simulation.kernel, LiveKernel):
+            self.simulation.kernel.stop_before(at_us)
 
     async def finish(self, deadline_s: float) -> None:
         """Bring every device to the end, as its lanes have room, within a deadline.

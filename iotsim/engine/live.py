@@ -94,6 +94,10 @@ class LiveKernel(Kernel):
         finally:
             self._until_us = _NEVER_US
 
+    def stop_before(self, instant_us: int) -> None:
+        """Wake nobody from an instant on, until somebody calls `advance` again."""
+        self._until_us = min(self._until_us, instant_us)
+
     def _next(self) -> None:
         # Called whenever a party has parked, ended or turned to the outside world.
         if self._awake > len(self._foreign):

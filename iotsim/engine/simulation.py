@@ -203,12 +203,12 @@ class Simulation:
         """Wake scripted devices that are due before an instant, as tasks on the loop."""
         kernel = self.kernel
         assert isinstance(kernel, LiveKernel)
-        for at_us in self.deeds.script_times(until_us):
+        for at_us in (*self.deeds.script_times(until_us), until_us):
             await kernel.advance(at_us)
             if kernel.next_us is not None and kernel.next_us < at_us:
-                return  # some wait for their lane, and must come to that instant first
-            self.deeds.do_scripts(at_us)
-        await kernel.advance(until_us)
+                return  # some wait for their lane, or something was done: that instant comes first
+            if at_us < until_us:
+                self.deeds.do_scripts(at_us)
 
     def flush(self) -> Iterator[Readings]:
         """Yield what scripted devices have emitted since the last call."""
