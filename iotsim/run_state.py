@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from iotsim.capture import Bound
-from iotsim.clock import check_speed
+from iotsim.clock import check_speed, wall_us
+from iotsim.errors import BadValue
 from iotsim.offline import check_devices
 from iotsim.publishers.ledger import LedgerSnapshot
 from iotsim.units import Duration, Instant, duration_us, end_us_of, instant_us
@@ -16,6 +17,8 @@ from iotsim.units import Duration, Instant, duration_us, end_us_of, instant_us
 if TYPE_CHECKING:
     from iotsim.fleet import Fleet
     from iotsim.scenario import Scenario
+
+_FIRST_US = instant_us("0001-01-01T00:00:00Z")
 
 State: TypeAlias = Literal["connecting", "running", "paused", "stopping", "stopped", "failed"]
 
@@ -30,6 +33,7 @@ class RunSnapshot:
     elapsed_us : int
         Simulated time since the start.
     speed : float
+        Infinite at "max", and while history is filled in.
     devices, readings, late : int
         `late` readings were handed over more than 100 ms after their time.
     lateness_p99_s : float
@@ -108,6 +112,9 @@ def wish_of(
     start_us = None if start is None else instant_us(start)
     if total_us is not None and start_us is not None:
         end_us_of(start_us, total_us)
+    if (wall_us() if start_us is None else start_us) - backfill_us < _FIRST_US:
+        raise BadValue("backfill", backfill, "goes back beyond the year 1, where no calendar here "
+                       "begins", "Give less, or a later start.")
     return Wish(
         fleet=fleet,
         duration_total_us=total_us,
