@@ -99,7 +99,7 @@ def _details(parameters: Mapping[str, Any]) -> list[str]:
         elif name == "members":
             found.append(f"{value['type']} count={value['count']}")
         elif name in ("parameters", "fields"):
-            found += [f"{key}={part}" for key, part in value.items()]
+            found += [f"{key}={_plain(part)}" for key, part in value.items()]
         elif isinstance(value, Mapping):
             names = value.get("ids", ())
             more = ", …" if len(names) > 3 else ""
@@ -107,3 +107,7 @@ def _details(parameters: Mapping[str, Any]) -> list[str]:
         else:
             found.append(f"{name}={value}")
     return found
+
+
+def _plain(value: Any) -> str:
+    return "|".join(map(str, value)) if isinstance(value, list) else str(value)

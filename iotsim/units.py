@@ -190,8 +190,8 @@ def duration_text(microseconds: int) -> str:
     --------
     >>> duration_text(5400000000)
     '1h30m'
-    >>> duration_text(1500)
-    '1500us'
+    >>> duration_text(1500), duration_text(61_200_000)
+    ('1500us', '1m1.2s')
     """
     if microseconds == 0:
         return "0s"
@@ -199,6 +199,9 @@ def duration_text(microseconds: int) -> str:
     for unit, size in (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000)):
         count, rest = divmod(rest, size)
         parts += [f"{count}{unit}"] if count else []
+    if rest > US_PER_SECOND and rest % US_PER_SECOND:
+        whole, part = divmod(rest, US_PER_SECOND)
+        return "".join([*parts, f"{whole}.{part:06}".rstrip("0"), "s"])
     for unit, size in (("s", 1_000_000), ("ms", 1000), ("us", 1)):
         if rest and rest % size == 0:
             parts.append(f"{rest // size}{unit}")
