@@ -107,7 +107,7 @@ class Driver:
         begun = [block.time_us for block in self.simulation.blocks]
         kernel = self.simulation.kernel
         if self.simulation.casts and isinstance(kernel, LiveKernel):
-            begun.append(kernel.begun_us)
+            begun.append(min(kernel.begun_us, self.frontier_us))
         begun = [time_us for time_us in begun if time_us < NEVER_US]
         begun_us = min(self.frontier_us, max(begun, default=self.frontier_us))
         return max(begun_us, self.acted_us)
@@ -303,16 +303,24 @@ class Driver:
 
     def _step_blocks(self, until_us: int) -> None:
         self.simulation.drop_retired()
-        for block in self.simulation.blocks:  # those that a split makes are appended meanwhile
-            if block.time_us >= until_us:
-                continue
-            feeders = self._feeders_of(block)
-            piece_us = max(1, PIECE_ROWS * block.profile.interval_us // len(block))
-            while block.time_us < until_us and not any(feeder.full for feeder in feeders):
-                for readings in block.advance(min(until_us, block.time_us + piece_us)):
-                    self._take(block, readings, block.time_us)
+        blocks, seen = self.simulation.blocks, 0
+        while seen < len(blocks):  # those that a split makes are appended meanwhile
+            # Who is behind goes first: a lane that is nearly full would never be theirs.
+            turn = sorted(blocks[seen:], key=lambda block: block.time_us)
+            seen = len(blocks)
+            for block in turn:
+                self._step_block(block, until_us)
         if len(self._feeders) > 2 * len(self.simulation.blocks) + 100:
             self._feeders.clear()
+
+    def _step_block(self, block: Block, until_us: int) -> None:
+        if block.time_us >= until_us:
+            return
+        feeders = self._feeders_of(block)
+        piece_us = max(1, PIECE_ROWS * block.profile.interval_us // len(block))
+        while block.time_us < until_us and not any(feeder.full for feeder in feeders):
+            for readings in block.advance(min(until_us, block.time_us + piece_us)):
+                self._take(block, readings, block.time_us)
 
     def _flush_scripts(self, until_us: int) -> None:
         for readings in self.simulation.flush():

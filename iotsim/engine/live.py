@@ -19,7 +19,7 @@ from iotsim.errors import StalledError
 
 STALL_S = 10.0
 END_S = 0.4
-_NEVER_US = -(2**63)
+_NEVER_US, _FOREVER_US = -(2**63), 2**62
 
 
 class LiveKernel(Kernel):
@@ -62,10 +62,10 @@ class LiveKernel(Kernel):
     @property
     def begun_us(self) -> int:
         """The first instant that no party has seen: all before it is settled."""
+        if self._held_back:
+            return self._instant_us + 1
         due_us = self.next_us
-        if not self._held_back and due_us is not None:
-            return due_us
-        return self._instant_us + 1
+        return _FOREVER_US if due_us is None else due_us  # nobody will do anything by itself
 
     @property
     def n_tasks(self) -> int:
