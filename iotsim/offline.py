@@ -201,7 +201,7 @@ class Offline:
             groups=tuple(self._simulation.groups),
             capture=capture,
             digests=self._digests,
-            errors=tuple(self._simulation.failures.kept),
+            errors=(*self._director.errors, *self._simulation.failures.kept),
             actions=tuple(self._actions),
             path=None if self._writer is None else self._writer.path,
             notes=tuple(notes),

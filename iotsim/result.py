@@ -141,6 +141,8 @@ class Result:
                 raise BadValue(name, True, f"is not in {self.path}: it has the readings as they "
                                "left", "Run again without to=, or for a shorter time.")
         groups, chunks = self._held(device_type, last)
+        if wire and self.history is not None:
+            chunks = [self.history.deeds.as_left(chunk) for chunk in chunks]
         declared = self._declared(device_type)
         return frames.frame(groups, chunks, declared=declared, fields=fields, tidy=tidy,
                             truth=truth, wire=wire, acks=self.acks, run_id=self.run_id)
@@ -195,7 +197,8 @@ class Result:
         """
         from iotsim.scenario_code import scenario_of
 
-        return scenario_of(self.fleet, self.actions, self.start_us, self.end_us, self.fleet.name)
+        return scenario_of(self.fleet, self.actions, self.start_us, self.end_us, self.fleet.name,
+                           self.expectations)
 
     def branch(self, at: Duration) -> Scenario:
         """Return a scenario that did the same up to a moment, for another future.
@@ -315,8 +318,14 @@ class Result:
         return (
             f"<Result {self.fleet.name!r}: {facts['readings']} readings of {facts['devices']} "
             f"devices over {facts['duration']}, digest {facts['digest'][:12]}…, "
-            f"{facts['errors']} errors{self._noted()}>"
+            f"{self._erred()}{self._noted()}>"
         )
+
+    def _erred(self) -> str:
+        if not self.errors:
+            return "0 errors"
+        more = f" (and {len(self.errors) - 1} more)" if len(self.errors) > 1 else ""
+        return f"error: {self.errors[0]}{more}"
 
     def _noted(self) -> str:
         if not self.notes:

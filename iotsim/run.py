@@ -81,7 +81,9 @@ class Run(RunVerbs):
     @property
     def errors(self) -> tuple[IotsimError, ...]:
         """What has gone wrong so far: failed devices, publishers in trouble."""
-        return (*self._works.failures.kept, *self._works.undelivered())
+        director = self._works.director
+        said = () if director is None else director.errors
+        return (*said, *self._works.failures.kept, *self._works.undelivered())
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -198,7 +200,7 @@ class Run(RunVerbs):
             lateness_p99_s=math.nan if driver is None else driver.lateness.quantile(0.99),
             captured=captured,
             evicted=evicted,
-            errors=works.failures.count + len(works.undelivered()),
+            errors=works.failures.count + len(self.errors) - len(works.failures.kept),
             publishers=MappingProxyType(works.ledgers()),
             faults=MappingProxyType(self._active()),
             withheld=intake.withheld_rows,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from iotsim import frames
 from iotsim.actions import Action
 from iotsim.engine.simulation import Simulation
+from iotsim.errors import IotsimError
 from iotsim.members import Members
 from iotsim.readings import Readings
 from iotsim.selectors import Where
@@ -43,6 +44,10 @@ class Director(Protocol):
     @property
     def expectations(self) -> list[Any]:
         """What was expected, and whether it was so."""
+
+    @property
+    def errors(self) -> list[IotsimError]:
+        """Why it could not go on; the run ends there."""
 
     def act(self, stage: Stage) -> None:
         """Do all that is due at `next_us`."""
@@ -222,6 +227,7 @@ class Replay:
     def __init__(self, actions: list[Action], end_us: int | None) -> None:
         self.end_us, self.needs_us = end_us, 0
         self.expectations: list[Any] = []
+        self.errors: list[IotsimError] = []
         self._left = list(reversed(actions))
 
     @property
