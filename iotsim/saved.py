@@ -117,11 +117,12 @@ def versions() -> dict[str, Any]:
     """Return the versions that decide what bytes a spec gives."""
     from importlib.metadata import version
 
+    from iotsim.faults.base import VERSION as FAULTS_VERSION
     from iotsim.signals.base import known
 
     generators = {name: cls.version for name, cls in sorted(known().items())}
     return {"iotsim": __version__, "digest": DIGEST_VERSION, "tzdata": version("tzdata"),
-            "generators": generators}
+            "faults": FAULTS_VERSION, "generators": generators}
 
 
 def _bytes(array: npt.NDArray[Any]) -> bytes:

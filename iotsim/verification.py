@@ -205,7 +205,8 @@ def _version_notes(saved: SavedRun) -> list[str]:
     then, now = saved.manifest["versions"], versions()
     notes = [
         f"{name} was version {then[name]} and is {now[name]}"
-        for name in ("iotsim", "digest", "tzdata") if then.get(name) != now[name]
+        for name in ("iotsim", "digest", "faults", "tzdata")
+        if then.get(name, now[name]) != now[name]
     ]
     generators = then.get("generators", {})
     notes += [
