@@ -117,7 +117,7 @@ def versions() -> dict[str, Any]:
     """Return the versions that decide what bytes a spec gives."""
     from importlib.metadata import version
 
-    from iotsim.faults.base import VERSION as FAULTS_VERSION
+    from iotsim.faults.draft import VERSION as FAULTS_VERSION
     from iotsim.signals.base import known
 
     generators = {name: cls.version for name, cls in sorted(known().items())}
