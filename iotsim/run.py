@@ -316,7 +316,7 @@ class Run(RunVerbs):
         if self._works.driver is not None and self.state == "running":
             self._works.driver.clock.pause()
             self.state = "paused"
-            self._log("pause", self._elapsed_us())
+            self._log("pause", self._begun_us())
             self._works.driver.poke()
 
     def _resume(self) -> None:
@@ -325,7 +325,7 @@ class Run(RunVerbs):
         if self._works.driver is not None and self.state == "paused":
             self._works.driver.clock.resume()
             self.state = "running"
-            self._log("resume", self._elapsed_us())
+            self._log("resume", self._begun_us())
             self._works.driver.poke()
 
     def _set_speed(self, factor: float) -> None:
@@ -334,7 +334,7 @@ class Run(RunVerbs):
         if self._works.driver is not None and self.state in ("running", "paused"):
             self._works.driver.clock.set_speed(factor)
             shown = "max" if math.isinf(factor) else factor
-            self._log("speed", self._elapsed_us(), factor=shown)
+            self._log("speed", self._begun_us(), factor=shown)
             self._works.driver.poke()
 
     def _log(self, verb: str, at_us: int, **parameters: Any) -> None:
@@ -408,6 +408,11 @@ class Run(RunVerbs):
         if self._result is None:  # cancelled from outside before its first step
             self._result = self._make_result(self._works.end_us)
         return self._result
+
+    def _begun_us(self) -> int:
+        # Where an action would be: the log is in order of time, whatever the clock says.
+        driver = self._works.driver
+        return 0 if driver is None else driver.begun_us - self._works.start_us
 
     def _elapsed_us(self) -> int:
         driver = self._works.driver

@@ -286,7 +286,7 @@ def test_a_live_run_tells_what_has_happened_so_far():
     seen, result = asyncio.run(session())
     assert [entry[2] for entry in told(seen)].count("disconnected") == 2
     assert len(of(seen, "fault_injected")) == 2
-    # A pause has the time of the clock; a stop that of the boundary that was begun last.
+    # Both have the time of the boundary that was begun last.
     assert {entry[3] for entry in of(result.events(), "action")} == {
         "inject disconnect where=device_type=pump", "log look", "pause", "stop"}
 
