@@ -28,11 +28,15 @@ _NAMED_MAX = 10
 _OWN = ("id", "device_type", "fraction", "count", "shard")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Ids:
     """A selector that names devices one by one; empty selects nothing."""
 
     names: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        more = ", …" if len(self.names) > 3 else ""
+        return f"ids([{', '.join(map(repr, self.names[:3]))}{more}])"
 
 
 Where: TypeAlias = "str | Ids | Selector | Mapping[str, list[str]]"
@@ -217,7 +221,8 @@ def _note(
     count: int, there: int,
 ) -> str:
     if not count:
-        return f"where={str(selector)!r} matches no device"
+        nobody = any(not values for _, values in selector.terms)
+        return f"where={'ids([])' if nobody else repr(str(selector))} matches no device"
     if selector.fraction is None and selector.count is None:
         return ""
     note = f"where={str(selector)!r} matches {count:,} of {there:,} devices"
