@@ -40,7 +40,12 @@ def digests(notebook):
 
 
 def test_there_are_notebooks():
-    assert NAMES[:2] == ["01_first_fleet.ipynb", "02_profiles_and_signals.ipynb"]
+    assert NAMES[:4] == [
+        "01_first_fleet.ipynb",
+        "02_profiles_and_signals.ipynb",
+        "03_break_it.ipynb",
+        "04_scenarios_and_replay.ipynb",
+    ]
 
 
 def test_it_is_saved_as_a_rerun_would_save_it(path, notebook):
