@@ -1,7 +1,11 @@
 """What the tests of actions share: a small mixed fleet, any actions on it, and a slow oracle."""
 
+import asyncio
+from itertools import pairwise
+
 import numpy as np
 
+import iotsim
 from iotsim import Fleet, Profile
 from iotsim.actions import Action
 from iotsim.digest import Digest
@@ -15,6 +19,7 @@ from iotsim.seeding import device_keys
 from iotsim.selectors import select
 from iotsim.verbs import added
 from tests.fleets import START_US
+from tests.live import START, run
 
 SECOND = 1_000_000
 END_US = 60 * SECOND
@@ -264,3 +269,59 @@ class Oracle:
                 if rated and not gone and at_us < min(self.end_us, device["ended"]):
                     found[n, j] = at_us
         return found
+
+
+# -- live -----------------------------------------------------------------------------------------
+
+GAUGE = Profile("gauge", {
+    "power": {"type": "gaussian", "mean": 400, "stddev": 25},
+    "walk": {"type": "brownian", "volatility": 0.5},
+}, telemetry_interval="1s")
+
+
+def gauges(name="gauges", count=10, **options):
+    return Fleet(name, seed=5).add(GAUGE, count=count, labels={"site": "a"}, **options)
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def beyond(live, seconds):
+    """Wait until a run has come so many simulated seconds further."""
+    goal_us = live.snapshot().elapsed_us + round(seconds * 1e6)
+    return until(lambda: live.snapshot().elapsed_us >= goal_us)
+
+
+def same_again(result, tmp_path, **devices):
+    """Check that the log of a run does it again, three ways, and is in order of time."""
+    assert not result.errors, result.errors
+    times = [action.at_us for action in result.actions]
+    assert all(one <= other for one, other in pairwise(times))
+    scenario = result.to_scenario()
+    again = scenario.generate()
+    assert again.digest == result.digest, result.diff(again)
+    if result.rows < 20_000:
+        assert rows(again.capture.chunks()) == rows(result.capture.chunks())
+    verified = iotsim.verify(result.save(tmp_path / "live.iotsim"), devices=devices)
+    assert verified.ok, verified.difference
+    return result
+
+
+async def started(fleet, speed=50, **options):
+    live = fleet.start(speed=speed, start=START, capture="all", **options)
+    await live.ready()
+    return live
+
+
+def session(fleet, what, tmp_path, speed=50, **devices):
+    """Do something to a live run of a fleet, stop it, and check that its log does it again."""
+
+    async def main():
+        live = await started(fleet, speed)
+        await what(live)
+        return await live.stop()
+
+    return same_again(run(main()), tmp_path, **devices)

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from iotsim import Fleet, Profile, Scenario
-from iotsim.errors import BadValue, UnknownName
+from iotsim.errors import BadValue
 from iotsim.publishers import memory
-from iotsim.selectors import ids
 from tests.action_rig import Hand, mixed, rows
 from tests.fleets import START_US
 
@@ -64,7 +63,7 @@ def test_a_device_that_is_added_begins_then_and_is_what_it_would_have_been_from_
 
 
 def test_the_phase_is_within_an_interval_and_zero_aligns():
-    first = [second for second in seconds(found(story(lasting="5s")))]
+    first = seconds(found(story(lasting="5s")))
     assert len(first) == 4
     assert all(0 <= second < 5 for second in first)
     assert len(set(first)) == 4
@@ -306,9 +305,9 @@ def test_labels_of_a_row_are_categorical_and_joined_by_a_plus():
 @pytest.mark.parametrize("name", ["time", "device_id", "device_type", "seq", "faults", "hit",
                                   "sub", "copy", "withheld", "acked", "latency"])
 def test_a_label_or_a_field_with_a_reserved_name_is_an_error(name):
-    with pytest.raises(BadValue, match="reserved|column"):
+    with pytest.raises(BadValue, match=r"reserved|column"):
         meters(labels={name: "x"})
-    with pytest.raises(ValueError, match="reserved|column"):
+    with pytest.raises(ValueError, match=r"reserved|column"):
         Profile("p", {name: {"type": "constant", "value": 1}})
     with pytest.raises(BadValue, match="column"):
         story().inject("firmware_update", version="2", label=name)
