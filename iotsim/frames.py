@@ -21,6 +21,7 @@ import numpy.typing as npt
 from iotsim.acks import Acks
 from iotsim.capture import common_kind, field_kinds
 from iotsim.errors import BadValue, UnknownName
+from iotsim.faults.base import NEVER_US
 from iotsim.publishers.payload import message_ids
 from iotsim.readings import WIRE_COLUMNS, Column, Group, Ints, Readings
 
@@ -196,7 +197,8 @@ def _wire_columns(rows: _Rows, acks: Acks | None, run_id: str) -> dict[str, Any]
     import pandas as pd
 
     chunks, order = rows.chunks, rows.order
-    latency_s = _whole("delay_us", chunks) / 1e6
+    delay_us = _whole("delay_us", chunks)
+    latency_s = np.where(delay_us == NEVER_US, np.nan, delay_us / 1e6)
     acked = np.full(len(order), None, dtype=object)
     if acks is not None:
         acked, seconds = acks.lookup(chain.from_iterable(_ids(chunks, run_id)))

@@ -15,6 +15,7 @@ from itertools import count
 import numpy as np
 
 from iotsim.engine.block import Block
+from iotsim.engine.deeds import HOLDING, held_by, stored_until
 from iotsim.faults.base import NEVER_US, Window
 from iotsim.feeders import Switchboard
 from iotsim.intake import joined
@@ -61,8 +62,7 @@ class Links:
 
     def injected(self, window: Window) -> None:
         """Note when a fault will hold readings back, or close sessions."""
-        holds = window.name in ("disconnect", "latency_spike", "reorder")
-        if window.fault.offline or holds:
+        if window.fault.offline or window.name in HOLDING:
             self._offline.append(window)
             self._turn_at(window, window.begin_us)
             self._turn_at(window, window.end_us)
@@ -72,9 +72,10 @@ class Links:
         if window in self._offline:
             self._turn_at(window, at_us)
         for held in self._all_held():
-            rows = np.flatnonzero(np.isin(held.slots, slots) & (held.leave_us > at_us))
+            waits = (held.leave_us > at_us) & held_by(held.readings, window)
+            rows = np.flatnonzero(waits & np.isin(held.slots, slots))
             if len(rows):
-                until_us = self._stored_until(held.slots[rows], at_us)
+                until_us = stored_until(self._offline, held.slots[rows], at_us)
                 held.leave_us[rows] = np.minimum(held.leave_us[rows], until_us)
 
     def stopped(self, slots: Ints, at_us: int) -> None:
@@ -85,15 +86,6 @@ class Links:
     def _turn_at(self, window: Window, at_us: int) -> None:
         if at_us < NEVER_US:
             heapq.heappush(self._turns, (at_us, next(self._number), window))
-
-    def _stored_until(self, slots: Ints, at_us: int) -> Ints:
-        until_us = np.full(len(slots), at_us, dtype=np.int64)
-        for window in self._offline:
-            if getattr(window.fault, "store_and_forward", False) and window.begin_us <= at_us:
-                place = window.members(slots)
-                ends_us = np.where(place >= 0, window.ends_us[place], at_us)
-                until_us = np.maximum(until_us, ends_us)
-        return until_us
 
     # -- readings -------------------------------------------------------------------------------
 
@@ -164,7 +156,7 @@ class Links:
         """At the end of a run: what a slow link holds leaves; what is stored is counted."""
         for source in list(self._held):
             for held in self._held.pop(source):
-                stored = self._stored_until(held.slots, end_us) > end_us
+                stored = stored_until(self._offline, held.slots, end_us) > end_us
                 if stored.any():
                     self._board.discard(held.readings.take(stored), STORED)
                 self._board.put(held.readings.take(~stored))

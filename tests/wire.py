@@ -225,7 +225,7 @@ async def _ran(scenario, speed):
     run = scenario.start(speed=speed, start=START)
     await run.ready()
     clock = run._works.driver.clock
-    anchor_s = iotsim.clock.wall_us() / 1e6 - (clock.now_us() - START_US) / 1e6 / speed
+    anchor_s = iotsim.clock.wall_us() / 1e6 - (clock.now_us() - START_US) / 1e6 / clock.speed
     return await run.wait(), anchor_s
 
 
@@ -306,6 +306,10 @@ def special():
                 one = one.at(BEGIN_S).inject(fault, where="site=north", duration=lasts_s,
                                              **parameters)
             made[name] = one
+        both = Scenario("both", fleet("both", url)).lasting(LASTS_S).at(BEGIN_S)
+        both = both.inject("latency_spike", where="site=north", duration=20, latency_ms=8000)
+        both = both.inject("offset", where="site=north", by=1)
+        made["both"] = both.at(15).clear("offset").at(25).clear("latency_spike")
         return made
 
     return watched(named, speed=SLOW)

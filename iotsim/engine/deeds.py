@@ -7,11 +7,12 @@ blocks split there, scripted devices are told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from iotsim.actions import Action
 from iotsim.engine.block import Block, Split
@@ -20,7 +21,7 @@ from iotsim.errors import BadValue, UnknownName
 from iotsim.faults.base import NEVER_US, Fault, Window, build, window_keys
 from iotsim.members import Members, check_columns
 from iotsim.profiles import Profile
-from iotsim.readings import Ints
+from iotsim.readings import Ints, Readings
 from iotsim.verbs import changed
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from iotsim.engine.simulation import Simulation
 
 WINDOWS_MAX = 100_000
+HOLDING = ("disconnect", "latency_spike", "reorder")  # faults that let readings leave later
 
 
 class Deeds:
@@ -179,6 +181,23 @@ class Deeds:
                     found[window.name] = np.union1d(found.get(window.name, slots[:0]), slots)
         return {name: len(slots) for name, slots in found.items()}
 
+    def as_left(self, readings: Readings) -> Readings:
+        """Return readings with the delays that they had in the end: a clear lets go what waits."""
+        marks = readings.marks
+        if marks is None or marks.delay_us is None or not self.cleared:
+            return readings
+        slots = self._simulation.population.slots[readings.group.index][readings.device]
+        taken_us = readings.time_us if marks.shift_us is None else readings.time_us - marks.shift_us
+        leave_us = np.minimum(taken_us + marks.delay_us, NEVER_US)
+        for at_us, window, ended in self.cleared:
+            waits = (taken_us < at_us) & (leave_us > at_us) & held_by(readings, window)
+            rows = np.flatnonzero(waits & within(slots, ended))
+            if len(rows):
+                until_us = stored_until(self.windows, slots[rows], at_us)
+                leave_us[rows] = np.minimum(leave_us[rows], until_us)
+        delay_us = np.where(leave_us == NEVER_US, NEVER_US, leave_us - taken_us)
+        return replace(readings, marks=replace(marks, delay_us=delay_us))
+
     # -- devices --------------------------------------------------------------------------------
 
     def _add(self, members: Members, at_us: int) -> int:
@@ -281,6 +300,25 @@ def _check_named(fault: Fault, kinds: Mapping[str, set[str]]) -> None:
         if fault.numeric and not kinds[name] & {"float", "int", "json"}:
             raise BadValue("field", name, f"is {' or '.join(sorted(kinds[name]))}, and "
                            f"{fault.name} changes numbers", "Name a field of numbers.")
+
+
+def held_by(readings: Readings, window: Window) -> npt.NDArray[np.bool_]:
+    """Return which readings leave later because of such a fault."""
+    marks = readings.marks
+    if marks is None or window.name not in HOLDING:
+        return np.zeros(len(readings), dtype=np.bool_)
+    return np.array([window.name in text.split("+") for text in marks.names])[marks.hit]
+
+
+def stored_until(windows: Sequence[Window], slots: Ints, at_us: int) -> Ints:
+    """Return until when links of devices without a way out store what they have at an instant."""
+    until_us = np.full(len(slots), at_us, dtype=np.int64)
+    for window in windows:
+        if getattr(window.fault, "store_and_forward", False) and window.begin_us <= at_us:
+            place = window.members(slots)
+            ends_us = np.where(place >= 0, window.ends_us[place], at_us)
+            until_us = np.maximum(until_us, ends_us)
+    return until_us
 
 
 def _teller(
