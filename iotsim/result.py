@@ -215,6 +215,14 @@ class Result:
         ------
         BadValue
             If the moment is not within the run.
+
+        Examples
+        --------
+        >>> from iotsim import Fleet
+        >>> result = Fleet("plant", seed=42).add("pump", count=2).generate("10m")
+        >>> faster = result.branch("5m").set(rpm={"mean": 1500}).generate()
+        >>> sorted(result.compare(faster)["field"].unique())
+        ['flow', 'power', 'rpm']
         """
         from iotsim.checkpoints import branch
 

@@ -236,12 +236,15 @@ class Run(RunVerbs):
         return self._ask(self._checkpoint)
 
     def _checkpoint(self) -> Checkpoint:
-        from iotsim.checkpoints import checkpoint_of
+        from iotsim.checkpoints import CHECKPOINTS_MAX, checkpoint_of
 
         works = self._works
         if works.driver is None or self.state not in ("running", "paused"):
             raise BadValue("run", self.name, f"cannot be kept now: it is {self.state}",
                            "Await run.ready() first.")
+        if len(self._checkpoints) >= CHECKPOINTS_MAX:
+            raise BadValue("checkpoint", len(self._checkpoints) + 1, "is one more than a run keeps",
+                           f"Keep {CHECKPOINTS_MAX}: a branch begins at the nearest one before it.")
         made = checkpoint_of(works.driver, works.intake, self.actions)
         self._checkpoints.append(made)
         return made

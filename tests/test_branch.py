@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import iotsim
-from iotsim import Fleet, Scenario, driver
+from iotsim import Fleet, Scenario, checkpoints, driver
 from iotsim.checkpoints import Checkpoint, origin_of
 from iotsim.digest import Digest
 from iotsim.engine.twin import twin_of
@@ -320,6 +320,16 @@ def test_a_run_that_has_ended_or_not_begun_cannot_be_kept():
             live.checkpoint()
 
     run(main())
+
+
+def test_a_run_keeps_so_many_checkpoints_and_no_more(monkeypatch):
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS_MAX", 2)
+
+    def refused(live):
+        with pytest.raises(BadValue, match=r"is one more than a run keeps\. Keep 2"):
+            live.checkpoint()
+
+    assert len(session(things(), (10, keep), (20, keep), (30, refused)).checkpoints) == 2
 
 
 def test_a_checkpoint_may_be_asked_for_from_another_thread():
