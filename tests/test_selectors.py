@@ -89,6 +89,12 @@ def test_a_fraction_and_a_count_say_how_many_and_a_count_says_who():
     assert select("count=0", GROUPS).note == "where='count=0' matches no device"
 
 
+def test_nobody_is_written_as_it_is_typed():
+    assert select(ids([]), GROUPS).note == "where=ids([]) matches no device"
+    assert [repr(ids(names)) for names in ([], ["a", "b"], list("abcd"))] == [
+        "ids([])", "ids(['a', 'b'])", "ids(['a', 'b', 'c', …])"]
+
+
 def test_the_notes_of_a_fleets_routes_say_whom_an_outlet_serves():
     made = (Fleet("p", seed=1).add("pump", count=20).publish_to("memory:a")
             .publish_to("memory:b", where="count=2").publish_to("memory:c", where="id=x"))
