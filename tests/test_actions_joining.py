@@ -128,3 +128,25 @@ def test_set_gives_scripted_devices_another_interval(tmp_path, speed):
     frame = result.frame(device_type="meter")
     gaps = frame.groupby("device_id", observed=True)["time"].diff().dt.total_seconds().dropna()
     assert set(gaps.round(3)) == {1.0, 0.25}
+
+
+def test_what_a_device_itself_does_to_its_run_comes_after_the_instant_it_is_in(tmp_path):
+    held = {}
+
+    async def meddler(dev):
+        while True:
+            dev.emit(x=1.0)
+            if "live" in held and dev.id == "meddler-0000":
+                held["actions"].append((dev.now_us, held["live"].inject("offset", by=1)))
+            await dev.sleep("1s")
+
+    async def what(live):
+        held.update(live=live, actions=[])
+        await beyond(live, 4)
+        del held["live"]
+
+    result = session(Fleet("meddlers", seed=1).add(meddler, count=3), what, tmp_path,
+                     meddler=meddler)
+    assert len(held["actions"]) > 2
+    for now_us, action in held["actions"]:
+        assert result.start_us + action.at_us > now_us

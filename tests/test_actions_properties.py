@@ -29,6 +29,7 @@ from tests.action_rig import (
     rows,
     same_again,
     started,
+    until,
     walker,
 )
 from tests.fleets import START_US
@@ -315,6 +316,11 @@ def test_whatever_is_done_live_and_at_whatever_pace_the_log_does_it_again(
     async def main():
         live = await started(mixed(name="session").publish_to("memory:any"), speed)
         await session(live)
+        live.resume()
+        live.set_speed(400)
+        driver = live._works.driver
+        seen_us = driver.frontier_us
+        await until(lambda: driver.frontier_us > seen_us)
         return await live.stop()
 
     result = run(main())

@@ -64,8 +64,8 @@ class LiveKernel(Kernel):
         """The first instant that no party has seen: all before it is settled."""
         if self._held_back:
             return self._instant_us + 1
-        due_us = self.next_us
-        return _FOREVER_US if due_us is None else due_us  # nobody will do anything by itself
+        due_us = self.next_us  # None: nobody will do anything by itself
+        return _FOREVER_US if due_us is None else max(due_us, self._instant_us + 1)
 
     @property
     def n_tasks(self) -> int:
