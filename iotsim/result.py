@@ -141,8 +141,9 @@ class Result:
                 raise BadValue(name, True, f"is not in {self.path}: it has the readings as they "
                                "left", "Run again without to=, or for a shorter time.")
         groups, chunks = self._held(device_type, last)
-        if wire and self.history is not None:
-            chunks = [self.history.deeds.as_left(chunk) for chunk in chunks]
+        if self.history is not None:
+            deeds = self.history.deeds
+            chunks = [deeds.as_left(chunk, self.end_us) for chunk in chunks]
         declared = self._declared(device_type)
         return frames.frame(groups, chunks, declared=declared, fields=fields, tidy=tidy,
                             truth=truth, wire=wire, acks=self.acks, run_id=self.run_id)

@@ -121,3 +121,21 @@ def test_what_is_done_to_nobody_says_so():
         "1m").generate()
     assert result.digest == sensors().generate("1m").digest
     assert "matches no device" in result.notes[0]
+
+
+def test_what_a_device_still_stores_at_the_end_has_not_left():
+    outage = Scenario("outage", sensors(count=4)).at("30s").inject(
+        "disconnect", where="count=1", store_and_forward=True).lasting("60s")
+    result = outage.generate()
+    assert result.rows == 48
+    assert len(result.frame()) == 48 - 6
+    wire = result.frame(wire=True)
+    assert (wire["withheld"] == "disconnect").sum() == 6
+    back = outage.at("50s").clear("disconnect").generate()
+    assert back.digest == result.digest
+    assert len(back.frame()) == 48
+    live = run(outage.publish_to("memory:stored").run(speed="max"))
+    assert not live.errors
+    assert len(live.frame()) == 42
+    ledger = live.publishers["memory:stored"]
+    assert (ledger.acknowledged, ledger.dropped) == (42, 6)

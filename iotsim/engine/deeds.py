@@ -181,10 +181,13 @@ class Deeds:
                     found[window.name] = np.union1d(found.get(window.name, slots[:0]), slots)
         return {name: len(slots) for name, slots in found.items()}
 
-    def as_left(self, readings: Readings) -> Readings:
-        """Return readings with the delays that they had in the end: a clear lets go what waits."""
+    def as_left(self, readings: Readings, end_us: int) -> Readings:
+        """Return readings as they had left by the end.
+
+        A clear lets go what waits; what a device still stores at the end was withheld.
+        """
         marks = readings.marks
-        if marks is None or marks.delay_us is None or not self.cleared:
+        if marks is None or marks.delay_us is None:
             return readings
         slots = self._simulation.population.slots[readings.group.index][readings.device]
         taken_us = readings.time_us if marks.shift_us is None else readings.time_us - marks.shift_us
@@ -196,7 +199,15 @@ class Deeds:
                 until_us = stored_until(self.windows, slots[rows], at_us)
                 leave_us[rows] = np.minimum(leave_us[rows], until_us)
         delay_us = np.where(leave_us == NEVER_US, NEVER_US, leave_us - taken_us)
-        return replace(readings, marks=replace(marks, delay_us=delay_us))
+        names, withheld = marks.names, marks.withheld
+        storing = np.array(["disconnect" in name.split("+") for name in names])
+        stored = (leave_us > end_us) & storing[marks.hit]
+        if stored.any():
+            names = names if "disconnect" in names else (*names, "disconnect")
+            withheld = np.zeros(len(readings), np.int16) if withheld is None else withheld.copy()
+            withheld[stored] = names.index("disconnect")
+        return replace(readings, marks=replace(marks, names=names, withheld=withheld,
+                                               delay_us=delay_us))
 
     # -- devices --------------------------------------------------------------------------------
 
