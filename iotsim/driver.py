@@ -70,6 +70,7 @@ class Driver:
         self.end_us = end_us
         self.stage: Stage | None = None
         self._director, self._links, self._stopped = director, links, False
+        self._waiting = False  # for the end of a slot
         self.late_rows = 0
         self.lateness = Latency()
         self._switchboard = switchboard
@@ -92,6 +93,7 @@ class Driver:
 
     def stop(self) -> int:
         """End the run at the first boundary that nothing has begun; returns it."""
+        self.come_to_now()
         begun_us = self.begun_us
         if self.end_us is None or self.end_us > begun_us:
             self.end_us = begun_us
@@ -179,12 +181,27 @@ class Driver:
             If it cannot be done; nothing is then changed.
         """
         assert self.stage is not None, "the stage is set before the first act"
+        self.come_to_now()
         at_us = self.begun_us
         action = self.stage.do(verb, at_us - self.simulation.start_us, parameters, members)
         self.acted_us = at_us
         self._keep_scripts_before(at_us)
         self.poke()
         return action
+
+    def come_to_now(self) -> None:
+        """Bring the frontier to what the clock shows, if nothing is due before that.
+
+        While nothing happens a slot is long, and its beginning is not when somebody did something.
+        """
+        if not self._waiting or self.clock.virtual:
+            return
+        until_us = min(self.clock.now_us(), self._boundary_us() - 1)
+        if self.frontier_us < until_us <= self._due_us():
+            for block in self.simulation.blocks:
+                for readings in block.advance(until_us):
+                    raise AssertionError(f"{len(readings)} readings where nothing was due")
+            self.frontier_us = until_us
 
     def _keep_scripts_before(self, at_us: int) -> None:
         # They may be on their way to the end of the slot just now, one after the other.
@@ -291,7 +308,12 @@ class Driver:
         wait_s = self.clock.real_s_until(until_us)
         if wait_s <= 0:
             return True
-        return not await _set(self._poke, wait_s) and self.clock.real_s_until(until_us) <= 0
+        self._waiting = True
+        try:
+            poked = await _set(self._poke, wait_s)
+        finally:
+            self._waiting = False
+        return not poked and self.clock.real_s_until(until_us) <= 0
 
     async def _advance(self, until_us: int) -> None:
         self._step_blocks(until_us)

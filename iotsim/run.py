@@ -20,11 +20,11 @@ from iotsim.driver import Driver
 from iotsim.errors import BadValue, IotsimError, RunBroken
 from iotsim.members import Members
 from iotsim.result import Result, facts_html
-from iotsim.run_state import RunSnapshot, State, Wish
+from iotsim.run_state import RunSnapshot, State, Wish, facts_of
 from iotsim.run_verbs import ANSWER_S, RunVerbs, act
 from iotsim.selectors import Where
 from iotsim.stage import Stage
-from iotsim.units import Duration, clock_text
+from iotsim.units import Duration
 from iotsim.works import Works
 
 if TYPE_CHECKING:
@@ -415,7 +415,10 @@ class Run(RunVerbs):
     def _begun_us(self) -> int:
         # Where an action would be: the log is in order of time, whatever the clock says.
         driver = self._works.driver
-        return 0 if driver is None else driver.begun_us - self._works.start_us
+        if driver is None:
+            return 0
+        driver.come_to_now()
+        return driver.begun_us - self._works.start_us
 
     def _elapsed_us(self) -> int:
         driver = self._works.driver
@@ -426,22 +429,7 @@ class Run(RunVerbs):
         return max(0, driver.clock.now_us() - self._works.start_us)
 
     def _facts(self) -> Iterator[tuple[str, str]]:
-        now = self.snapshot()
-        pace = "max" if math.isinf(now.speed) else f"{now.speed:g}"
-        yield "state", f"{now.state} ×{pace}"
-        yield "time", clock_text(now.elapsed_us)
-        yield "devices", f"{now.devices:,} devices"
-        yield "readings", f"{now.readings:,} readings"
-        for url, ledger in now.publishers.items():
-            yield "publisher", f"{url}: {ledger.acknowledged:,} of {ledger.offered:,} acknowledged"
-        for name, count in now.faults.items():
-            yield "fault", f"{name} on {count:,}"
-        if now.late:
-            yield "late", f"{now.late:,} late"
-        if self._failure is not None:
-            yield "error", str(self._failure)
-        elif now.errors:
-            yield "errors", f"{now.errors} errors"
+        return facts_of(self.snapshot(), self._failure)
 
     def __repr__(self) -> str:
         return f"<Run {self.name!r}: {', '.join(text for _, text in self._facts())}>"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -12,7 +13,7 @@ from iotsim.clock import check_speed, wall_us
 from iotsim.errors import BadValue
 from iotsim.offline import check_devices
 from iotsim.publishers.ledger import LedgerSnapshot
-from iotsim.units import Duration, Instant, duration_us, end_us_of, instant_us
+from iotsim.units import Duration, Instant, clock_text, duration_us, end_us_of, instant_us
 
 if TYPE_CHECKING:
     from iotsim.fleet import Fleet
@@ -125,3 +126,22 @@ def wish_of(
         backfill_us=backfill_us,
         scenario=scenario,
     )
+
+
+def facts_of(now: RunSnapshot, failure: Exception | None) -> Iterator[tuple[str, str]]:
+    """Yield what a run says of itself, with a name for each fact."""
+    pace = "max" if math.isinf(now.speed) else f"{now.speed:g}"
+    yield "state", f"{now.state} ×{pace}"
+    yield "time", clock_text(now.elapsed_us)
+    yield "devices", f"{now.devices:,} devices"
+    yield "readings", f"{now.readings:,} readings"
+    for url, ledger in now.publishers.items():
+        yield "publisher", f"{url}: {ledger.acknowledged:,} of {ledger.offered:,} acknowledged"
+    for name, count in now.faults.items():
+        yield "fault", f"{name} on {count:,}"
+    if now.late:
+        yield "late", f"{now.late:,} late"
+    if failure is not None:
+        yield "error", str(failure)
+    elif now.errors:
+        yield "errors", f"{now.errors} errors"

@@ -139,3 +139,20 @@ def test_what_a_device_still_stores_at_the_end_has_not_left():
     assert len(live.frame()) == 42
     ledger = live.publishers["memory:stored"]
     assert (ledger.acknowledged, ledger.dropped) == (42, 6)
+
+
+def test_an_action_in_an_idle_stretch_is_stamped_with_what_the_clock_shows():
+    async def idle():
+        live = Fleet("idle", seed=1).add("pump", every="1h").publish_to("memory:idle")
+        begun = live.start(speed=100, start=START)
+        await begun.ready()
+        seen = []
+        for _ in range(5):
+            await asyncio.sleep(0.05)
+            shown_s = begun.snapshot().elapsed_us / 1e6
+            seen.append((shown_s, begun.inject("stuck", duration="1m").at))
+        return seen, await begun.stop()
+
+    seen, result = run(idle())
+    assert all(abs(at_s - shown_s) < 2 for shown_s, at_s in seen), seen
+    assert result.to_scenario().generate().digest == result.digest

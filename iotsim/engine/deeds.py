@@ -94,6 +94,8 @@ class Deeds:
         if not len(slots):
             return 0
         people = self._simulation.population
+        if fault.name == "firmware_update":
+            people.check_moves(slots, str(getattr(fault, "label", "")))
         keys = window_keys(people.keys(slots), fault.name, people.occurrences(fault.name, slots))
         window = Window(fault, len(self.windows), at_us, end_us, slots,
                         np.full(len(slots), end_us, dtype=np.int64), keys, memory)

@@ -159,6 +159,14 @@ class Population:
         self.moves.sort(key=lambda move: move.at_us)
         return made
 
+    def check_moves(self, slots: Ints, label: str) -> None:
+        """Raise if another label of these devices is about to change: both would not fit."""
+        for move in self.moves:
+            other = getattr(move.window.fault, "label", label)
+            if other != label and within(move.slots, slots).any():
+                raise BadValue("label", label, f"cannot change while an update of {other!r} is "
+                               "under way on the same devices", "Wait until it has ended.")
+
     def settle(self, at_us: int) -> None:
         """Let the moves happen that are due by now."""
         while self.moves and self.moves[0].at_us <= at_us:
