@@ -181,6 +181,29 @@ class Switchboard:
         """Take note that the run has begun: who joins from now on joins pumps that are open."""
         self._initial = False
 
+    def check(self, member: Members, group: Group, slots: Ints | None) -> None:
+        """Raise if there is no topic, or no room, for devices that begin or change group.
+
+        Parameters
+        ----------
+        member : Members
+        group : Group
+        slots : int64 array or None
+            None: they begin.
+        """
+        if slots is not None:
+            for way in self.ways:
+                if (way.lane[slots] >= 0).any():
+                    way.route.outlet.topic_of(member, group, 0)
+            return
+        for outlet in self._outlets:
+            publisher, mask = more_of(outlet, member, group)
+            if mask.any():
+                outlet.topic_of(member, group, int(np.flatnonzero(mask)[0]))
+                there = sum(way.pump.lanes for way in self.ways if way.route.outlet is outlet)
+                if publisher.per_device:
+                    publisher.lanes(there + int(mask.sum()))
+
     def joined(self, member: Members, group: Group, slots: Ints) -> None:
         """Find the lanes of devices that begin, or that are in another group from now on."""
         self._members[group.index] = member

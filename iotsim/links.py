@@ -55,6 +55,10 @@ class Links:
 
     # -- what the engine tells ------------------------------------------------------------------
 
+    def check(self, member: Members, group: Group, slots: Ints | None) -> None:
+        """Raise if there is no topic, or no room, for devices that begin or change group."""
+        self._board.check(member, group, slots)
+
     def joined(self, member: Members, group: Group, slots: Ints) -> None:
         """Devices begin, or are in another group from some time on."""
         self._slots[group.index] = slots

@@ -13,6 +13,7 @@ from iotsim.faults.base import build, fault_name
 from iotsim.members import Members
 from iotsim.profiles import Profile
 from iotsim.selectors import Where, parse
+from iotsim.signals.base import plain
 from iotsim.units import Duration, duration_us
 
 REASON_CHARS_MAX = 1000
@@ -54,6 +55,38 @@ def inject(
         "fault": made.name, "where": parse(where).spec(), "duration_us": total_us,
         "parameters": made.parameters(), "reason": _reason(reason),
     })
+
+
+def merged(
+    given: Mapping[str, Any] | None, named: Mapping[str, Any], name: str = "parameters"
+) -> dict[str, Any]:
+    """Return what was given in a mapping and by name, each of them once.
+
+    Parameters
+    ----------
+    given : mapping or None
+    named : mapping
+    name : str
+        What the mapping is called where it was given.
+
+    Raises
+    ------
+    BadValue
+        If the one is no mapping, or something is in both.
+
+    Examples
+    --------
+    >>> merged({"by": 2}, {"field": "power"})
+    {'by': 2, 'field': 'power'}
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise BadValue(name, given, "is not a mapping", "Give {'name': value}, or name=value.")
+    whole = dict(given or {})
+    for key, value in named.items():
+        if key in whole:
+            raise BadValue(key, value, f"is given twice: also in {name}", "Give it once.")
+        whole[key] = value
+    return whole
 
 
 def clear(fault: Any = None, where: Where = "all") -> dict[str, Any]:
@@ -98,8 +131,20 @@ def set_(
     return _trimmed({
         "where": parse(where).spec(),
         "every_us": None if every is None else duration_us(every, "every"),
-        "fields": {name: dict(parameters) for name, parameters in given.items()},
+        "fields": {name: _plain(name, parameters) for name, parameters in given.items()},
     })
+
+
+def _plain(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    # The log holds values of its own: what the caller does to his does not change the past.
+    import orjson
+
+    made: dict[str, Any] = plain(parameters)
+    try:
+        orjson.dumps(made)
+    except (TypeError, ValueError):
+        raise BadValue(name, parameters, "holds what JSON cannot", "Give plain values.") from None
+    return made
 
 
 def log(text: Any) -> dict[str, Any]:

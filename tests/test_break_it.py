@@ -156,3 +156,57 @@ def test_an_action_in_an_idle_stretch_is_stamped_with_what_the_clock_shows():
     seen, result = run(idle())
     assert all(abs(at_s - shown_s) < 2 for shown_s, at_s in seen), seen
     assert result.to_scenario().generate().digest == result.digest
+
+
+def test_faults_that_are_over_do_not_hide_those_that_are_to_come():
+    fleet = Fleet("many", seed=1).add("smart_lock", count=100, every="1s")
+    scenario = Scenario("many", fleet)
+    for i in range(40):
+        scenario = scenario.at(f"{10 * i}ms").inject("offset", by=1, duration="1ms")
+    scenario = scenario.at("10.39s").inject("disconnect", duration="500ms").at("12.7s").log("x")
+    scenario = scenario.lasting("20s")
+    result = scenario.generate(start=START)
+    gone = result.frame(wire=True)["withheld"] == "disconnect"
+    assert 30 < gone.sum() < 70
+    assert run(scenario.run(speed=40, start=START)).digest == result.digest
+
+
+def test_an_inject_that_is_refused_has_done_nothing():
+    async def refused():
+        fleet = Fleet("refused", seed=1).add("temperature_sensor", count=3)
+        live = fleet.publish_to("memory:refused", topic="d/{firmware}/{device_id}")
+        begun = live.start(speed=60, start=START)
+        await begun.ready()
+        for parameters in ({"version": "a/b"}, {"version": "2", "label": "humidity"}):
+            with pytest.raises(iotsim.IotsimError):
+                begun.inject("firmware_update", duration="5s", **parameters)
+        with pytest.raises(iotsim.IotsimError):
+            begun.add("vehicle_tracker", count=2, labels={"firmware": "#"})
+        while begun.snapshot().elapsed_us < 20_000_000:
+            await asyncio.sleep(0.01)
+        return await begun.stop()
+
+    result = run(refused())
+    assert not result.errors
+    assert [action.verb for action in result.actions] == ["stop"]
+    assert len(result.history.population) == 3
+    assert set(result.frame(wire=True)["hit"]) == {""}
+    assert set(result.events()["event"]) == {"spawned", "connected", "action"}
+
+
+def test_what_set_was_given_may_change_afterwards():
+    states = {"states": ["a", "b"], "initial_state": "a",
+              "transition_matrix": [[0.5, 0.5], [0.5, 0.5]]}
+    fleet = Fleet("kept", seed=1).add("smart_lock", count=3)
+    scenario = Scenario("kept", fleet).at("5s").set(
+        state=states, battery={"drift": np.float64(-0.5)}).lasting("1m")
+    before = scenario.generate()
+    states["states"].append("c")
+    assert scenario.generate().digest == before.digest
+    assert executed(before.to_scenario().code()).generate().digest == before.digest
+
+
+def test_a_field_cannot_be_shared_by_a_label_that_is_not_there():
+    result = Scenario("shared", sensors(count=2)).at("5s").set(
+        temperature={"shared": "site"}).lasting("1m").generate()
+    assert "shared by a label that these devices lack" in str(result.errors[0])

@@ -75,10 +75,17 @@ class Origin:
         The tick n at which it begins.
     elapsed_us : int64 array
         The time since the device's first tick there.
+    last_us : int64 array
+        When the tick before it was: the new interval goes from there.
     """
 
     numbers: Ints
     elapsed_us: Ints
+    last_us: Ints
+
+    def take(self, rows: Ints) -> Origin:
+        """Return the origin of some of the devices."""
+        return Origin(self.numbers[rows], self.elapsed_us[rows], self.last_us[rows])
 
 
 class Block:
@@ -187,6 +194,8 @@ class Block:
             whole = (self.time_us - self.start_us) // interval_us
             stop_us = min(stop_us, self.start_us + (whole + width) * interval_us)
             begin_us, self.time_us = self.time_us, stop_us
+            if len(self.windows) > WINDOWS_KEPT:  # those that are over reach nothing any more
+                self.windows = [one for one in self.windows if one.reaches(begin_us, NEVER_US)]
             if self._needs_between():
                 yield from self._with_between(begin_us, stop_us)
                 continue
@@ -244,8 +253,6 @@ class Block:
         return dressed(readings, at_us.reshape(-1), slots, None, self.windows, self.facts)
 
     def _near(self, first_us: int, last_us: int) -> bool:
-        if len(self.windows) > WINDOWS_KEPT:  # those that are over reach nothing any more
-            self.windows = [one for one in self.windows if one.reaches(first_us, NEVER_US)]
         return any(window.reaches(first_us, last_us) for window in self.windows)
 
     @property
@@ -329,12 +336,12 @@ class Block:
         made.windows, made.splits = list(self.windows), list(self.splits)
         start_us, phase_us, origin = self.start_us, self._phase_us[rows], None
         if self._origin is not None:
-            origin = Origin(self._origin.numbers[rows], self._origin.elapsed_us[rows])
+            origin = self._origin.take(rows)
         if profile.interval_us != self.profile.interval_us:
             start_us, phase_us, origin = self._new_grid(profile.interval_us, phase_us, origin)
             order = np.argsort(phase_us, kind="stable")
             rows, members, phase_us = rows[order], members[order], phase_us[order]
-            origin = Origin(origin.numbers[order], origin.elapsed_us[order])
+            origin = origin.take(order)
         made._fill(group, profile, self.seed, start_us, members, self.slots[rows],
                    self._keys[rows], phase_us, origin)
         before = {field.name: (field.signal, source) for field, source in self._sources}
@@ -353,11 +360,15 @@ class Block:
         at_us, old_us = self.time_us, self.profile.interval_us
         ticks = (at_us - 1 - self.start_us - phase_us) // old_us  # −1 before the first
         last_us = self.start_us + phase_us + ticks * old_us
-        next_us = last_us + interval_us * -(-(at_us - last_us) // interval_us)
-        numbers, elapsed_us = ticks + 1, ticks * old_us + (next_us - last_us)
+        numbers, elapsed_us = ticks + 1, ticks * old_us
         if origin is not None:
-            numbers, elapsed_us = numbers + origin.numbers, elapsed_us + origin.elapsed_us
-        return at_us, next_us - at_us, Origin(numbers, elapsed_us)
+            # A grid that has had no tick yet goes on from the last one of the grid before.
+            first_us = self.start_us + phase_us
+            since_us = np.where(ticks < 0, origin.last_us - first_us, elapsed_us)
+            last_us = np.where(ticks < 0, origin.last_us, last_us)
+            numbers, elapsed_us = numbers + origin.numbers, since_us + origin.elapsed_us
+        next_us = last_us + interval_us * -(-(at_us - last_us) // interval_us)
+        return at_us, next_us - at_us, Origin(numbers, elapsed_us + (next_us - last_us), last_us)
 
 
 def _nobody(block: Block) -> None:

@@ -19,9 +19,9 @@ from iotsim.engine.block import Block, Split
 from iotsim.engine.population import Move, pairs_of, within
 from iotsim.errors import BadValue, UnknownName
 from iotsim.faults.base import NEVER_US, Fault, Window, build, window_keys
-from iotsim.members import Members, check_columns
+from iotsim.members import Members, check_columns, check_fields, check_labels
 from iotsim.profiles import Profile
-from iotsim.readings import Ints, Readings
+from iotsim.readings import Group, Ints, Readings
 from iotsim.verbs import changed
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Deeds:
             return 0
         people = self._simulation.population
         if fault.name == "firmware_update":
-            people.check_moves(slots, str(getattr(fault, "label", "")))
+            self._check_update(fault, slots)
         keys = window_keys(people.keys(slots), fault.name, people.occurrences(fault.name, slots))
         window = Window(fault, len(self.windows), at_us, end_us, slots,
                         np.full(len(slots), end_us, dtype=np.int64), keys, memory)
@@ -138,6 +138,25 @@ class Deeds:
             raise BadValue("fault", fault.name, "needs devices with a grid, and these are scripted",
                            "Use it on devices of a profile.")
         return np.sort(np.concatenate([slots[:0], *fits]))
+
+    def _check_update(self, fault: Fault, slots: Ints) -> None:
+        # All that could go wrong when labels change, before anything has changed.
+        people = self._simulation.population
+        label, version = str(getattr(fault, "label", "")), str(getattr(fault, "version", ""))
+        people.check_moves(slots, label)
+        fields = {field.name: member.type for member in people.members
+                  if member.profile is not None for field in member.profile.fields}
+        if label in fields:
+            raise BadValue("label", label, f"is a field of {fields[label]!r}",
+                           "Both are columns of the same table: choose another label.")
+        for index in np.unique(people.home[slots]).tolist():
+            mine = slots[people.home[slots] == index]
+            group = people.groups[index]
+            labels = check_labels({**group.labels, label: version})
+            names = [people.ids[slot] for slot in mine[:1].tolist()]
+            changed_group = Group(len(people.groups), group.device_type, names, labels)
+            if self._simulation.witness is not None:
+                self._simulation.witness.check(people.members[index], changed_group, mine)
 
     def _with_battery(self, slots: Ints, memory: dict[Any, Any]) -> Ints:
         people = self._simulation.population
@@ -218,6 +237,8 @@ class Deeds:
         group = members.group(len(people.groups))
         people.check_free(group)
         check_columns(people.members, members)
+        if self._simulation.witness is not None:
+            self._simulation.witness.check(members, group, None)
         self._simulation.take_in(members, group, at_us)
         return len(group)
 
@@ -245,6 +266,8 @@ class Deeds:
             known |= {field.name for field in profile.fields}
             if every_us is not None or fields.keys() & {field.name for field in profile.fields}:
                 made.append((part, changed(profile, every_us, fields)))
+                for index in np.unique(people.home[part]).tolist():
+                    check_fields(made[-1][1], people.groups[index].labels)
         for name in fields:
             if len(slots) and name not in known:
                 raise UnknownName("field of the selected devices", name, known)

@@ -163,7 +163,7 @@ class Population:
         """Raise if another label of these devices is about to change: both would not fit."""
         for move in self.moves:
             other = getattr(move.window.fault, "label", label)
-            if other != label and within(move.slots, slots).any():
+            if other != label and within(move.those_left(), slots).any():
                 raise BadValue("label", label, f"cannot change while an update of {other!r} is "
                                "under way on the same devices", "Wait until it has ended.")
 

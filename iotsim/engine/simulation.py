@@ -35,6 +35,9 @@ Parts = Callable[[Group], list[npt.NDArray[np.int32]]]
 class Witness(Protocol):
     """Somebody who must know what is done to devices: the links between them and the brokers."""
 
+    def check(self, member: Members, group: Group, slots: Ints | None) -> None:
+        """Raise if devices cannot begin, or be in another group (then these have slots)."""
+
     def joined(self, member: Members, group: Group, slots: Ints) -> None:
         """Take note of devices that begin, or are in another group from some time on."""
 

@@ -15,7 +15,7 @@ from iotsim.signals.base import number
 from iotsim.units import US_PER_SECOND, instant_us
 
 # A clock that is off stops at the ends of what a timestamp on the wire can say.
-CLOCK_US = (0, instant_us("9999-12-31T00:00:00Z"))
+CLOCK_US = (instant_us("0001-01-02T00:00:00Z"), instant_us("9999-12-31T00:00:00Z"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from iotsim.readings import Ints
 from iotsim.signals.base import number
 from iotsim.units import DURATION_US_MAX, US_PER_SECOND, Duration, duration_text, duration_us
 
+STORM_EVERY_US_MIN = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Disconnect(Fault):
@@ -174,7 +176,7 @@ class ReconnectStorm(Fault):
     Parameters
     ----------
     every : duration
-        From one loss of the link to the next; the first is at once.
+        From one loss of the link to the next, at least 100 ms; the first is at once.
     down : duration
         How long each lasts; shorter than `every`.
     """
@@ -187,6 +189,9 @@ class ReconnectStorm(Fault):
 
     def __post_init__(self) -> None:
         every_us, down_us = duration_us(self.every, "every"), duration_us(self.down, "down")
+        if every_us < STORM_EVERY_US_MIN:
+            raise BadValue("every", self.every, "is shorter than 100ms",
+                           "No device connects more often.")
         if down_us >= every_us:
             raise BadValue("down", self.down, f"is not shorter than every={self.every!r}",
                            "Give less, so that the devices come back in between.")
