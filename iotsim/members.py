@@ -122,7 +122,7 @@ def members_of(
     type_name = profile.type if profile is not None else script_name(script)
     checked = check_labels({**(profile.labels if profile is not None else {}), **_mapping(labels)})
     if profile is not None:
-        _check_fields(profile, checked)
+        check_fields(profile, checked)
     number = check_count(count)
     begin = first(type_name)
     template = check_id_template(id, type_name, number, begin)
@@ -236,12 +236,13 @@ def check_labels(labels: Mapping[Any, Any]) -> Mapping[str, str]:
             if not isinstance(text, str) or not text or not text.isprintable() or len(text) > 128:
                 raise BadValue(what, text, "is not 1 to 128 printable characters",
                                "Give {'site': 'north'}.")
-        if name in (*RESERVED, *WIRE_COLUMNS, "id", "fraction", "count"):
+        if name in (*RESERVED, *WIRE_COLUMNS, "id", "fraction", "count", "shard"):
             raise BadValue("label", name, "is a reserved name", "Choose another one.")
     return MappingProxyType(dict(labels))
 
 
-def _check_fields(profile: Profile, labels: Mapping[str, str]) -> None:
+def check_fields(profile: Profile, labels: Mapping[str, str]) -> None:
+    """Raise if devices with these labels cannot run a profile."""
     where = f"profile {profile.type!r}"
     for field in profile.fields:
         if field.name in labels:
