@@ -21,7 +21,7 @@ from iotsim.errors import BadValue, IotsimError, RunBroken
 from iotsim.members import Members
 from iotsim.result import Result, facts_html
 from iotsim.run_state import RunSnapshot, State, Wish, facts_of
-from iotsim.run_verbs import ANSWER_S, RunVerbs, act
+from iotsim.run_verbs import ANSWER_S, Rehearsal, RunVerbs, act, simulation_of
 from iotsim.selectors import Where
 from iotsim.stage import Stage
 from iotsim.units import Duration
@@ -67,6 +67,7 @@ class Run(RunVerbs):
         self._cancelled = False
         self._failure: IotsimError | None = None
         self._early: list[Callable[[], None]] = []
+        self._rehearsal: Rehearsal | None = None
         self._result: Result | None = None
         self._checkpoints: list[Checkpoint] = []
         self._opening: asyncio.Task[Driver] | None = None
@@ -280,10 +281,7 @@ class Run(RunVerbs):
         return act(self, verb, parameters, members)
 
     def _first_index(self, type_name: str) -> int:
-        driver = self._works.driver
-        if driver is not None:
-            return driver.simulation.population.first_index(type_name)
-        return sum(member.count for member in self.fleet.members if member.type == type_name)
+        return simulation_of(self).population.first_index(type_name)
 
     def _ask(self, question: Callable[[], T]) -> T:
         if self.in_own_thread or self._loop.is_closed():
@@ -354,6 +352,7 @@ class Run(RunVerbs):
             self.state = "running"
             for action in self._early:  # what was done while it was connecting
                 action()
+            self._rehearsal = None
             self._connected.set()
             self._driving = asyncio.create_task(driver.drive())
             await self._driving

@@ -7,22 +7,28 @@ instant. They may be called from any thread; they enter through the run's own lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from iotsim import verbs
 from iotsim.actions import Action
+from iotsim.engine.population import Population
+from iotsim.engine.simulation import Simulation
 from iotsim.errors import BadValue, IotsimError
 from iotsim.members import Members, Script, members_of
 from iotsim.profiles import Profile
-from iotsim.selectors import Where, select
+from iotsim.readings import Group, Ints
+from iotsim.seeding import Words
+from iotsim.selectors import Where
 from iotsim.units import Duration
 
 if TYPE_CHECKING:
-    from iotsim.driver import Driver
+    from iotsim.fleet import Fleet
     from iotsim.run import Run
 
 ANSWER_S = 10.0  # how long another thread waits for the run's loop
@@ -56,7 +62,7 @@ class RunVerbs:
         IotsimError
             If the fault, a parameter or the selector cannot be, or the run has ended.
         """
-        given = {**(parameters or {}), **more}
+        given = verbs.merged(parameters, more)
         return self._act("inject", verbs.inject(fault, where, duration, reason, given))
 
     def clear(self, fault: str | None = None, where: Where = "all") -> Action:
@@ -68,7 +74,7 @@ class RunVerbs:
         fields: Mapping[str, Any] | None = None, **more: Any,
     ) -> Action:
         """Change the interval, or parameters of fields: `run.set(temperature={"mean": 30})`."""
-        return self._act("set", verbs.set_(where, every, {**(fields or {}), **more}))
+        return self._act("set", verbs.set_(where, every, verbs.merged(fields, more, "fields")))
 
     def suspend(self, where: Where = "all", duration: Duration | None = None) -> Action:
         """Let devices be silent: until `clear("suspend")`, or for a time."""
@@ -118,25 +124,57 @@ def act(
                           "Was it asked from a thread that the loop waits for?") from None
 
 
+class _Crowd(Population):
+    def keys(self, slots: Ints) -> Words:
+        return np.zeros(len(slots), dtype=np.uint64)  # nobody draws anything
+
+
+class Rehearsal(Simulation):
+    """The devices of a run that is not connected yet, without anything that steps them.
+
+    What is done to the run meanwhile is tried on it, so that a mistake is an error at the call.
+    """
+
+    def __init__(self, fleet: Fleet, groups: Sequence[Group]) -> None:
+        super().__init__([], fleet.seed, 0, parts=lambda group: [])
+        self.population = _Crowd(fleet.seed)
+        for member, group in zip(fleet.members, groups, strict=True):
+            self.take_in(member, group, 0)
+
+    def _add_cast(self, member: Members, group: Group, slots: Ints, at_us: int) -> None:
+        pass  # nothing of a script runs
+
+
+def simulation_of(run: Run) -> Simulation:
+    """Return the devices of a run, or those that its actions are tried on until it has some."""
+    if run._works.driver is not None:
+        return run._works.driver.simulation
+    if run._rehearsal is None:
+        run._rehearsal = Rehearsal(run.fleet, run._works.groups)
+    return run._rehearsal
+
+
 def _act_here(
     run: Run, verb: str, parameters: Mapping[str, Any], members: Members | None
 ) -> Action:
     driver = run._works.driver
     if run.state == "connecting":
-        where = parameters.get("where", "all")
-        found = select(where, run._works.groups)
+        if members is not None:
+            members, parameters = _numbered(simulation_of(run), members)
+        tried = Action(verb, 0, MappingProxyType(dict(parameters)), members=members)
+        if tried.is_content:
+            tried = simulation_of(run).act(tried)
         run._early.append(lambda: _act_early(run, verb, parameters, members))
-        count = None if verb == "log" else found.count if members is None else members.count
-        return Action(verb, 0, MappingProxyType(dict(parameters)), count, found.note, members)
+        return tried
     if driver is None or run.state not in ("running", "paused"):
         raise _ended(run)
     if members is not None:  # two threads may have asked at the same time
-        members, parameters = _numbered(driver, members)
+        members, parameters = _numbered(driver.simulation, members)
     return driver.act(verb, parameters, members)
 
 
-def _numbered(driver: Driver, members: Members) -> tuple[Members, dict[str, Any]]:
-    first = driver.simulation.population.first_index(members.type)
+def _numbered(simulation: Simulation, members: Members) -> tuple[Members, dict[str, Any]]:
+    first = simulation.population.first_index(members.type)
     numbered = replace(members, first=first)
     return numbered, verbs.added(numbered)
 
@@ -148,7 +186,7 @@ def _act_early(
     driver = run._works.driver
     assert driver is not None
     if members is not None:
-        members, parameters = _numbered(driver, members)
+        members, parameters = _numbered(driver.simulation, members)
     try:
         driver.act(verb, parameters, members)
     except IotsimError as error:

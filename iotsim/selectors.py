@@ -2,7 +2,8 @@
 
 A selector is parsed when it is written and resolved when it takes effect, against the groups of a
 fleet. Fractions and counts go by a hash of the id, so that devices that come and go do not change
-who else is chosen.
+who else is chosen. `shard=0/4` is the first of four parts by such a hash: back-pressure writes it
+into the log, for the devices of one lane.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _ALLOWED = (
 )
 _CHOICE = fnv1a("selector")
 _NAMED_MAX = 10
-_OWN = ("id", "device_type", "fraction", "count", "shard")
+_OWN = ("id", "device_type", "fraction", "count")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

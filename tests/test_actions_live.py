@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from iotsim.errors import BadValue, UnknownName
+from iotsim.errors import BadValue, IotsimError, UnknownName
 from iotsim.publishers.base import Limits
 from iotsim.registry import PUBLISHERS
 from tests.action_rig import (
@@ -75,6 +75,64 @@ def test_what_is_done_while_it_connects_takes_effect_at_the_start(tmp_path):
 
     result = same_again(run(main()), tmp_path)
     assert result.frame()["device_id"].nunique() == 14
+
+
+def test_a_mistake_while_it_connects_is_an_error_at_the_call(tmp_path):
+    async def main():
+        live = gauges().add(walker, count=2, every="4s").start(
+            speed=50, start=START, capture="all")
+        for act, error, text in (
+            (lambda: live.set(temprature={"mean": 30}), UnknownName, "called 'temprature'"),
+            (lambda: live.set("device_type=gauge", power={"mean": "x"}), IotsimError, "mean"),
+            (lambda: live.inject("battery_drain"), BadValue, "needs a field `battery`"),
+            (lambda: live.inject("offset", "device_type=gauge", by=1, field="heat"), UnknownName,
+             "called 'heat'"),
+            (lambda: live.add(GAUGE, id="gauge-0003"), BadValue, "'gauge-0003' is taken"),
+            (lambda: live.add("pump", labels={"walk": "x"}), BadValue, "is a field of"),
+            (lambda: live.inject("rate", "device_type=walker", factor=2), BadValue, "scripted"),
+        ):
+            with pytest.raises(error, match=text):
+                act()
+        assert live.add(GAUGE, id="late").devices == 1
+        with pytest.raises(BadValue, match="'late' is taken"):
+            live.add(GAUGE, id="late")
+        assert live.add(GAUGE, count=2).parameters["members"]["first"] == 11
+        assert live.stop("count=3").devices == 3
+        assert live.inject("suspend", "device_type=gauge").devices == live.set(
+            "device_type=gauge", every="1s").devices
+        assert live.state == "connecting"
+        tried = live._early and live._rehearsal.deeds.done
+        await live.ready()
+        assert live._rehearsal is None
+        assert [str(done) for done in live.actions] == [str(done) for done in tried]
+        assert [done.devices for done in live.actions] == [done.devices for done in tried]
+        await beyond(live, 2)
+        return await live.stop()
+
+    result = run(main())
+    assert not result.errors
+    same_again(result, tmp_path, walker=walker)
+
+
+def test_what_is_given_in_a_mapping_and_by_name_is_given_once():
+    async def main():
+        live = gauges().start(speed=50)
+        for _ in range(2):  # connecting, and then running
+            with pytest.raises(BadValue, match="by=2 is given twice: also in parameters"):
+                live.inject("offset", parameters={"by": 1}, by=2)
+            with pytest.raises(BadValue, match="parameters='by' is not a mapping"):
+                live.inject("offset", parameters="by")
+            with pytest.raises(BadValue, match="fields='x' is not a mapping"):
+                live.set(fields="x")
+            with pytest.raises(BadValue, match="is given twice: also in fields"):
+                live.set(fields={"power": {"mean": 1}}, power={"mean": 2})
+            await live.ready()
+        made = live.inject("offset", parameters={"by": 1}, field="power")
+        assert made.parameters["parameters"] == {"by": 1.0, "field": ["power"]}
+        assert [done.verb for done in live.actions] == ["inject"]
+        return await live.stop()
+
+    assert not run(main()).errors
 
 
 def test_after_the_end_every_verb_says_that_it_has_ended():

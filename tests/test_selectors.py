@@ -55,6 +55,18 @@ def test_an_unknown_key_is_an_error_and_an_unknown_value_matches_nobody_and_says
     assert select("site=north", GROUPS).note == ""
 
 
+def test_the_part_that_back_pressure_writes_is_for_the_log_and_no_name_for_people():
+    parts = [chosen(f"site=north,shard={k}/4") for k in range(4)]
+    assert sorted(name for part in parts for name in part) == sorted(chosen("site=north"))
+    assert str(parse("site=north,shard=1/4")) == "site=north,shard=1/4"
+    for where in ("shrad=0/4", "sit=north"):
+        with pytest.raises(UnknownName) as caught:
+            select(where, GROUPS)
+        assert "shard" not in str(caught.value)
+    with pytest.raises(BadValue, match="label='shard' is a reserved name"):
+        Fleet("p", seed=1).add("pump", labels={"shard": "1"})
+
+
 def test_a_fraction_is_about_that_many_and_stable_when_devices_come_and_go():
     few = chosen("fraction=10%")
     assert 60 <= len(few) <= 140
