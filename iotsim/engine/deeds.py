@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from iotsim.actions import Action
+from iotsim.actions import CHOSEN_MAX, Action
 from iotsim.engine.block import Block, Split
 from iotsim.engine.population import Move, pairs_of, within
 from iotsim.errors import BadValue, UnknownName
 from iotsim.faults.base import NEVER_US, Fault, Window, build, window_keys
+from iotsim.faults.fitting import battery_drift_per_s, check_fits
 from iotsim.members import Members, check_columns, check_fields, check_labels
 from iotsim.profiles import Profile
 from iotsim.readings import Group, Ints, Readings
+from iotsim.selectors import parse
 from iotsim.verbs import changed
 
 if TYPE_CHECKING:
@@ -59,13 +61,17 @@ class Deeds:
     def act(self, action: Action) -> Action:
         """Do an action; see `Simulation.act`."""
         given = action.parameters
-        at_us = self._simulation.start_us + action.at_us
+        people, at_us = self._simulation.population, self._simulation.start_us + action.at_us
+        chosen: tuple[str, ...] = ()
         if action.verb == "add":
             count, note = self._add(action.members, at_us), ""
         else:
-            slots, note = self._simulation.population.select(given.get("where", "all"), at_us)
+            where = given.get("where", "all")
+            slots, note = people.select(where, at_us)
+            if parse(where).count is not None:
+                chosen = tuple(people.ids[slot] for slot in slots[:CHOSEN_MAX].tolist())
             count = self._verb(action, slots, at_us)
-        done = replace(action, devices=count, note=note)
+        done = replace(action, devices=count, note=note, chosen=chosen)
         self.done.append(done)
         return done
 
@@ -115,28 +121,14 @@ class Deeds:
     def _fitting(self, fault: Fault, slots: Ints, memory: dict[Any, Any]) -> Ints:
         # Who can have the fault at all: those with the field, those with a grid.
         if fault.name == "battery_drain":
-            return self._with_battery(slots, memory)
+            return self._with_battery(fault, slots, memory)
         if fault.name != "rate" and not fault.named:
             return slots
         people = self._simulation.population
-        fits: list[Ints] = []
-        kinds: dict[str, set[str]] = {}
-        scripted = False
-        for variant, part in pairs_of(people.variant, slots):
-            profile = people.profiles[variant]
-            scripted = scripted or profile is None
-            fields = {} if profile is None else {f.name: f.kind for f in profile.fields}
-            for name, kind in fields.items():
-                kinds.setdefault(name, set()).add(kind)
-            if profile is None and fault.name == "rate":
-                continue
-            if profile is None or not fault.named or fields.keys() & set(fault.named):
-                fits.append(part)
-        if len(slots) and not scripted:
-            _check_named(fault, kinds)
-        if len(slots) and not fits:
-            raise BadValue("fault", fault.name, "needs devices with a grid, and these are scripted",
-                           "Use it on devices of a profile.")
+        parts = pairs_of(people.variant, slots)
+        if len(slots):
+            check_fits(fault, [people.profiles[variant] for variant, _ in parts])
+        fits = [part for variant, part in parts if _fits(fault, people.profiles[variant])]
         return np.sort(np.concatenate([slots[:0], *fits]))
 
     def _check_update(self, fault: Fault, slots: Ints) -> None:
@@ -158,21 +150,17 @@ class Deeds:
             if self._simulation.witness is not None:
                 self._simulation.witness.check(people.members[index], changed_group, mine)
 
-    def _with_battery(self, slots: Ints, memory: dict[Any, Any]) -> Ints:
+    def _with_battery(self, fault: Fault, slots: Ints, memory: dict[Any, Any]) -> Ints:
         people = self._simulation.population
         fits, drifts = [], []
-        for variant, part in pairs_of(people.variant, slots):
-            profile = people.profiles[variant]
-            fields = {} if profile is None else {field.name: field for field in profile.fields}
-            if "battery" in fields:
-                drift = fields["battery"].signal.drift_per_s
-                if drift is not None:
-                    fits.append(part)
-                    drifts.append(np.full(len(part), drift))
-        if len(slots) and not fits:
-            raise BadValue("fault", "battery_drain", "needs a field `battery` that drifts, and the "
-                           "selected devices have none", "Select devices whose profile has a "
-                           "brownian battery with a drift.")
+        parts = pairs_of(people.variant, slots)
+        if len(slots):
+            check_fits(fault, [people.profiles[variant] for variant, _ in parts])
+        for variant, part in parts:
+            drift_per_s = battery_drift_per_s(people.profiles[variant])
+            if drift_per_s is not None:
+                fits.append(part)
+                drifts.append(np.full(len(part), drift_per_s))
         chosen = np.concatenate([slots[:0], *fits])
         order = np.argsort(chosen)
         memory["drift_per_s"] = np.concatenate([np.empty(0), *drifts])[order]
@@ -329,13 +317,10 @@ class Deeds:
             self._scripts.pop(0)[2]()
 
 
-def _check_named(fault: Fault, kinds: Mapping[str, set[str]]) -> None:
-    for name in fault.named:
-        if name not in kinds:
-            raise UnknownName("field of the selected devices", name, kinds)
-        if fault.numeric and not kinds[name] & {"float", "int", "json"}:
-            raise BadValue("field", name, f"is {' or '.join(sorted(kinds[name]))}, and "
-                           f"{fault.name} changes numbers", "Name a field of numbers.")
+def _fits(fault: Fault, profile: Profile | None) -> bool:
+    if profile is None:
+        return fault.name != "rate"
+    return not fault.named or not {f.name for f in profile.fields}.isdisjoint(fault.named)
 
 
 def held_by(readings: Readings, window: Window) -> npt.NDArray[np.bool_]:
