@@ -6,13 +6,15 @@ pace events (pause, resume, speed) and what was logged are in the log only.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from iotsim.units import clock_text, duration_text
 
+CHOSEN_MAX = 1000
+CHOSEN_SAVED_MAX = 100_000  # ids of all actions of a saved run together
 CONTENT = ("add", "clear", "inject", "set", "stop")
 PACE = ("pause", "resume", "speed")
 
@@ -34,6 +36,8 @@ class Action:
         Says so when nobody matched; how many a fraction or a count chose, and who; else empty.
     members : Members or None
         What `add` added; its spec is in the parameters.
+    chosen : tuple of str
+        The ids that a `count=` chose, up to 1,000 of them; for people, nothing goes by it.
 
     Examples
     --------
@@ -47,6 +51,7 @@ class Action:
     devices: int | None = field(default=None, compare=False)
     note: str = field(default="", compare=False)
     members: Any = field(default=None, compare=False, repr=False)
+    chosen: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def at(self) -> float:
@@ -73,6 +78,11 @@ class Action:
         """Return the action as plain JSON values."""
         return {"verb": self.verb, "at_us": self.at_us, **self.parameters}
 
+    def matched(self) -> dict[str, Any]:
+        """Return whom it concerned, as plain JSON: for people, and ignored by a replay."""
+        found: dict[str, Any] = {} if self.devices is None else {"devices": self.devices}
+        return {**found, "ids": list(self.chosen)} if self.chosen else found
+
     def describe(self) -> str:
         """Return what was done in one line, without its time."""
         return " ".join([self.verb, *_details(self.parameters)])
@@ -85,6 +95,18 @@ class Action:
     def __str__(self) -> str:
         tail = f" ({self.note})" if self.note else ""
         return f"{clock_text(self.at_us)} {self.describe()}{tail}"
+
+
+def records(actions: Iterable[Action]) -> list[dict[str, Any]]:
+    """Return the entries of a saved log: each action, and whom it matched."""
+    found, left = [], CHOSEN_SAVED_MAX
+    for action in actions:
+        matched = action.matched()
+        if len(action.chosen) > left:
+            del matched["ids"]
+        left -= len(matched.get("ids", ()))
+        found.append({**action.spec(), "matched": matched} if matched else action.spec())
+    return found
 
 
 def _details(parameters: Mapping[str, Any]) -> list[str]:

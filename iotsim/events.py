@@ -283,8 +283,7 @@ def _acted(book: _Book, actions: Iterable[Action], start_us: int) -> None:
         if "members" in facts:  # its profile would be longer than all else together
             facts["members"] = {key: part for key, part in facts["members"].items()
                                 if key in ("type", "count", "first", "labels")}
-        if action.devices is not None:
-            facts["devices"] = action.devices
+        facts.update(action.matched())
         if action.note:
             facts["note"] = action.note
         _one(book, "action", start_us + action.at_us, -1, action.describe(), facts)

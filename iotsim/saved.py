@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iotsim import __version__, arrow
-from iotsim.actions import PACE
+from iotsim.actions import PACE, records
 from iotsim.comparison import Fingerprint, fingerprint
 from iotsim.digest import DIGEST_VERSION, STRETCH_US_MIN, STRETCHES_MAX, Stretches
 from iotsim.errors import BadValue, SavedRunError
@@ -99,7 +99,7 @@ def _write(archive: zipfile.ZipFile, result: Result, readings: bool) -> None:
         "readings": readings,
     }
     archive.writestr("manifest.json", json.dumps(manifest, indent=1))
-    archive.writestr("actions.json", json.dumps([action.spec() for action in result.actions]))
+    archive.writestr("actions.json", json.dumps(records(result.actions)))
     sums = np.array(list(mark.stretches.sums.values()), dtype="<u8").reshape(-1, STRETCHES_MAX)
     archive.writestr("stretches.npy", _bytes(sums))
     for i, (ids, words, rows) in enumerate(mark.groups):

@@ -150,7 +150,7 @@ def _action(
     saved: SavedRun, entry: Mapping[str, Any], devices: Mapping[str, Script]
 ) -> Action:
     verb, at_us = entry["verb"], entry["at_us"]
-    given = {name: value for name, value in entry.items() if name not in ("verb", "at_us")}
+    given = {name: value for name, value in entry.items() if name not in ("verb", "at_us", "matched")}
     if verb == "add":
         members = _members(saved, given["members"], devices)
         return Action(verb, at_us, verbs.added(members), members=members)

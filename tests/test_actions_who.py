@@ -1,13 +1,18 @@
 """Who an action concerns, and what it does to the digest (DESIGN.md §3), sentence by sentence."""
 
 import asyncio
+import json
+from dataclasses import replace
+from zipfile import ZipFile
 
 import pandas as pd
 import pytest
 
 import iotsim
 from iotsim import Fleet, Profile, Scenario
+from iotsim.actions import Action, records
 from iotsim.errors import BadValue, UnknownName
+from iotsim.saved import load
 from iotsim.selectors import ids
 from iotsim.units import DEFAULT_START
 from tests.action_rig import rows
@@ -106,6 +111,37 @@ def test_a_count_logs_the_ids_and_takes_the_lowest_hashes_of_those_who_live():
     assert who - {gone} < others
     assert len(others) == 5
     assert silent("count=500")[0] == EVERYBODY
+
+
+def test_the_ids_that_a_count_chose_are_in_the_log_the_file_and_the_events_for_people(tmp_path):
+    made = (story(meters(600)).at("10s").inject("suspend", "count=12", "5s").at("20s")
+            .stop("count=1100").at("25s").suspend("site=a", "1s")).generate()
+    few, many, plain = made.actions
+    assert len(few.chosen) == few.devices == 12
+    assert f"{', '.join(few.chosen[:10])}, …" in few.note
+    assert (many.devices, len(many.chosen), plain.chosen) == (1100, 1000, ())
+    assert few == replace(few, chosen=())
+    told = made.events("action")["metadata"].tolist()
+    assert told[0]["ids"] == list(few.chosen)
+    assert "ids" not in told[2]
+    path = made.save(tmp_path / "a.iotsim")
+    saved = load(path).actions
+    assert saved[0]["matched"] == {"devices": 12, "ids": list(few.chosen)}
+    assert saved[2]["matched"] == {"devices": plain.devices}
+    assert iotsim.verify(path)
+    with ZipFile(path) as whole, ZipFile(tmp_path / "b.iotsim", "w") as forged:
+        for name in whole.namelist():
+            forged.writestr(name, whole.read(name) if name != "actions.json" else json.dumps(
+                [{**entry, "matched": {"devices": 0, "ids": ["x"]}} for entry in saved]))
+    assert iotsim.verify(tmp_path / "b.iotsim")
+
+
+def test_a_saved_log_names_no_more_ids_than_a_file_should_hold():
+    one = Action("stop", 0, {"where": "count=900"}, 900, chosen=("x",) * 900)
+    entries = records([one] * 200)
+    assert sum(len(entry["matched"].get("ids", ())) for entry in entries) == 99_900
+    assert entries[-1] == {"verb": "stop", "at_us": 0, "where": "count=900",
+                           "matched": {"devices": 900}}
 
 
 def test_selectors_are_resolved_when_the_action_takes_effect():
