@@ -150,7 +150,8 @@ def _action(
     saved: SavedRun, entry: Mapping[str, Any], devices: Mapping[str, Script]
 ) -> Action:
     verb, at_us = entry["verb"], entry["at_us"]
-    given = {name: value for name, value in entry.items() if name not in ("verb", "at_us", "matched")}
+    others = ("verb", "at_us", "matched")  # whom it matched is for people
+    given = {name: value for name, value in entry.items() if name not in others}
     if verb == "add":
         members = _members(saved, given["members"], devices)
         return Action(verb, at_us, verbs.added(members), members=members)
