@@ -27,7 +27,9 @@ async def run_all(sources):
 def test_the_python_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sources = [source for source in blocks() if "# not run" not in source]
-    asyncio.run(run_all(sources))
+    names = asyncio.run(run_all(sources))
+    hits = names["df"]["hit"].value_counts()  # of what was broken on purpose
+    assert min(hits[["", "offset", "disconnect", "packet_loss"]]) > 0
 
 
 def test_there_is_python_in_the_readme():
