@@ -15,7 +15,7 @@ import numpy.typing as npt
 import orjson
 
 from iotsim.digest import Digest
-from iotsim.engine.device import column_of
+from iotsim.engine.columns import column_of
 from iotsim.errors import BadValue, SavedRunError
 from iotsim.readings import Column, Group, Ints, Marks, Readings
 from iotsim.units import instant_us

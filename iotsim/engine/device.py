@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iotsim.engine.columns import column_of
 from iotsim.engine.dressing import Facts, dressed
 from iotsim.engine.grid import jitter_keys, site_of
 from iotsim.engine.kernel import Body, Event, Kernel, Queue, Sleep
 from iotsim.errors import BadValue
 from iotsim.faults.base import Window
-from iotsim.readings import RESERVED, WIRE_COLUMNS, Column, Group, Ints, Readings
+from iotsim.readings import RESERVED, WIRE_COLUMNS, Group, Ints, Readings
 from iotsim.seeding import device_key, squares64, stream_key, unit
 from iotsim.signals.base import Single, Site, Tick, build
 from iotsim.signals.resolution import Resolution
@@ -182,6 +183,10 @@ class Device:
         value = single(Tick(n, self.now_us, {}))
         return value if rounding is None else rounding.one(value)
 
+    def silence(self) -> None:
+        """Let nothing that it emits from now on count: it was stopped, or the run is over."""
+        self._cast = self._cast.nowhere()
+
     def event(self) -> Event:
         """Return a new event that devices of this run can wait for."""
         return Event(self._cast.kernel)
@@ -249,6 +254,26 @@ def _plain(name: str, value: Any) -> Any:
         raise BadValue(name, value, f"is a {kind}, which JSON cannot hold") from None
 
 
+def _nobody(party: object, error: BaseException) -> None:
+    """Is told of failures of devices that have been ended."""
+
+
+class _Dropped(list[Any]):
+    """Takes anything and keeps none of it; as long as what it was given."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, row: Any) -> None:
+        self._count += 1
+
+    def clear(self) -> None:
+        self._count = 0
+
+
 class Cast:
     """The scripted devices of one group: where their readings gather.
 
@@ -272,6 +297,7 @@ class Cast:
         self.windows: list[Window] = []
         self.names: set[str] = set()
         self.rows: list[tuple[int, int, int, dict[str, Any]]] = []
+        self._nowhere: Cast | None = None
 
     def check_name(self, name: str) -> None:
         """Raise if a field cannot have this name; remember it if it can."""
@@ -300,6 +326,16 @@ class Cast:
             return made
         return dressed(made, time_us, self.slots[made.device], None, self.windows, _NO_FACTS)
 
+    def nowhere(self) -> Cast:
+        """Return a cast for devices that have been ended: what they emit is dropped."""
+        if self._nowhere is None:
+            # With a kernel of its own: whoever will not end keeps nothing of the run.
+            self._nowhere = Cast(self.group, self.seed, Kernel(_nobody), self.interval_us,
+                                 self.slots)
+            self._nowhere.rows = _Dropped()
+        self._nowhere.rows.clear()
+        return self._nowhere
+
     def like(self, group: Group, slots: Ints) -> Cast:
         """Return an empty cast for devices that move to another group."""
         made = Cast(group, self.seed, self.kernel, self.interval_us, slots)
@@ -318,46 +354,6 @@ class Cast:
         device = self.kernel.party(order)
         if device is not None:
             device._every_us = interval_us
-
-
-_ABSENT = object()
-
-
-def column_of(rows: list[dict[str, Any]], name: str) -> Column:
-    """Return the column of one field of rows of JSON values; a missing key is absent."""
-    values = [row.get(name, _ABSENT) for row in rows]
-    present = None
-    if any(value is _ABSENT for value in values):
-        present = np.array([value is not _ABSENT for value in values])
-        values = [None if value is _ABSENT else value for value in values]
-    kinds = {type(value) for value in values if value is not None}
-    holes = any(value is None for value in values)
-    if kinds == {float}:
-        floats = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
-        floats[~np.isfinite(floats)] = np.nan
-        return Column("float", floats + 0.0, present=present)
-    if kinds == {int} and not holes:
-        return Column("int", np.array(values, dtype=np.int64), present=present)
-    if kinds == {bool} and not holes:
-        return Column("bool", np.array(values, dtype=np.bool_), present=present)
-    return _coded("text" if kinds == {str} else "json", values, present)
-
-
-def _coded(kind: Any, values: list[Any], present: Any) -> Column:
-    place: dict[Any, int] = {}
-    categories: list[Any] = []
-    codes = []
-    for value in values:
-        if value is None or (isinstance(value, float) and not math.isfinite(value)):
-            codes.append(-1)
-            continue
-        value = value + 0.0 if isinstance(value, float) else value
-        known = (type(value), repr(value))
-        if known not in place:
-            place[known] = len(categories)
-            categories.append(value)
-        codes.append(place[known])
-    return Column(kind, np.array(codes, dtype=np.int32), tuple(categories), present)
 
 
 async def follow(dev: Device, profile: Profile) -> None:

@@ -5,6 +5,10 @@ A party is a coroutine with its own simulated time. It may await the kernel's pr
 running loop and without threads. `LiveKernel` gives every party a task on the running loop, so
 that it may also do real I/O; content is the same, because a party's time is the time it was woken
 for and never the time at which it happened to run. Ties are broken by the party's order.
+
+A party that is ended, by a stop or at the end of the run, gets `asyncio.CancelledError` where it
+waits, here as there, and again wherever it awaits the kernel on its way out: nothing of it counts
+any more. One that does not let it pass is reported and left where it is.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from iotsim.errors import BadValue, ForeignAwait, IotsimError
 Body: TypeAlias = Coroutine[Any, None, None]
 QUEUE_SIZE_MAX = 10_000_000
 STEPS_AT_ONE_INSTANT_MAX = 1_000_000  # and ten for each party; beyond, somebody spins
+CANCELS_MAX = 100  # of one party that ends, before it is left where it is
+ABANDONED_KEPT = 1000
 
 
 class Party(Protocol):
@@ -29,6 +35,9 @@ class Party(Protocol):
     order: int
     now_us: int
     body: Body | None
+
+    def silence(self) -> None:
+        """Let nothing that it says from now on count."""
 
 
 class Sleep:
@@ -79,6 +88,8 @@ class Kernel:
         self._heap: list[tuple[int, int, Any]] = []
         self._on_failure = on_failure
         self._alive: dict[int, Any] = {}
+        self._leaving: list[tuple[Any, Any]] = []  # ended, and not told yet
+        self._reached_us = 0
         self.linked = False  # whether parties may depend on each other
 
     def __len__(self) -> int:
@@ -95,6 +106,8 @@ class Kernel:
 
     def run_until(self, limit_us: int) -> None:
         """Step every party that is due before an instant."""
+        self._tell_leaving()
+        self._reached_us = limit_us
         heap, pop, push = self._heap, heapq.heappop, heapq.heappush
         instant_us, steps = -1, 0
         while heap and heap[0][0] < limit_us:
@@ -129,10 +142,13 @@ class Kernel:
         return self._alive.get(order)
 
     def remove(self, order: int) -> None:
-        """End a party where it stands; nothing of it happens any more."""
+        """End a party at the instant that all have come to; nothing of it counts any more.
+
+        It is cancelled, and may clean up, before anybody goes on.
+        """
         party = self._alive.get(order)
         if party is not None:
-            self._drop(party)
+            self._dismiss(party)
 
     def _park(self, party: Any, request: Any) -> None:
         if type(request) is Park:
@@ -143,38 +159,89 @@ class Kernel:
     def _stop_spinning(self, party: Any, steps: int) -> None:
         if party.body is not None:
             line = place_of(party.body)
-            self._drop(party)
             why = f"time has not moved on for {steps:,} steps; it waits at {line}"
             self._on_failure(party, IotsimError(f"{why}. Sleep for longer than 0 s."))
-
-    def _drop(self, party: Any) -> None:
-        self._close(party)
-        self._end(party)
-
-    def _close(self, party: Any) -> None:
-        try:
-            party.body.close()
-        except Exception as error:  # it awaited in its `finally`, or raised there
-            self._on_failure(party, error)
+            self._dismiss(party)
+            self._tell_leaving()
 
     def _refuse(self, party: Any, request: Any) -> None:
         line = place_of(party.body)
         if hasattr(request, "cancel"):
             request.cancel()
-        self._drop(party)
         self._on_failure(party, ForeignAwait(party.name, line, describe(request)))
+        self._dismiss(party)
+        self._tell_leaving()
 
     def _end(self, party: Any) -> None:
         party.body = None
         self._alive.pop(party.order, None)
 
+    def _dismiss(self, party: Any) -> None:
+        # Whoever ends at the same instant is ended before the first of them cleans up.
+        self._leaving.append((party, self._part(party)))
+
+    def _part(self, party: Any) -> Body:
+        body: Body = party.body
+        party.now_us = max(party.now_us, self._reached_us)
+        party.silence()
+        self._end(party)
+        return body
+
+    def _tell_leaving(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        for party, body in leaving:
+            self.current = party
+            try:
+                if not ended(body):
+                    self._abandon(party, body)
+            except BaseException as error:
+                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    raise
+                self._on_failure(party, error)
+            finally:
+                self.current = None
+
+    def _abandon(self, party: Any, body: Body) -> None:
+        self._on_failure(party, still_there(body))
+        abandon(body)
+
     def close(self) -> None:
         """End every party where it stands."""
         for party in list(self._alive.values()):
-            if party.body is not None:
-                self._close(party)
-            self._end(party)
+            self._dismiss(party)
+        self._tell_leaving()
         self._heap.clear()
+
+
+def ended(body: Body) -> bool:
+    """Cancel a coroutine wherever it waits until it ends; False if it does not."""
+    from asyncio import CancelledError  # it brings sockets, and offline nobody else needs them
+
+    try:
+        for _ in range(CANCELS_MAX):
+            request: Any = body.throw(CancelledError())
+            if hasattr(request, "cancel"):
+                request.cancel()
+    except (StopIteration, CancelledError):
+        return True
+    return False
+
+
+def still_there(body: Body) -> IotsimError:
+    """Return the error of a coroutine that does not end."""
+    return IotsimError(f"it did not end when it was cancelled; it waits at {place_of(body)}. "
+                       "Let asyncio.CancelledError pass.")
+
+
+_abandoned: deque[Body] = deque(maxlen=ABANDONED_KEPT)
+
+
+def abandon(body: Body) -> None:
+    """Try to close a coroutine that nobody will step any more; keep it if it will not have it."""
+    try:
+        body.close()
+    except Exception:  # reported already
+        _abandoned.append(body)  # Python prints a complaint when it finds one of these as garbage
 
 
 def spins(steps: int, parties: int) -> bool:

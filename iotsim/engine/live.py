@@ -14,7 +14,17 @@ import heapq
 from collections.abc import Callable, Generator
 from typing import Any
 
-from iotsim.engine.kernel import Kernel, Park, Sleep, place_of, spins
+from iotsim.engine.kernel import (
+    CANCELS_MAX,
+    Body,
+    Kernel,
+    Park,
+    Sleep,
+    abandon,
+    place_of,
+    spins,
+    still_there,
+)
 from iotsim.errors import StalledError
 
 STALL_S = 10.0
@@ -47,8 +57,10 @@ class LiveKernel(Kernel):
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._wakes: dict[int, asyncio.Future[None]] = {}
         self._foreign: set[int] = set()
+        self._awake: set[int] = set()  # has not parked: all of them foreign, but one at most
+        self._outgoing: dict[int, tuple[Any, Body]] = {}  # ended, and still cleaning up
+        self._given_up: set[int] = set()
         self._held_back: list[tuple[int, int, Any]] = []
-        self._awake = 0
         self._until_us = self._instant_us = _NEVER_US
         self._steps_now = self._steps = 0
         self._rest = asyncio.Event()
@@ -83,7 +95,7 @@ class LiveKernel(Kernel):
         for entry in self._held_back:
             heapq.heappush(self._heap, entry)
         self._held_back.clear()
-        self._until_us = until_us
+        self._until_us = self._reached_us = until_us
         try:
             while True:
                 self._rest.clear()
@@ -100,7 +112,7 @@ class LiveKernel(Kernel):
 
     def _next(self) -> None:
         # Called whenever a party has parked, ended or turned to the outside world.
-        if self._awake > len(self._foreign):
+        if len(self._awake) > len(self._foreign):
             return
         heap = self._heap
         while heap and heap[0][0] < self._until_us:
@@ -108,12 +120,12 @@ class LiveKernel(Kernel):
             if self._foreign and instant_us > self._instant_us and self._is_virtual():
                 break
             entry = heapq.heappop(heap)
+            if entry[2].body is None:
+                continue
             if self.held(entry[2]):
                 self._held_back.append(entry)
                 if self.linked:
                     break
-                continue
-            if entry[2].body is None:
                 continue
             self._wake(entry[2], instant_us)
             return
@@ -123,11 +135,11 @@ class LiveKernel(Kernel):
         self._steps += 1
         self._steps_now = self._steps_now + 1 if instant_us == self._instant_us else 0
         self._instant_us = party.now_us = instant_us
-        self._awake += 1
+        self._awake.add(party.order)
         wake = self._wakes.pop(party.order, None)
         if wake is None:
             self._tasks[party.order] = asyncio.create_task(
-                self._live(party), name=f"iotsim {party.name}"
+                self._live(party, party.body), name=f"iotsim {party.name}"
             )
         elif not wake.done():
             wake.set_result(None)
@@ -160,28 +172,35 @@ class LiveKernel(Kernel):
         if steps == self._steps and self._foreign and self._is_virtual():
             raise StalledError(self.waiting(), STALL_S) from None
 
-    def _drop(self, party: Any) -> None:
-        task = self._tasks.get(party.order)
-        if task is not None:
+    def _dismiss(self, party: Any) -> None:
+        order = party.order
+        task, wake = self._tasks.get(order), self._wakes.pop(order, None)
+        if task is None:  # it has not begun
+            super()._dismiss(party)
+            self._tell_leaving()
+            return
+        # It cleans up in its own task, before anybody else goes on.
+        self._outgoing[order] = party, self._part(party)
+        if order in self._foreign:
+            self._let_go(order)
             task.cancel()
+        elif wake is not None and not wake.done():
+            self._awake.add(order)
+            wake.set_result(None)
 
-    def remove(self, order: int) -> None:
-        """End a party where it stands; nothing of it happens any more."""
-        party, task = self._alive.get(order), self._tasks.get(order)
-        if party is not None and task is not None:
-            task.cancel()
-            self._end(party)
-        elif party is not None:
-            super()._drop(party)
+    def _let_go(self, order: int) -> None:
+        # Nobody waits for a party that has ended and waits for the outside world.
+        self._foreign.discard(order)
+        self._awake.discard(order)
 
     def waiting(self) -> list[str]:
         """Return which parties are busy, and where they wait, in words."""
         parties = [self._alive[order] for order in sorted(self._foreign) if order in self._alive]
         return [f"device {party.name!r} waits at {place_of(party.body)}" for party in parties]
 
-    async def _live(self, party: Any) -> None:
+    async def _live(self, party: Any, body: Body) -> None:
         try:
-            await _Bridge(self, party)
+            await _Bridge(self, party, body)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             self._over(party)
@@ -198,23 +217,31 @@ class LiveKernel(Kernel):
 
     def _over(self, party: Any) -> None:
         self._tasks.pop(party.order, None)
-        if self._wakes.pop(party.order, None) is None:
-            self._awake -= 1
+        self._wakes.pop(party.order, None)
+        self._outgoing.pop(party.order, None)
+        self._let_go(party.order)
         self._end(party)
         self._next()
 
     async def end(self) -> None:
-        """Cancel every party and wait until all are gone."""
+        """End every party and wait until all are gone; name those that will not go."""
+        for party in list(self._alive.values()):
+            self._dismiss(party)
         tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=END_S)
-        for order, task in list(self._tasks.items()):
-            if not task.done() and order in self._alive:
-                party = self._alive.pop(order)
-                self._on_failure(party, RuntimeError("it did not end when it was cancelled"))
-        self.close()
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=END_S)
+        finally:
+            self._give_up()
+            self.close()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()), timeout=END_S)
+
+    def _give_up(self) -> None:
+        for order, (party, body) in self._outgoing.items():
+            self._given_up.add(order)
+            self._on_failure(party, still_there(body))
+            self._tasks[order].cancel()
 
 
 def _never(party: Any) -> bool:
@@ -224,22 +251,19 @@ def _never(party: Any) -> bool:
 class _Bridge:
     """Drives one party's coroutine inside its task."""
 
-    __slots__ = ("_kernel", "_party")
+    __slots__ = ("_body", "_kernel", "_party")
 
-    def __init__(self, kernel: LiveKernel, party: Any) -> None:
-        self._kernel, self._party = kernel, party
+    def __init__(self, kernel: LiveKernel, party: Any, body: Body) -> None:
+        self._kernel, self._party, self._body = kernel, party, body
 
     def __await__(self) -> Generator[Any, Any, None]:
         kernel, party = self._kernel, self._party
-        body, error = party.body, None
-        while True:
-            kernel.current = party
+        error: BaseException | None = None
+        while party.body is not None:
             try:
-                request = body.send(None) if error is None else body.throw(error)
+                request = self._step(error)
             except StopIteration:
                 return
-            finally:
-                kernel.current = None
             error = None
             try:
                 if type(request) is Sleep:
@@ -252,12 +276,20 @@ class _Bridge:
                     yield from self._foreign(request)
             except BaseException as raised:
                 error = raised
+        yield from self._ending()
+
+    def _step(self, error: BaseException | None) -> Any:
+        self._kernel.current = self._party
+        try:
+            return self._body.send(None) if error is None else self._body.throw(error)
+        finally:
+            self._kernel.current = None
 
     def _parked(self) -> Generator[Any, None, None]:
         kernel, party = self._kernel, self._party
         wake = asyncio.get_running_loop().create_future()
         kernel._wakes[party.order] = wake
-        kernel._awake -= 1
+        kernel._awake.discard(party.order)
         kernel._next()
         if wake.done():  # it was its own turn again: the loop must have one, too
             yield
@@ -273,3 +305,29 @@ class _Bridge:
         finally:
             kernel._foreign.discard(party.order)
             kernel._steps += 1
+
+    def _ending(self) -> Generator[Any, None, None]:
+        # As `kernel.ended`, but the outside world may still be waited for, for a while.
+        kernel, order = self._kernel, self._party.order
+        error: BaseException | None = asyncio.CancelledError()
+        cancels = 0
+        while cancels < CANCELS_MAX:
+            try:
+                request = self._step(error)
+            except (StopIteration, asyncio.CancelledError):
+                return
+            if type(request) in (Sleep, Park):
+                error = asyncio.CancelledError()
+                cancels += 1
+                continue
+            kernel._let_go(order)
+            kernel._next()
+            error = None
+            try:
+                yield request
+            except BaseException as raised:
+                error = raised
+            if order in kernel._given_up:
+                abandon(self._body)
+                return
+        kernel._abandon(self._party, self._body)
