@@ -127,9 +127,9 @@ class Driver:
             if until_us > self._boundary_us():
                 continue  # somebody did something to the run while this slot was waited for
             self.frontier_us = until_us
-            self._links.release(until_us)
+            self._release(until_us)
             await self._advance(until_us)
-            self._links.release(until_us)
+            self._release(until_us)
             self._slow_down_where_full()
             if self.clock.virtual:
                 await self._all_handed_over(until_us)
@@ -357,6 +357,10 @@ class Driver:
         self.intake.add(readings)
         self._links.put(source, readings, until_us)
 
+    def _release(self, until_us: int) -> None:
+        # What somebody does now takes effect at the boundary that nothing has begun.
+        self._links.release(min(until_us, self.begun_us))
+
     async def _all_handed_over(self, until_us: int) -> None:
         # Full lanes hold devices up within a slot, too: virtual time waits for them. What is left
         # when somebody stops the run is up to `finish`.
@@ -367,7 +371,7 @@ class Driver:
                 return
             else:
                 await self._advance(until_us)
-                self._links.release(until_us)
+                self._release(until_us)
 
     async def _breathe(self) -> None:
         # A run that is late, or virtual, must not keep the loop from everybody else.

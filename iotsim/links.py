@@ -15,7 +15,9 @@ from itertools import count
 import numpy as np
 
 from iotsim.engine.block import Block
-from iotsim.engine.deeds import HOLDING, held_by, stored_until
+from iotsim.engine.deeds import Deeds
+from iotsim.engine.departures import Mask, departures, holds
+from iotsim.engine.population import within
 from iotsim.faults.base import NEVER_US, Window
 from iotsim.feeders import Switchboard
 from iotsim.intake import joined
@@ -23,6 +25,7 @@ from iotsim.members import Members
 from iotsim.readings import Group, Ints, Readings
 
 WAITING_ROWS_MAX = 5_000_000
+WINDOWS_KEPT = 100  # before those that concern nobody any more are forgotten
 STORED = "stored by a device that was still offline at the end"
 FULL = "more than devices can store"
 
@@ -32,6 +35,12 @@ class _Held:
     readings: Readings
     leave_us: Ints
     slots: Ints
+    stored: Mask
+    since_us: int
+
+    def take(self, rows: Mask) -> _Held:
+        return _Held(self.readings.take(rows), self.leave_us[rows], self.slots[rows],
+                     self.stored[rows], self.since_us)
 
 
 class Links:
@@ -44,14 +53,20 @@ class Links:
 
     def __init__(self, board: Switchboard) -> None:
         self._board = board
-        self._slots: dict[int, Ints] = {}
+        self._deeds: Deeds | None = None
         self._held: dict[object, list[_Held]] = {}
         self._waiting_rows = 0
+        self._stale: list[Ints] = []
+        self._windows: list[Window] = []
         self._offline: list[Window] = []
         self._turns: list[tuple[int, int, Window]] = []
         self._number = count()
         self._down: set[int] = set()
         self._leaving: list[tuple[int, int]] = []
+
+    def follow(self, deeds: Deeds) -> None:
+        """Go by what is done to this simulation."""
+        self._deeds = deeds
 
     # -- what the engine tells ------------------------------------------------------------------
 
@@ -61,29 +76,29 @@ class Links:
 
     def joined(self, member: Members, group: Group, slots: Ints) -> None:
         """Devices begin, or are in another group from some time on."""
-        self._slots[group.index] = slots
         self._board.joined(member, group, slots)
 
     def injected(self, window: Window) -> None:
         """Note when a fault will hold readings back, or close sessions."""
-        if window.fault.offline or window.name in HOLDING:
+        if not holds(window):
+            return
+        self._windows.append(window)
+        self._turn_at(window, window.begin_us)
+        self._turn_at(window, window.end_us)
+        if window.fault.offline:
             self._offline.append(window)
-            self._turn_at(window, window.begin_us)
-            self._turn_at(window, window.end_us)
+            self._stale.append(window.slots)
 
     def cleared(self, window: Window, slots: Ints, at_us: int) -> None:
         """Let go what a fault held back, unless another one holds it."""
-        if window in self._offline:
+        if window.fault.offline:
             self._turn_at(window, at_us)
-        for held in self._all_held():
-            waits = (held.leave_us > at_us) & held_by(held.readings, window)
-            rows = np.flatnonzero(waits & np.isin(held.slots, slots))
-            if len(rows):
-                until_us = stored_until(self._offline, held.slots[rows], at_us)
-                held.leave_us[rows] = np.minimum(held.leave_us[rows], until_us)
+        if holds(window):
+            self._stale.append(slots)
 
     def stopped(self, slots: Ints, at_us: int) -> None:
-        """Note who says goodbye to its broker, when what its link holds has left in its time."""
+        """Note who is silent from now on; what its link holds leaves in its time."""
+        self._stale.append(slots)
         if any(way.per_device for way in self._board.ways):
             self._leaving += [(at_us, slot) for slot in slots.tolist()]
 
@@ -105,15 +120,27 @@ class Links:
             self._board.put(gone)
             return
         if len(gone):
-            leave_us = gone.time_us.copy()
-            if gone.marks is not None and gone.marks.shift_us is not None:
-                leave_us -= gone.marks.shift_us
-            if gone.marks is not None and gone.marks.delay_us is not None:
-                leave_us = np.minimum(leave_us + gone.marks.delay_us, NEVER_US)
-            self._hold(source, _Held(gone, leave_us, self._slots[gone.group.index][gone.device]))
+            self._hold(source, self._departing(gone))
         self._let_go(source, until_us)
 
+    def _departing(self, readings: Readings) -> _Held:
+        # What a stopped device still stores never leaves.
+        assert self._deeds is not None, "links follow a simulation"
+        people, index = self._deeds.population, readings.group.index
+        slots = people.slots[index][readings.device]
+        found = departures(readings, slots, self._windows, self._deeds.grids)
+        profile = people.members[index].profile
+        since_us = int(found.time_us.min()) - (0 if profile is None else profile.jitter_us)
+        held = _Held(readings, found.leave_us, slots, found.stored, since_us)
+        silent = held.stored & (held.leave_us >= people.ended_us[slots])
+        if not silent.any():
+            return held
+        self._board.discard(readings.take(silent), STORED)
+        return held.take(~silent)
+
     def _hold(self, source: object, held: _Held) -> None:
+        if not len(held.readings):
+            return
         self._held.setdefault(source, []).append(held)
         self._waiting_rows += len(held.readings)
         while self._waiting_rows > WAITING_ROWS_MAX:
@@ -122,17 +149,28 @@ class Links:
             self._board.discard(oldest.readings, FULL)
             self._held = {key: parts for key, parts in self._held.items() if parts}
 
+    def _look_again(self) -> None:
+        # Something was done to these devices: what they hold may leave at other times, or never.
+        if not self._stale:
+            return
+        touched = np.unique(np.concatenate(self._stale))
+        self._stale.clear()
+        before, self._held, self._waiting_rows = self._held, {}, 0
+        for source, parts in before.items():
+            for held in parts:
+                again = within(held.slots, touched).any()
+                self._hold(source, self._departing(held.readings) if again else held)
+
     def _let_go(self, source: object, until_us: int) -> None:
+        self._look_again()
         ready: list[_Held] = []
         left: list[_Held] = []
         for held in self._held.pop(source, []):
             now = held.leave_us < until_us
             if now.any():
-                ready.append(_Held(held.readings.take(now), held.leave_us[now], held.slots[now]))
+                ready.append(held.take(now))
             if not now.all():
-                later = ~now
-                left.append(_Held(held.readings.take(later), held.leave_us[later],
-                                  held.slots[later]))
+                left.append(held.take(~now))
         if left:
             self._held[source] = left
         self._waiting_rows -= sum(len(held.readings) for held in ready)
@@ -148,6 +186,7 @@ class Links:
             self._let_go(source, reached_us)
 
     def _all_held(self) -> Iterator[_Held]:
+        self._look_again()
         for parts in self._held.values():
             yield from parts
 
@@ -158,9 +197,10 @@ class Links:
 
     def flush(self, end_us: int) -> None:
         """At the end of a run: what a slow link holds leaves; what is stored is counted."""
+        self._look_again()
         for source in list(self._held):
             for held in self._held.pop(source):
-                stored = stored_until(self._offline, held.slots, end_us) > end_us
+                stored = held.stored & (held.leave_us > end_us)
                 if stored.any():
                     self._board.discard(held.readings.take(stored), STORED)
                 self._board.put(held.readings.take(~stored))
@@ -194,8 +234,17 @@ class Links:
                 if turn_us is not None and window.begin_us + turn_us < window.end_us:
                     self._turn_at(window, window.begin_us + turn_us)
         self._offline = [window for window in self._offline if window.end_us > now_us]
+        if len(self._windows) > WINDOWS_KEPT:
+            self._forget(now_us)
         for slot in sorted(touched):
             self._set(slot, self._is_down(slot, now_us))
+
+    def _forget(self, now_us: int) -> None:
+        # What is held, and what devices that are behind have yet to give, goes by its own time.
+        assert self._deeds is not None, "links follow a simulation"
+        since_us = min((one.since_us for one in self._all_held()), default=now_us)
+        since_us = min(since_us, self._deeds.reached_us(now_us))
+        self._windows = [window for window in self._windows if window.end_us > since_us]
 
     def _is_down(self, slot: int, now_us: int) -> bool:
         one = np.array([slot], dtype=np.int64)

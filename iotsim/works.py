@@ -87,6 +87,7 @@ class Works:
             make_kernel=lambda failed: LiveKernel(failed, self._is_virtual),
             witness=self.links,
         )
+        self.links.follow(simulation.deeds)
         board.opened()
         simulation.failures, self.groups = self.failures, simulation.groups
         self.intake = Intake(Digest(self.start_us), Capture(wish.bound), writer)

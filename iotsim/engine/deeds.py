@@ -7,16 +7,17 @@ blocks split there, scripted devices are told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from iotsim.actions import CHOSEN_MAX, Action
 from iotsim.engine.block import Block, Split
-from iotsim.engine.population import Move, pairs_of, within
+from iotsim.engine.departures import Grids, departures, holds
+from iotsim.engine.live import LiveKernel
+from iotsim.engine.population import Move, Population, pairs_of, within
 from iotsim.errors import BadValue, UnknownName
 from iotsim.faults.base import NEVER_US, Fault, Window, build, window_keys
 from iotsim.faults.fitting import battery_drift_per_s, check_fits
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from iotsim.engine.simulation import Simulation
 
 WINDOWS_MAX = 100_000
-HOLDING = ("disconnect", "latency_spike", "reorder")  # faults that let readings leave later
 
 
 class Deeds:
@@ -47,15 +47,17 @@ class Deeds:
         Every fault, in order of injection.
     done : list of Action
         Every action that changes content.
-    cleared : list of (at_us, window, slots)
-        Which faults were ended before their time, for whom.
+    holding : list of Window
+        Those because of which readings may leave later.
+    grids : Grids
     """
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self.windows: list[Window] = []
         self.done: list[Action] = []
-        self.cleared: list[tuple[int, Window, Ints]] = []
+        self.holding: list[Window] = []
+        self.grids = Grids(simulation.population)
         self._scripts: list[tuple[int, int, Callable[[], None]]] = []
 
     def act(self, action: Action) -> Action:
@@ -106,6 +108,8 @@ class Deeds:
         window = Window(fault, len(self.windows), at_us, end_us, slots,
                         np.full(len(slots), end_us, dtype=np.int64), keys, memory)
         self.windows.append(window)
+        if holds(window):
+            self.holding.append(window)
         holders: list[Block | Cast] = [*self._simulation.blocks, *self._simulation.casts]
         for holder in holders:
             if (window.members(holder.slots) >= 0).any():
@@ -172,7 +176,6 @@ class Deeds:
             if (name is None or window.name == name) and window.end_us > at_us:
                 ended = window.clear(slots, at_us)
                 if len(ended):
-                    self.cleared.append((at_us, window, ended))
                     if self._simulation.witness is not None:
                         self._simulation.witness.cleared(window, ended, at_us)
                     touched = np.union1d(touched, ended)
@@ -190,27 +193,33 @@ class Deeds:
                     found[window.name] = np.union1d(found.get(window.name, slots[:0]), slots)
         return {name: len(slots) for name, slots in found.items()}
 
+    @property
+    def population(self) -> Population:
+        """Who there is."""
+        return self._simulation.population
+
+    def reached_us(self, now_us: int) -> int:
+        """Return what every device has come to, at most now."""
+        begun = [block.time_us for block in self._simulation.blocks]
+        kernel = self._simulation.kernel
+        if self._simulation.casts and isinstance(kernel, LiveKernel):
+            begun.append(kernel.begun_us)
+        return min(now_us, *begun) if begun else now_us
+
     def as_left(self, readings: Readings, end_us: int) -> Readings:
         """Return readings as they had left by the end.
 
-        A clear lets go what waits; what a device still stores at the end was withheld.
+        What a device still stores then, or stored when it was stopped, was withheld.
         """
         marks = readings.marks
         if marks is None or marks.delay_us is None:
             return readings
-        slots = self._simulation.population.slots[readings.group.index][readings.device]
-        taken_us = readings.time_us if marks.shift_us is None else readings.time_us - marks.shift_us
-        leave_us = np.minimum(taken_us + marks.delay_us, NEVER_US)
-        for at_us, window, ended in self.cleared:
-            waits = (taken_us < at_us) & (leave_us > at_us) & held_by(readings, window)
-            rows = np.flatnonzero(waits & within(slots, ended))
-            if len(rows):
-                until_us = stored_until(self.windows, slots[rows], at_us)
-                leave_us[rows] = np.minimum(leave_us[rows], until_us)
-        delay_us = np.where(leave_us == NEVER_US, NEVER_US, leave_us - taken_us)
+        people = self._simulation.population
+        slots = people.slots[readings.group.index][readings.device]
+        time_us, leave_us, stored = departures(readings, slots, self.holding, self.grids)
+        delay_us = np.where(leave_us == NEVER_US, NEVER_US, leave_us - time_us)
         names, withheld = marks.names, marks.withheld
-        storing = np.array(["disconnect" in name.split("+") for name in names])
-        stored = (leave_us > end_us) & storing[marks.hit]
+        stored &= (leave_us > end_us) | (leave_us >= people.ended_us[slots])
         if stored.any():
             names = names if "disconnect" in names else (*names, "disconnect")
             withheld = np.zeros(len(readings), np.int16) if withheld is None else withheld.copy()
@@ -260,6 +269,8 @@ class Deeds:
             if len(slots) and name not in known:
                 raise UnknownName("field of the selected devices", name, known)
         for part, profile in made:
+            if every_us is not None:
+                self.grids.changes.append((at_us, part, every_us))
             people.profiles.append(profile)
             people.variant[part] = len(people.profiles) - 1
             self._split(Split(at_us, lambda part=part: part, profile))  # type: ignore[misc]
@@ -321,25 +332,6 @@ def _fits(fault: Fault, profile: Profile | None) -> bool:
     if profile is None:
         return fault.name != "rate"
     return not fault.named or not {f.name for f in profile.fields}.isdisjoint(fault.named)
-
-
-def held_by(readings: Readings, window: Window) -> npt.NDArray[np.bool_]:
-    """Return which readings leave later because of such a fault."""
-    marks = readings.marks
-    if marks is None or window.name not in HOLDING:
-        return np.zeros(len(readings), dtype=np.bool_)
-    return np.array([window.name in text.split("+") for text in marks.names])[marks.hit]
-
-
-def stored_until(windows: Sequence[Window], slots: Ints, at_us: int) -> Ints:
-    """Return until when links of devices without a way out store what they have at an instant."""
-    until_us = np.full(len(slots), at_us, dtype=np.int64)
-    for window in windows:
-        if getattr(window.fault, "store_and_forward", False) and window.begin_us <= at_us:
-            place = window.members(slots)
-            ends_us = np.where(place >= 0, window.ends_us[place], at_us)
-            until_us = np.maximum(until_us, ends_us)
-    return until_us
 
 
 def _teller(

@@ -2,7 +2,8 @@
 
 The faults of values come first, then those of the device, then those of the link; within a layer
 they stack in order of injection. A row that a disconnect withheld is nothing but that: what other
-faults did to it is undone.
+faults did to it is undone. A row that it stored keeps its values, and nothing else on the link
+reaches it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from iotsim.faults.base import LAYERS, Draft, Span, Window
+from iotsim.faults.base import Draft, Span, Window, in_order
 from iotsim.faults.cells import restored
 from iotsim.profiles import Profile
 from iotsim.readings import Ints, Marks, Readings
@@ -74,7 +75,7 @@ def dressed(
     bits = {name: np.int64(1) << np.int64(i) for i, name in enumerate(names)}
     faults, hit = np.zeros(len(readings), np.int64), np.zeros(len(readings), np.int64)
     touched = subs is not None
-    for window in sorted(near, key=lambda one: (LAYERS.index(one.fault.layer), one.number)):
+    for window in in_order(near):
         active, running = window.active(draft)
         if len(active):
             touched = True

@@ -13,6 +13,7 @@ import numpy as np
 
 from iotsim.engine.block import Block, Split
 from iotsim.engine.deeds import Deeds
+from iotsim.engine.departures import Grids
 from iotsim.engine.population import Move, Population
 from iotsim.engine.simulation import Simulation
 from iotsim.faults.base import Window
@@ -79,8 +80,8 @@ def _deeds(deeds: Deeds, simulation: Simulation, twins: _Twins) -> Deeds:
     made = Deeds(simulation)
     made.windows = [twins.window(window) for window in deeds.windows]
     made.done = list(deeds.done)
-    made.cleared = [(at_us, twins.window(window), slots)
-                    for at_us, window, slots in deeds.cleared]
+    made.holding = [twins.window(window) for window in deeds.holding]
+    made.grids = Grids(simulation.population, deeds.grids.changes)
     return made
 
 

@@ -12,7 +12,7 @@ no other device and no other fault changes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -36,6 +36,7 @@ __all__ = (
     "Window",
     "build",
     "fault_name",
+    "in_order",
     "is_number",
     "window_keys",
     "ALIASES",
@@ -78,6 +79,11 @@ class Fault:
     duration_default_us: ClassVar[int | None] = None
     lingers: ClassVar[bool] = False
     numeric: ClassVar[bool] = False
+
+    @property
+    def stores(self) -> bool:
+        """Whether readings wait on the device until its link is back."""
+        return False
 
     @property
     def ramp_us(self) -> int:
@@ -155,10 +161,11 @@ def fault_name(name: Any) -> str:
     >>> fault_name("FAULT_TYPE_LATENCY_SPIKE"), fault_name("network_degradation")
     ('latency_spike', 'packet_loss')
     """
-    text = str(getattr(name, "value", name)).strip().lower().replace("-", "_").replace(" ", "_")
-    text = text.removeprefix("fault_type_")
+    given = getattr(name, "value", name)
+    text = given if isinstance(given, str) else ""
+    text = text.strip().lower().replace("-", "_").replace(" ", "_").removeprefix("fault_type_")
     text = ALIASES.get(text, text)
-    if not isinstance(getattr(name, "value", name), str) or text not in FAULTS:
+    if text not in FAULTS:
         raise UnknownName("fault", name, (*FAULTS, *ALIASES))
     return text
 
@@ -271,6 +278,16 @@ class Window:
         open_still = place[self.ends_us[place] > max(at_us, self.begin_us)]
         self.ends_us[open_still] = max(at_us, self.begin_us)
         return np.asarray(self.slots[open_still])
+
+
+def in_order(windows: Iterable[Window]) -> list[Window]:
+    """Return windows in the order in which they change readings.
+
+    Values first, then the device, then the link, each in order of injection; on the link a device
+    that stores what it has comes first, because nothing else on the link can reach that.
+    """
+    return sorted(windows, key=lambda one: (LAYERS.index(one.fault.layer), not one.fault.stores,
+                                            one.number))
 
 
 def window_keys(device_keys: Words, name: str, occurrences: Ints) -> Words:

@@ -55,6 +55,8 @@ class Draft:
         How much later than `at_us` it leaves.
     copies : int32 array
         How often it is sent again.
+    stored : bool array
+        Whether the device keeps it until its link is back: nothing else on the link reaches it.
     wide : int
         The rows are the same so many devices, tick after tick; 0 if they are not.
     """
@@ -73,12 +75,14 @@ class Draft:
     causes: list[str] = field(default_factory=lambda: [""])
     delay_us: Ints = field(init=False)
     copies: npt.NDArray[np.int32] = field(init=False)
+    stored: Mask = field(init=False)
 
     def __post_init__(self) -> None:
         rows = len(self.n)
         self.withheld = np.zeros(rows, dtype=np.int16)
         self.delay_us = np.zeros(rows, dtype=np.int64)
         self.copies = np.zeros(rows, dtype=np.int32)
+        self.stored = np.zeros(rows, dtype=np.bool_)
 
     def withhold(self, rows: Ints, cause: str, *, wins: bool = False) -> None:
         """Keep rows from leaving; the first cause stands unless a later one wins."""
@@ -89,7 +93,7 @@ class Draft:
 
     def lost(self, active: Active, wanted: Mask | bool, cause: str) -> Mask:
         """Withhold the wanted ones of the active rows; return which had not been until now."""
-        hit = (self.withheld[active.rows] == 0) & wanted
+        hit = (self.withheld[active.rows] == 0) & ~self.stored[active.rows] & wanted
         self.withhold(active.rows[hit], cause)
         return np.asarray(hit)
 

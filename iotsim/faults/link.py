@@ -35,14 +35,23 @@ class Disconnect(Fault):
     def __post_init__(self) -> None:
         keep(self, store_and_forward=flag("store_and_forward", self.store_and_forward))
 
+    @property
+    def stores(self) -> bool:
+        """Whether readings wait on the device until its link is back."""
+        return self.store_and_forward
+
     def change(self, draft: Draft, active: Active) -> Mask:
-        """Withhold every reading, or delay it until the end."""
+        """Withhold every reading, or store it until the end."""
         if not self.store_and_forward:
             draft.withhold(active.rows, self.name, wins=True)
             return np.ones(len(active), dtype=np.bool_)
-        open_end = draft.at_us[active.rows] + active.left_us >= NEVER_US
+        rows = active.rows
+        open_end = draft.at_us[rows] + active.left_us >= NEVER_US
         until_us = np.where(open_end, NEVER_US, active.left_us)
-        return _later(draft, active, until_us)
+        hit = draft.withheld[rows] == 0
+        draft.delay_us[rows[hit]] = np.maximum(draft.delay_us[rows], until_us)[hit]
+        draft.stored[rows[hit]] = True
+        return np.asarray(hit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,8 @@ class Duplicate(Fault):
 
     def change(self, draft: Draft, active: Active) -> Mask:
         """Send the readings that are drawn once more."""
-        hit = active.chosen(self.probability) & (draft.withheld[active.rows] == 0)
+        there = (draft.withheld[active.rows] == 0) & ~draft.stored[active.rows]
+        hit = active.chosen(self.probability) & there
         draft.copies[active.rows[hit]] += 1
         return np.asarray(hit)
 
@@ -214,8 +224,10 @@ class ReconnectStorm(Fault):
 
 
 def _later(draft: Draft, active: Active, delay_us: Ints) -> Mask:
-    # A delay never makes another one shorter; what does not leave cannot leave late.
+    # A delay never makes another one shorter; what does not leave cannot leave late, nor what is
+    # stored leave by any other rule.
     before_us = draft.delay_us[active.rows]
-    hit = (delay_us > before_us) & (draft.withheld[active.rows] == 0)
+    there = (draft.withheld[active.rows] == 0) & ~draft.stored[active.rows]
+    hit = (delay_us > before_us) & there
     draft.delay_us[active.rows[hit]] = delay_us[hit]
     return np.asarray(hit)
