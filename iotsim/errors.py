@@ -30,16 +30,43 @@ __all__ = (
 
 _SHOWN_CHARS = 60
 _TOLD_CHARS = 500
+_LINE_CHARS, _TAIL_CHARS = 3000, 1000
+_CLOSE_CHARS = 100
 
 
 def shown(value: object) -> str:
-    """Return a repr that stays short and on one line, whatever was given."""
-    text = _one_line(repr(value))
+    """Return a repr that stays short and on one line, whatever was given.
+
+    Examples
+    --------
+    >>> shown(10**5000)
+    '<a number of 5,001 digits>'
+    """
+    text = _one_line(_repr(value)[: _SHOWN_CHARS + 1])
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
+
+
+def _repr(value: object) -> str:
+    if type(value) is str:  # of a long text, only what is shown
+        return repr(value[: _SHOWN_CHARS + 1])
+    try:
+        return repr(value)
+    except Exception:  # what cannot say what it is must not hide why it was refused
+        if isinstance(value, int):
+            digits = int(value.bit_length() * 0.30103) + 1
+            return f"<a number of {digits:,} digits>"
+        return f"<a {type(value).__name__} that cannot be shown>"
 
 
 def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _bounded(text: str) -> str:
+    # What to do stands at the end: a line that is too long is cut in its middle.
+    if len(text) > _LINE_CHARS:
+        text = f"{text[:_LINE_CHARS - _TAIL_CHARS]} … {text[-_TAIL_CHARS:]}"
+    return _one_line(text)
 
 
 def told(error: BaseException) -> str:
@@ -56,6 +83,9 @@ def told(error: BaseException) -> str:
 class IotsimError(Exception):
     """Base of every error that iotsim raises on purpose; its text is one line."""
 
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_bounded(arg) if type(arg) is str else arg for arg in args))
+
 
 class BadValue(IotsimError, ValueError):
     """A value that cannot be used: `name=given` cannot be, because `why`; `allowed`."""
@@ -71,7 +101,8 @@ class UnknownName(IotsimError, LookupError):
 
     def __init__(self, kind: str, name: object, known: Iterable[str], where: str = "") -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        close = difflib.get_close_matches(str(name), self.known, n=1)
+        given = name[:_CLOSE_CHARS] if isinstance(name, str) else ""
+        close = difflib.get_close_matches(given, self.known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         prefix = f"{where}: " if where else ""
         listed = ", ".join(self.known) or "none"
@@ -109,11 +140,11 @@ class NoLoop(IotsimError, RuntimeError):
 class NameInUse(IotsimError, RuntimeError):
     """Another specification is already live under the same name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, live: str = "a different fleet is already live") -> None:
         self.name = name
         super().__init__(
-            f"a different fleet is already live under the name {name!r}. Stop it first, give this "
-            "one another name, or call start(replace=True)."
+            f"{live} under the name {name!r}. Stop it first, give this one another name, or call "
+            "start(replace=True)."
         )
 
 
@@ -190,12 +221,16 @@ class RunBroken(IotsimError, RuntimeError):
 
 
 class RunFailed(IotsimError, RuntimeError):
-    """A run ended with errors; the first is shown, all are in `errors`."""
+    """A run ended with errors, or otherwise than expected: `errors` and `failed` hold all of it."""
 
-    def __init__(self, name: str, errors: Iterable[BaseException]) -> None:
-        self.errors = tuple(errors)
-        more = f" (and {len(self.errors) - 1} more)" if len(self.errors) > 1 else ""
-        super().__init__(f"run {name!r} ended with errors: {self.errors[0]}{more}")
+    def __init__(
+        self, name: str, errors: Iterable[BaseException], failed: Iterable[object] = ()
+    ) -> None:
+        self.errors, self.failed = tuple(errors), tuple(failed)
+        told = [f"{what}: {found[0]}" + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
+                for what, found in (("errors", self.errors), ("failed expectations", self.failed))
+                if found]
+        super().__init__(f"run {name!r} ended with {'; '.join(told)}")
 
 
 class Undelivered(IotsimError, RuntimeError):

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from iotsim import verbs
 from iotsim.actions import Action
+from iotsim.engine.deeds import Deeds
 from iotsim.engine.population import Population
 from iotsim.engine.simulation import Simulation
 from iotsim.errors import BadValue, IotsimError
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from iotsim.run import Run
 
 ANSWER_S = 10.0  # how long another thread waits for the run's loop
+
+T = TypeVar("T")
 
 
 class RunVerbs:
@@ -115,7 +119,11 @@ def act(
 
     if run._loop.is_closed():
         raise _ended(run)
-    answer = asyncio.run_coroutine_threadsafe(there(), run._loop)
+    return answer_of(run, asyncio.run_coroutine_threadsafe(there(), run._loop))
+
+
+def answer_of(run: Run, answer: Future[T]) -> T:
+    """Wait in another thread for what a run's loop answers, and not for ever."""
     try:
         return answer.result(ANSWER_S)
     except TimeoutError:
@@ -138,6 +146,7 @@ class Rehearsal(Simulation):
     def __init__(self, fleet: Fleet, groups: Sequence[Group]) -> None:
         super().__init__([], fleet.seed, 0, parts=lambda group: [])
         self.population = _Crowd(fleet.seed)
+        self.deeds = Deeds(self)
         for member, group in zip(fleet.members, groups, strict=True):
             self.take_in(member, group, 0)
 

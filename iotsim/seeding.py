@@ -98,7 +98,8 @@ def _words(values: Words | int) -> Words:
 def check_seed(seed: Any, name: str = "seed") -> int:
     """Return the seed, or raise if it is not a whole number from 0 to 2**63 - 1."""
     allowed = f"Give a whole number from 0 to {SEED_MAX}, or leave it out and one is drawn."
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+    whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, (bool, np.timedelta64))
+    if not whole:
         raise BadValue(name, seed, "is not a whole number", allowed)
     if not 0 <= seed <= SEED_MAX:
         raise BadValue(name, seed, "is out of range", allowed)

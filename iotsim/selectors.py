@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from iotsim.errors import BadValue, UnknownName
+from iotsim.errors import BadValue, UnknownName, shown
 from iotsim.readings import Group
 from iotsim.seeding import combine_many, fnv1a, fnv1a_many, mix_many, unit_many
 
@@ -26,6 +26,7 @@ _ALLOWED = (
 )
 _CHOICE = fnv1a("selector")
 _NAMED_MAX = 10
+_DIGITS_MAX = 18
 _OWN = ("id", "device_type", "fraction", "count")
 
 
@@ -143,9 +144,11 @@ def parse(where: Where) -> Selector:
         key, equals, text = (part.strip() for part in term.partition("="))
         values = tuple(value.strip() for value in text.split("|"))
         if not key or not equals or not all(values):
-            raise BadValue("where", where, f"has a term {term.strip()!r} without a value", _ALLOWED)
+            why = f"has a term {shown(term.strip())} without a value"
+            raise BadValue("where", where, why, _ALLOWED)
         if key in terms:
-            raise BadValue("where", where, f"names {key!r} twice", "Write 'key=a|b' for either.")
+            raise BadValue("where", where, f"names {shown(key)} twice",
+                           "Write 'key=a|b' for either.")
         terms[key] = values
     fraction = _fraction(terms.pop("fraction", None), where)
     count = _count(terms.pop("count", None), where)
@@ -157,7 +160,8 @@ def _shard(values: tuple[str, ...] | None, where: str) -> tuple[int, int] | None
     if values is None:
         return None
     k, slash, n = values[0].partition("/")
-    if len(values) > 1 or not slash or not (k.isdecimal() and n.isdecimal() and int(k) < int(n)):
+    if (len(values) > 1 or not slash or len(values[0]) > _DIGITS_MAX
+            or not (k.isdecimal() and n.isdecimal() and int(k) < int(n))):
         raise BadValue("where", where, "has no shard such as 0/4", _ALLOWED)
     return int(k), int(n)
 
@@ -178,7 +182,7 @@ def _fraction(values: tuple[str, ...] | None, where: str) -> float | None:
 def _count(values: tuple[str, ...] | None, where: str) -> int | None:
     if values is None:
         return None
-    if len(values) > 1 or not values[0].isdecimal():
+    if len(values) > 1 or len(values[0]) > _DIGITS_MAX or not values[0].isdecimal():
         raise BadValue("where", where, "has a count that is not a whole number", _ALLOWED)
     return int(values[0])
 

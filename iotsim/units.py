@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from iotsim.errors import BadValue
 
 Duration: TypeAlias = str | int | float | timedelta
@@ -33,6 +35,10 @@ _UNIT_US = {
     "m": Fraction(60 * US_PER_SECOND),
     "h": Fraction(3600 * US_PER_SECOND),
     "d": Fraction(86_400 * US_PER_SECOND),
+}
+_NUMPY_US = {
+    "ns": Fraction(1, 1000), "us": _UNIT_US["us"], "ms": _UNIT_US["ms"], "s": _UNIT_US["s"],
+    "m": _UNIT_US["m"], "h": _UNIT_US["h"], "D": _UNIT_US["d"], "W": 7 * _UNIT_US["d"],
 }
 _PART = re.compile(r"\s*(?P<number>[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)\s*(?P<unit>µs|[a-z]+)")
 _ALLOWED = (
@@ -86,7 +92,9 @@ def duration_us(value: Duration, name: str = "duration", *, zero: bool = False) 
 def _exact_us(value: Any, name: str) -> Fraction:
     if isinstance(value, timedelta):
         return Fraction(value // timedelta(microseconds=1))
-    if isinstance(value, bool):
+    if isinstance(value, np.timedelta64):
+        return _numpy_us(value, name)
+    if isinstance(value, (bool, np.bool_, bytes, bytearray)):
         raise BadValue(name, value, "is not a duration", _ALLOWED)
     if isinstance(value, int):
         return Fraction(value) * US_PER_SECOND
@@ -96,13 +104,26 @@ def _exact_us(value: Any, name: str) -> Fraction:
         number = float(value)
     except (TypeError, ValueError):
         raise BadValue(name, value, "is not a duration", _ALLOWED) from None
+    except OverflowError:
+        raise BadValue(name, value, "is out of range", _ALLOWED) from None
     if not math.isfinite(number):
         raise BadValue(name, value, "is not finite", _ALLOWED)
     return Fraction(number) * US_PER_SECOND
 
 
+def _numpy_us(value: np.timedelta64, name: str) -> Fraction:
+    unit, step = np.datetime_data(value.dtype)
+    if unit not in _NUMPY_US:
+        raise BadValue(name, value, "has no unit of a fixed length", _ALLOWED)
+    if np.isnat(value):
+        raise BadValue(name, value, "is not a duration", _ALLOWED)
+    return int(value.astype(np.int64)) * step * _NUMPY_US[unit]
+
+
 def _text_us(text: str, name: str) -> Fraction:
     body = text.strip().removeprefix("-")
+    if not body or len(text) > 64:
+        raise BadValue(name, text, "is not a duration", _ALLOWED)
     total, position = Fraction(0), 0
     while position < len(body):
         part = _PART.match(body, position)
@@ -110,8 +131,6 @@ def _text_us(text: str, name: str) -> Fraction:
             raise BadValue(name, text, "is not a duration", _ALLOWED)
         total += Fraction(part["number"]) * _UNIT_US[part["unit"]]
         position = part.end()
-    if not body or len(text) > 64:
-        raise BadValue(name, text, "is not a duration", _ALLOWED)
     return -total if text.strip().startswith("-") else total
 
 

@@ -31,7 +31,8 @@ def whole(name: str, value: Any, least: int, most: int) -> int:
     allowed = f"Give a whole number from {least:,} to {most:,}."
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON and YAML do not always tell 3 from 3.0
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
+    if not whole:
         raise BadValue(name, value, "is not a whole number", allowed)
     if not least <= value <= most:
         raise BadValue(name, value, "is out of range", allowed)

@@ -347,7 +347,8 @@ def number(name: str, value: Any, *, least: float | None = None, above: float | 
               f"above {above:g}" if above is not None else "",
               f"at most {most:g}" if most is not None else ""]
     allowed = "Give a finite number" + "".join(f", {b}" for b in bounds if b) + "."
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    real = isinstance(value, (int, float, np.integer, np.floating))
+    if not real or isinstance(value, (bool, np.timedelta64)):  # numpy takes a time for an integer
         raise BadValue(name, value, "is not a number", allowed)
     try:
         result = float(value)
