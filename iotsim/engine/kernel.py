@@ -13,7 +13,9 @@ any more. One that does not let it pass is reported and left where it is.
 
 from __future__ import annotations
 
+import atexit
 import heapq
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from types import CodeType
@@ -241,7 +243,19 @@ def abandon(body: Body) -> None:
     try:
         body.close()
     except Exception:  # reported already
-        _abandoned.append(body)  # Python prints a complaint when it finds one of these as garbage
+        if not _abandoned:
+            atexit.register(_forget_abandoned)
+        _abandoned.append(body)
+
+
+def _forget_abandoned() -> None:
+    # Python prints a complaint for each that it finds as garbage, at the latest when it exits.
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        _abandoned.clear()
+    finally:
+        sys.unraisablehook = shown
 
 
 def spins(steps: int, parties: int) -> bool:
