@@ -23,7 +23,7 @@ from iotsim.seeding import draws, scaled
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 HOLDING = ("disconnect", "latency_spike", "reorder")  # faults that let readings leave later
-ROUNDS_MAX = 10_000
+ROUNDS_MAX = 1_000
 
 
 class Departures(NamedTuple):
@@ -132,7 +132,7 @@ def _again(
 def back_us(windows: Sequence[Window], slots: Ints, at_us: Ints) -> Ints:
     """Return the first instants, from given ones on, at which nothing keeps a device offline.
 
-    `NEVER_US` if nobody has said when. Where links come and go more than 10,000 times without
+    `NEVER_US` if nobody has said when. Where links come and go more than 1,000 times without
     all being up, that is when the last of the windows ends.
     """
     until_us = at_us.copy()
