@@ -119,12 +119,12 @@ def branch(result: Result, at: Duration) -> Scenario:
         raise BadValue("at", at, f"is after the end of the run, which lasted "
                        f"{duration_text(length_us)}", "Give a moment within it.")
     before = [action for action in result.actions if action.at_us < at_us]
-    same = scenario_of(result.fleet, before, result.start_us, result.end_us, result.fleet.name)
+    same = scenario_of(result.fleet, before, result.start_us, result.end_us, result.name)
     usable = [point for point in result.checkpoints
               if point.simulation is not None and point.at_us <= at_us
               and all(action.at_us < at_us for action in point.actions)]
     origin = max(usable, key=lambda point: point.at_us, default=None)
-    return same._with(_origin=origin, _now_us=at_us)
+    return same._with(_origin=origin, _now_us=at_us, _since_us=at_us)
 
 
 def origin_of(scenario: Scenario, start_us: int) -> tuple[Checkpoint, Scenario] | None:

@@ -22,6 +22,7 @@ Declared: TypeAlias = Mapping[str, frozenset[str]]
 MODEL = ("devices", "errors", "faults", "now", "readings", "withheld")
 OBSERVED = ("acknowledged", "dropped", "in_flight", "late", "lateness_p99", "latency_p50",
             "latency_p99", "lost", "offered", "queued", "refused", "unknown")
+OF_BROKERS = tuple(name for name in OBSERVED if name not in ("late", "lateness_p99"))
 _SEEN_CHARS_MAX = 400
 
 ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {

@@ -18,6 +18,7 @@ from iotsim.condition_values import (
     COMPARE,
     MODEL,
     OBSERVED,
+    OF_BROKERS,
     Declared,
     NotNumbers,
     Reader,
@@ -55,7 +56,8 @@ class Expectation:
     message : str or None
         What it means, in the words of whoever wrote it.
     status : str
-        passed, failed, or not evaluated (a name that only a live run knows, offline).
+        passed, failed, or not evaluated: a name that only a live run knows, offline, or what
+        becomes of messages in a run that publishes nowhere.
     seen : str
         The values it saw.
     last_us : int or None
@@ -116,9 +118,9 @@ class Condition:
         declared : mapping of field name to device types
             Which types have a field at all: nulls of others do not count.
         """
-        if self.live_only and not view.live:
-            plural = "are" if len(self.live_only) > 1 else "is"
-            return "not evaluated", f"{', '.join(self.live_only)} {plural} known of a live run only"
+        unknown = self._unknown(view)
+        if unknown:
+            return "not evaluated", unknown
         if self.function is not None:
             return _judge_function(self.function, view)
         assert self._tree is not None
@@ -128,6 +130,20 @@ class Condition:
         except NotNumbers as error:
             return "failed", str(error)
         return ("passed" if held else "failed"), reader.told()
+
+    def _unknown(self, view: View) -> str:
+        # Which of the names nobody can know here, in words: nothing published loses nothing.
+        if not self.live_only:
+            return ""
+        names, whose = self.live_only, "a live run only"
+        seen = view.observed
+        if seen is not None:
+            if seen.publishers:
+                return ""
+            names = tuple(name for name in names if name in OF_BROKERS)
+            whose = "a run that publishes somewhere"
+        plural = "are" if len(names) > 1 else "is"
+        return f"{', '.join(names)} {plural} known of {whose}" if names else ""
 
 
 def condition_of(given: Any, fields: Iterable[str] | None = None) -> Condition:

@@ -17,8 +17,9 @@ from iotsim.director import judged
 from iotsim.errors import BadValue, IotsimError
 from iotsim.members import check_count, members_of
 from iotsim.observed import Observed, observed_of
-from iotsim.scenario_checks import expect_parameters, known_fields, merged
-from iotsim.selectors import Ids, Selector, Where, parse
+from iotsim.scenario_checks import expect_parameters, known_fields
+from iotsim.selectors import Selector, Where, parse
+from iotsim.selectors import ids as ids_of
 from iotsim.units import Duration, duration_us
 
 if TYPE_CHECKING:
@@ -164,50 +165,54 @@ class Context:
         return self.spawn(profile, count, labels, 0, every, id)
 
     def stop(
-        self, where: Any = None, *, ids: Any = None, device_type: str | None = None,
-        graceful: bool = True,
+        self, ids: Any = None, device_type: str | None = None, graceful: bool = True, *,
+        where: Any = None,
     ) -> Done[int]:
         """Stop devices, for good; gives how many.
 
         Parameters
         ----------
-        where : selector or list of ids, optional
-            Everybody if nothing says who; an empty list is nobody.
-        ids : list of str, optional
+        ids : list of str or selector, optional
+            An empty list is nobody; everybody if nothing says who.
         device_type : str, optional
         graceful : bool
             Taken and not needed: readings that are under way are always delivered.
+        where : selector, optional
+            As everywhere else; of those with these ids, if both are given.
         """
         return Done(self._do("stop", verbs.stop(who(where, ids, device_type))) or 0)
 
     def inject_fault(
-        self, fault: Any, where: Any = "all", ids: Any = None, device_type: str | None = None,
-        duration: Duration | None = "60s", params: Mapping[str, Any] | None = None,
-        reason: str | None = None, **parameters: Any,
+        self, fault: Any, ids: Any = None, device_type: str | None = None,
+        duration: Duration | None = "60s", params: Mapping[str, Any] | None = None, *,
+        where: Any = None, reason: str | None = None, **more: Any,
     ) -> Done[int]:
         """Inject a fault; gives on how many devices.
 
         Parameters
         ----------
         fault : str or FaultType
-        where, ids, device_type
+        ids, device_type, where
             Who, as in `stop`.
         duration : duration or None
             None: until it is cleared.
         params : mapping, optional
             Of the fault; or give them by name.
         reason : str, optional
+            For people; it stands in the log and in the events.
         """
         given = verbs.inject(fault, who(where, ids, device_type), duration, reason,
-                             merged(params, parameters))
+                             verbs.merged(params, more, "params"))
         return Done(self._do("inject", given) or 0)
 
     def inject(
-        self, fault: Any, where: Any = "all", duration: Duration | None = None,
-        reason: str | None = None, **parameters: Any,
+        self, fault: Any, where: Any = "all", duration: Duration | None = None, *,
+        reason: str | None = None, parameters: Mapping[str, Any] | None = None, **more: Any,
     ) -> Done[int]:
         """Inject a fault, spelled as everywhere else: without a duration until it is cleared."""
-        return self.inject_fault(fault, where, None, None, duration, None, reason, **parameters)
+        given = verbs.inject(fault, who(where, None, None), duration, reason,
+                             verbs.merged(parameters, more))
+        return Done(self._do("inject", given) or 0)
 
     def suspend(self, where: Any = "all", duration: Duration | None = None) -> Done[int]:
         """Let devices rest."""
@@ -222,18 +227,19 @@ class Context:
 
     def set(
         self, where: Any = "all", every: Duration | None = None,
-        fields: Mapping[str, Any] | None = None, **named: Any,
+        fields: Mapping[str, Any] | None = None, **more: Any,
     ) -> Done[int]:
         """Change the interval, or the parameters of fields; gives of how many devices."""
-        given = verbs.set_(who(where, None, None), every, merged(fields, named))
+        given = verbs.set_(who(where, None, None), every, verbs.merged(fields, more, "fields"))
         return Done(self._do("set", given) or 0)
 
     def update_behavior(
-        self, params: Mapping[str, Any], ids: Any = None, device_type: str | None = None,
+        self, params: Mapping[str, Any], ids: Any = None, device_type: str | None = None, *,
         where: Any = None,
     ) -> Done[int]:
-        """Change the parameters of fields: `{"temperature": {"mean": 25}}`."""
-        return Done(self._do("set", verbs.set_(who(where, ids, device_type), None, params)) or 0)
+        """Change the parameters of fields: `{"temperature": {"mean": 25}}`; who as in `stop`."""
+        given = verbs.set_(who(where, ids, device_type), None, params)
+        return Done(self._do("set", given) or 0)
 
     def log(self, text: Any) -> Done[None]:
         """Write a line into the log."""
@@ -299,21 +305,43 @@ class Context:
 
 
 def who(where: Any, ids: Any, device_type: str | None) -> Where:
-    """Return the selector that a script's arguments mean: nothing is everybody, [] is nobody."""
-    if isinstance(where, (list, tuple, set, frozenset, Done)):
-        if ids is not None:
-            raise BadValue("ids", ids, "is given twice", "Give the ids once.")
-        where, ids = None, where
-    if ids is not None and not isinstance(ids, (str, Ids)) and not list(ids):
-        return Ids(())
-    if ids is None and device_type is None:
-        return "all" if where is None else where
-    chosen = parse("all" if where is None else where)
-    terms = chosen.terms
-    if isinstance(ids, str):
-        raise BadValue("ids", ids, "is text, not a list of ids", f"Write ids=[{ids!r}].")
-    if ids is not None:
-        terms = (*terms, ("id", tuple(ids.names if isinstance(ids, Ids) else ids)))
+    """Return the selector that a script's arguments mean: nothing is everybody, [] is nobody.
+
+    Either may be a list of ids or a selector; those who are in both are meant.
+    """
+    first, second = _selector("where", where), _selector("ids", ids)
     if device_type is not None:
-        terms = (*terms, *parse(f"device_type={device_type}").terms)
-    return Selector(terms, chosen.fraction, chosen.count, chosen.shard)
+        if not isinstance(device_type, str):
+            raise BadValue("device_type", device_type, "is not the name of a type",
+                           "Give text such as 'pump'.")
+        second = Selector((*second.terms, *parse(f"device_type={device_type}").terms),
+                          second.fraction, second.count, second.shard)
+    if any(not values for _, values in (*first.terms, *second.terms)):
+        return ids_of(())
+    if first == Selector():
+        return second
+    if second == Selector():
+        return first
+    twice = {key for key, _ in first.terms} & {key for key, _ in second.terms}
+    for key in ("fraction", "count", "shard"):
+        if getattr(first, key) is not None and getattr(second, key) is not None:
+            twice.add(key)
+    if twice:
+        raise BadValue(min(twice), str(second), "is given twice", "Say it once.")
+    one = second if first.fraction is None and first.count is None else first
+    return Selector((*first.terms, *second.terms), one.fraction, one.count,
+                    first.shard or second.shard)
+
+
+def _selector(name: str, given: Any) -> Selector:
+    if given is None:
+        return Selector()
+    if isinstance(given, Done):
+        given = given.value
+    if isinstance(given, (list, tuple, set, frozenset)):
+        names = [str(one) for one in given]
+        return parse(ids_of(names if isinstance(given, (list, tuple)) else sorted(names)))
+    if isinstance(given, str) and name == "ids" and given != "all" and "=" not in given:
+        raise BadValue("ids", given, "is text, not a list of ids",
+                       f"Write [{given!r}], or a selector such as 'site=north'.")
+    return parse(given)

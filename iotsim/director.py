@@ -129,8 +129,9 @@ class Plan:
     def __init__(self, name: str, steps: Sequence[Step], end_us: int) -> None:
         self.expectations: list[Expectation] = []
         self.errors: list[IotsimError] = []
+        self.notes: list[str] = []
         self.end_us: int | None = end_us
-        self._name = name
+        self.name = name
         self._steps = sorted(steps, key=lambda step: step.at_us)
         self._place = 0
         self._added: list[Members] = []
@@ -155,7 +156,7 @@ class Plan:
             try:
                 self._do(step, stage)
             except IotsimError as error:
-                self.errors.append(failed(self._name, at_us, f"{step.verb}: {error}", error))
+                self.errors.append(failed(self.name, at_us, f"{step.verb}: {error}", error))
                 self.end_us = at_us
                 self.close()
 

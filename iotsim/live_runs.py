@@ -54,7 +54,7 @@ def _start(wish: Wish, replace: bool) -> Run:
         if live.is_on(loop) and live.is_wished(wish):
             return live
         if not replace:
-            raise NameInUse(fleet.name)
+            raise _in_use(live, wish)
         live.end_soon()
     return _begun(wish)
 
@@ -91,7 +91,7 @@ async def _run(wish: Wish) -> Result:
     fleet = wish.fleet
     live = _LIVE.get(fleet.name)
     if live is not None and not live.ended:
-        raise NameInUse(fleet.name)
+        raise _in_use(live, wish)
     mine = _begun(wish)
     try:
         await mine.ready()
@@ -99,6 +99,18 @@ async def _run(wish: Wish) -> Result:
     except asyncio.CancelledError:
         await mine.stop()
         raise
+
+
+def _in_use(live: Run, wish: Wish) -> NameInUse:
+    # What is in the way: another fleet of that name, or something else on the same fleet.
+    name = live.name
+    if live.fleet.spec() != wish.fleet.spec():
+        return NameInUse(name)
+    if live.scenario is not None:
+        return NameInUse(name, f"scenario {live.scenario.name!r} is already live, with a fleet")
+    if wish.scenario is not None:
+        return NameInUse(name, "the fleet is already live without a scenario,")
+    return NameInUse(name, "a run is already live")
 
 
 def runs() -> list[Run]:

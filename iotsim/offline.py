@@ -192,7 +192,7 @@ class Offline:
         return Totals(self._digests.rows, self._withheld, self._simulation.failures.count)
 
     def _result(self) -> Result:
-        notes = [action.note for action in self._actions if action.note]
+        notes = [action.note for action in self._actions if action.note] + self._director.notes
         capture = Capture(Bound()) if self._writer is not None else self._capture
         return Result(
             fleet=self._fleet,
@@ -207,6 +207,7 @@ class Offline:
             notes=tuple(notes),
             expectations=tuple(self._director.expectations),
             history=self._simulation,
+            scenario=self._director.name,
         )
 
 

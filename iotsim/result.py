@@ -56,6 +56,8 @@ class Result:
         First part of the ids of its messages.
     expectations : tuple of Expectation
         What a scenario expected, and whether it was so.
+    scenario : str
+        The scenario's name; empty if it was none.
     """
 
     fleet: Fleet
@@ -74,6 +76,20 @@ class Result:
     expectations: tuple[Expectation, ...] = ()
     history: Simulation | None = field(default=None, repr=False)
     checkpoints: tuple[Checkpoint, ...] = field(default=(), repr=False)
+    scenario: str = ""
+
+    @property
+    def name(self) -> str:
+        """The scenario's name, or the fleet's if it was none."""
+        return self.scenario or self.fleet.name
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing went wrong, and nothing that was expected failed.
+
+        What was not evaluated has not failed: `expectations` says which.
+        """
+        return not self.errors and not self._failed()
 
     @property
     def digest(self) -> str:
@@ -198,14 +214,15 @@ class Result:
         """
         from iotsim.scenario_code import scenario_of
 
-        return scenario_of(self.fleet, self.actions, self.start_us, self.end_us, self.fleet.name,
+        return scenario_of(self.fleet, self.actions, self.start_us, self.end_us, self.name,
                            self.expectations)
 
     def branch(self, at: Duration) -> Scenario:
         """Return a scenario that did the same up to a moment, for another future.
 
-        What is done to it from then on is relative to that moment; `generate()` goes on from the
-        nearest checkpoint before it, if there is one.
+        It stands at that moment: a verb happens there, `wait` goes on from there. `at` counts from
+        the start of the run, as ever, and does not go back beyond the moment. `generate()` goes on
+        from the nearest checkpoint before it, if there is one.
 
         Parameters
         ----------
@@ -264,10 +281,19 @@ class Result:
         return save(self, path, readings=readings)
 
     def raise_for_errors(self) -> Result:
-        """Return this result, or raise RunFailed if anything went wrong."""
-        if self.errors:
-            raise RunFailed(self.fleet.name, self.errors)
+        """Return this result, or raise RunFailed if it has not `passed`.
+
+        Raises
+        ------
+        RunFailed
+            If anything went wrong, or an expectation failed; `errors` and `failed` hold them.
+        """
+        if not self.passed:
+            raise RunFailed(self.name, self.errors, self._failed())
         return self
+
+    def _failed(self) -> list[Expectation]:
+        return [one for one in self.expectations if one.status == "failed"]
 
     def _declared(self, device_type: str | None = None) -> dict[str, str]:
         from iotsim.offline import kinds_of
@@ -317,7 +343,8 @@ class Result:
             yield name, f"{ledger.acknowledged:,} acknowledged of {ledger.offered:,} offered"
         if self.expectations:
             passed = sum(one.status == "passed" for one in self.expectations)
-            yield "expectations", f"{passed} of {len(self.expectations)} passed"
+            said = f"{passed} of {len(self.expectations)} passed"
+            yield "expectations", "; ".join([said, *self._missed()])
         yield "errors", str(len(self.errors))
         if self.notes:
             yield "notes", "; ".join(self.notes)
@@ -325,10 +352,20 @@ class Result:
     def __repr__(self) -> str:
         facts = dict(self._facts())
         return (
-            f"<Result {self.fleet.name!r}: {facts['readings']} readings of {facts['devices']} "
+            f"<Result {self._called()}: {facts['readings']} readings of {facts['devices']} "
             f"devices over {facts['duration']}, digest {facts['digest'][:12]}…, "
-            f"{self._erred()}{self._noted()}>"
+            f"{', '.join([self._erred(), *self._missed()])}{self._noted()}>"
         )
+
+    def _called(self) -> str:
+        on = f" on fleet {self.fleet.name!r}" if self.scenario else ""
+        return f"{self.name!r}{on}"
+
+    def _missed(self) -> Iterator[str]:
+        failed = self._failed()
+        if failed:
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            yield f"failed expectation: {failed[0]}{more}"
 
     def _erred(self) -> str:
         if not self.errors:
@@ -343,7 +380,8 @@ class Result:
         return f", note: {self.notes[0]}{more}"
 
     def _repr_html_(self) -> str:
-        return facts_html(f"Result {self.fleet.name}", self._facts())
+        on = f" on fleet {self.fleet.name}" if self.scenario else ""
+        return facts_html(f"Result {self.name}{on}", self._facts())
 
 
 def facts_html(title: str, facts: Iterable[tuple[str, str]]) -> str:

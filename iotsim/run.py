@@ -10,6 +10,7 @@ import math
 import secrets
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -21,7 +22,7 @@ from iotsim.errors import BadValue, IotsimError, RunBroken
 from iotsim.members import Members
 from iotsim.result import Result, facts_html
 from iotsim.run_state import RunSnapshot, State, Wish, facts_of
-from iotsim.run_verbs import ANSWER_S, Rehearsal, RunVerbs, act, simulation_of
+from iotsim.run_verbs import Rehearsal, RunVerbs, act, answer_of, simulation_of
 from iotsim.selectors import Where
 from iotsim.stage import Stage
 from iotsim.units import Duration
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from iotsim.checkpoints import Checkpoint
+    from iotsim.conditions import Expectation
     from iotsim.scenario import Scenario
 
 T = TypeVar("T")
@@ -91,7 +93,20 @@ class Run(RunVerbs):
         """What is worth knowing, such as a selector that matches nobody."""
         troubles = [text for pump in self._works.pumps for text in pump.errors]
         said = [action.note for action in self.actions if action.note]
-        return (*self._works.notes, *said, *troubles)
+        director = self._works.director
+        ended = () if director is None else director.notes
+        return (*self._works.notes, *said, *ended, *troubles)
+
+    @property
+    def expectations(self) -> tuple[Expectation, ...]:
+        """What its scenario has expected so far, and whether it was so."""
+        director = self._works.director
+        return () if director is None else tuple(director.expectations)
+
+    @property
+    def scenario(self) -> Scenario | None:
+        """What happens to it, if it was started by a scenario."""
+        return self._wish.scenario
 
     @property
     def ended(self) -> bool:
@@ -290,14 +305,17 @@ class Run(RunVerbs):
         async def there() -> T:
             return question()
 
-        return asyncio.run_coroutine_threadsafe(there(), self._loop).result(ANSWER_S)
+        return answer_of(self, asyncio.run_coroutine_threadsafe(there(), self._loop))
 
     def _enter(self, action: Callable[[], None]) -> None:
-        # Whoever calls, what is done to a run is done on its own loop.
-        if threading.get_ident() == self._thread:
+        # Whoever calls, what is done to a run is done on its own loop; when that is gone, so is it.
+        if self._loop.is_closed():
+            return
+        if self.in_own_thread:
             action()
         else:
-            self._loop.call_soon_threadsafe(action)
+            with suppress(RuntimeError):  # it was closed just now
+                self._loop.call_soon_threadsafe(action)
 
     def _request_stop(self) -> None:
         if self.state in ("stopping", "stopped", "failed"):
@@ -401,9 +419,10 @@ class Run(RunVerbs):
             notes=self.notes,
             acks=works.acks if works.pumps else None,
             run_id=self.id,
-            expectations=tuple(() if works.director is None else works.director.expectations),
+            expectations=self.expectations,
             history=None if works.driver is None else works.driver.simulation,
             checkpoints=tuple(self._checkpoints),
+            scenario="" if self.scenario is None else self.scenario.name,
         )
 
     def _ended(self) -> Result:
@@ -431,7 +450,13 @@ class Run(RunVerbs):
         return facts_of(self.snapshot(), self._failure)
 
     def __repr__(self) -> str:
-        return f"<Run {self.name!r}: {', '.join(text for _, text in self._facts())}>"
+        facts = ", ".join(text for _, text in self._facts())
+        if self.scenario is None:
+            return f"<Run {self.name!r}: {facts}>"
+        return f"<Run {self.scenario.name!r} on fleet {self.name!r}: {facts}>"
 
     def _repr_html_(self) -> str:
-        return facts_html(f"Run {self.name}", self._facts())
+        called = self.name
+        if self.scenario is not None:
+            called = f"{self.scenario.name} on fleet {self.name}"
+        return facts_html(f"Run {called}", self._facts())

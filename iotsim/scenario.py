@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from iotsim import verbs
-from iotsim.conditions import condition_of
 from iotsim.director import ALL_US, Ends, Plan, Step
 from iotsim.errors import BadValue
 from iotsim.fleet import Fleet
 from iotsim.members import script_hash
-from iotsim.profiles import Profile
-from iotsim.scenario_checks import (
-    check_fault,
-    check_ids,
-    check_number,
-    check_script,
-    check_set,
-    check_where,
-    crowd,
-    expect_parameters,
-    known_fields,
-    merged,
-)
+from iotsim.scenario_checks import check_ids, check_script, check_selectors
 from iotsim.scenario_html import steps_html
+from iotsim.scenario_verbs import ScenarioVerbs
 from iotsim.selectors import Where
 from iotsim.units import (
     DEFAULT_START,
-    Duration,
     Instant,
     duration_text,
-    duration_us,
     end_us_of,
     instant_text,
     instant_us,
@@ -41,7 +26,6 @@ from iotsim.units import (
 
 if TYPE_CHECKING:
     from iotsim.clock import Speed
-    from iotsim.members import Script
     from iotsim.result import Result
     from iotsim.run import Run
     from iotsim.stage import Director
@@ -51,15 +35,17 @@ Block: TypeAlias = "tuple[int, int]"
 
 CAPTURE_US = 600_000_000
 _FIELDS = ("name", "fleet", "script", "start_us", "steps", "lasting_us", "waited_us", "_now_us",
-           "_blocks", "_origin")
+           "_since_us", "_blocks", "_origin")
 
 
 @dataclass(frozen=True, slots=True, repr=False, init=False, eq=False)
-class Scenario:
+class Scenario(ScenarioVerbs):
     """What happens to a fleet, and when.
 
     `at` and `wait` move a cursor through simulated time; the other verbs happen where it stands.
-    Without `lasting` a scenario ends when its last action, wait and fault have ended.
+    Without `lasting` a scenario ends when its last action, wait and fault have ended; steps with a
+    fault that nothing ends need it. A script ends where it returns, or with its last timed fault;
+    a note says so if another fault was still active.
 
     Parameters
     ----------
@@ -87,6 +73,7 @@ class Scenario:
     lasting_us: int | None
     waited_us: int
     _now_us: int
+    _since_us: int  # a branch cannot change what came before
     _blocks: tuple[Block, ...]
     _origin: Any  # a Checkpoint, from `Result.branch`: only how fast it is depends on it
 
@@ -101,7 +88,7 @@ class Scenario:
         check_script(script)
         given = {"name": name, "fleet": whole, "script": script, "steps": (), "lasting_us": None,
                  "start_us": None if start is None else instant_us(start), "waited_us": 0,
-                 "_now_us": 0, "_blocks": (), "_origin": None}
+                 "_now_us": 0, "_since_us": 0, "_blocks": (), "_origin": None}
         for key in _FIELDS:
             object.__setattr__(self, key, given[key])
 
@@ -120,145 +107,6 @@ class Scenario:
         from iotsim.scenario_files import load
 
         return load(source)
-
-    def at(self, time: Duration) -> Scenario:
-        """Return a scenario that goes on at a time since its start; back is allowed."""
-        return self._with(_now_us=duration_us(time, "at", zero=True))
-
-    def wait(self, duration: Duration) -> Scenario:
-        """Return a scenario that goes on later."""
-        now_us = self._now_us + duration_us(duration, "wait")
-        end_us_of(0, now_us)
-        return self._with(_now_us=now_us, waited_us=max(self.waited_us, now_us))
-
-    def add(
-        self,
-        device: str | Path | Profile | Script,
-        *,
-        count: int = 1,
-        labels: Mapping[str, str] | None = None,
-        every: Duration | None = None,
-        id: str | None = None,
-    ) -> Scenario:
-        """Return a scenario that adds devices; see `Fleet.add`. Ids are never used twice."""
-        everybody = crowd(self.fleet, self.steps)
-        added = everybody.add(device, count=count, labels=labels, every=every, id=id).members[-1]
-        return self._then(Step(self._now_us, "add", members=replace(added, first=0)))
-
-    def stop(self, where: Where = "all") -> Scenario:
-        """Return a scenario that stops devices, for good."""
-        return self._do("stop", where, verbs.stop(where))
-
-    def inject(
-        self,
-        fault: Any,
-        where: Where = "all",
-        duration: Duration | None = None,
-        reason: str | None = None,
-        *,
-        parameters: Mapping[str, Any] | None = None,
-        **named: Any,
-    ) -> Scenario:
-        """Return a scenario that injects a fault.
-
-        Parameters
-        ----------
-        fault : str
-            Its name, in any case.
-        where : selector
-        duration : duration, optional
-            Until it is cleared if not given.
-        reason : str, optional
-            For people.
-        parameters : mapping, optional
-            Of the fault; or give them by name.
-        """
-        given = verbs.inject(fault, where, duration, reason, merged(parameters, named))
-        check_fault(given, crowd(self.fleet, self.steps).members)
-        return self._do("inject", where, given)
-
-    def clear(self, fault: Any = None, where: Where = "all") -> Scenario:
-        """Return a scenario that ends a fault, or all of them."""
-        return self._do("clear", where, verbs.clear(fault, where))
-
-    def set(
-        self,
-        where: Where = "all",
-        every: Duration | None = None,
-        fields: Mapping[str, Any] | None = None,
-        **named: Any,
-    ) -> Scenario:
-        """Return a scenario that changes the interval, or the parameters of fields.
-
-        Parameters
-        ----------
-        where : selector
-        every : duration, optional
-        fields : mapping of field name to parameters, optional
-            What is not named stays; or give them by name, as `temperature={"mean": 25}`.
-        """
-        given = verbs.set_(where, every, merged(fields, named))
-        check_set(given, crowd(self.fleet, self.steps).members, self.steps)
-        return self._do("set", where, given)
-
-    def suspend(self, where: Where = "all", duration: Duration | None = None) -> Scenario:
-        """Return a scenario that lets devices rest: `inject("suspend")`."""
-        return self.inject("suspend", where, duration)
-
-    def log(self, text: str) -> Scenario:
-        """Return a scenario that writes a line into the log."""
-        return self._then(Step(self._now_us, "log", verbs.log(text)))
-
-    def expect(
-        self, condition: Any, message: str | None = None, last: Duration | None = None
-    ) -> Scenario:
-        """Return a scenario that checks something; that never changes a reading.
-
-        Parameters
-        ----------
-        condition : str or callable (view) -> bool
-            Such as "count() > 100", "mean(temperature) < 30 and faults == 0", "lost == 0".
-        message : str, optional
-            What it means.
-        last : duration, optional
-            How far back it looks; to the start if not given.
-        """
-        known = known_fields(crowd(self.fleet, self.steps).members)
-        checked = condition_of(condition, known)
-        return self._then(Step(self._now_us, "expect", expect_parameters(message, last),
-                               condition=checked))
-
-    def block(self) -> Scenario:
-        """Return a scenario in which a block begins, for `repeat`."""
-        return self._with(_blocks=(*self._blocks, (len(self.steps), self._now_us)))
-
-    def repeat(self, times: int) -> Scenario:
-        """Return a scenario in which the innermost block happens so many times in all."""
-        if not self._blocks:
-            raise BadValue("repeat", times, "has no block", "Begin one with block().")
-        if isinstance(times, bool) or not isinstance(times, int) or times < 1:
-            raise BadValue("repeat", times, "is not a whole number of times", "Give 2 or more.")
-        first, begin_us = self._blocks[-1]
-        length_us = self._now_us - begin_us
-        if length_us <= 0:
-            raise BadValue("repeat", times, "follows a block that takes no time",
-                           "Let it wait(…) at its end.")
-        block = self.steps[first:]
-        check_number(len(self.steps) + len(block) * (times - 1))
-        end_us_of(0, begin_us + length_us * times)
-        again = [step.later(length_us * i) for i in range(1, times) for step in block]
-        now_us = begin_us + length_us * times
-        made = self._with(steps=(*self.steps, *again), _blocks=self._blocks[:-1], _now_us=now_us,
-                          waited_us=max(self.waited_us, now_us))
-        made._check_steps(again)
-        check_ids(made.fleet, made.steps)
-        return made
-
-    def lasting(self, duration: Duration) -> Scenario:
-        """Return a scenario that lasts so long in all."""
-        made = self._with(lasting_us=duration_us(duration, "lasting"))
-        made._check_steps(made.steps)
-        return made
 
     def publish_to(
         self, url: str, topic: str | None = None, *, where: Where = "all", **options: Any
@@ -328,8 +176,9 @@ class Scenario:
 
         Raises
         ------
-        BadValue
-            If nothing says when it ends, or it would go beyond the year 9999.
+        IotsimError
+            If nothing says when it ends, it would go beyond the year 9999, or a selector asks for
+            a label that no device has by then.
         """
         end_us = self._checked_end_us()
         if end_us is not None:
@@ -340,6 +189,7 @@ class Scenario:
             return Playing(self.name, self.script, self.lasting_us)
         assert end_us is not None
         check_ids(self.fleet, self.steps)
+        check_selectors(self.name, self.fleet, self.steps, self._origin)
         return Plan(self.name, self.steps, end_us)
 
     def code(self) -> str:
@@ -375,25 +225,6 @@ class Scenario:
             return given
         needs_us = self.director(0).needs_us
         return "all" if needs_us >= ALL_US else duration_text(max(needs_us, CAPTURE_US))
-
-    def _do(self, verb: str, where: Where, parameters: Mapping[str, Any]) -> Scenario:
-        check_where(where, crowd(self.fleet, self.steps).members)
-        return self._then(Step(self._now_us, verb, parameters))
-
-    def _then(self, step: Step) -> Scenario:
-        if self.script is not None:
-            raise BadValue("scenario", self.name, f"is a script, so it takes no {step.verb}()",
-                           "Say it in the script.")
-        check_number(len(self.steps) + 1)
-        self._check_steps([step])
-        return self._with(steps=(*self.steps, step))
-
-    def _check_steps(self, steps: Any) -> None:
-        for step in steps:
-            if self.lasting_us is not None and step.at_us > self.lasting_us:
-                raise BadValue("lasting", duration_text(self.lasting_us), "ends before "
-                               f"{step.verb}() at {duration_text(step.at_us)}",
-                               "Let it last longer, or do it earlier.")
 
     def _with(self, **changes: Any) -> Scenario:
         copy = object.__new__(Scenario)

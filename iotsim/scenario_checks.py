@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
 
 from iotsim import verbs
 from iotsim.director import Step, declared_fields
 from iotsim.errors import BadValue, IotsimError, UnknownName
+from iotsim.faults.base import build
+from iotsim.faults.fitting import check_fits
 from iotsim.fleet import Fleet
 from iotsim.members import DEFAULT_ID, Members
 from iotsim.profiles import Profile
 from iotsim.readings import Group
 from iotsim.selectors import Selector, Where, parse, select
-from iotsim.units import Duration, duration_us
+from iotsim.units import Duration, duration_text, duration_us
+
+if TYPE_CHECKING:
+    from iotsim.checkpoints import Checkpoint
 
 STEPS_MAX = 100_000
 _MESSAGE_CHARS_MAX = 500
-
-
-def merged(given: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters that were given in a mapping and by name, each of them once."""
-    if given is not None and not isinstance(given, Mapping):
-        raise BadValue("parameters", given, "is not a mapping", "Give {'name': value}.")
-    whole = dict(given or {})
-    for name, value in named.items():
-        if name in whole:
-            raise BadValue(name, value, "is given twice", "Give it once.")
-        whole[name] = value
-    return whole
 
 
 def expect_parameters(message: Any, last: Duration | None) -> dict[str, Any]:
@@ -43,9 +37,65 @@ def expect_parameters(message: Any, last: Duration | None) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def check_where(where: Where, members: Sequence[Members]) -> None:
-    """Raise if a selector asks for a label that no device has; nobody is looked for."""
-    select(where, [Group(i, member.type, [], member.labels) for i, member in enumerate(members)])
+def check_where(where: Where, fleet: Fleet, steps: Sequence[Step]) -> None:
+    """Raise if a selector asks for a label that no device has, and that looks like another.
+
+    What looks like none may come with a step that is written later: see `check_selectors`.
+    """
+    try:
+        _ask(where, {*labels_of(fleet), *(name for step in steps for name in labels_by(step))})
+    except UnknownName as error:
+        if get_close_matches(str(error.name), error.known, n=1):
+            raise
+
+
+def check_selectors(
+    name: str, fleet: Fleet, steps: Sequence[Step], origin: Checkpoint | None = None
+) -> None:
+    """Raise if a selector asks for a label that no device has had by then.
+
+    Parameters
+    ----------
+    name : str
+        Of the scenario.
+    fleet : Fleet
+    steps : sequence of Step
+    origin : Checkpoint, optional
+        Where the run goes on from: its devices may have labels by steps that are not here.
+    """
+    known = labels_of(fleet)
+    if origin is not None and origin.simulation is not None:
+        known |= {label for group in origin.simulation.groups for label in group.labels}
+    asked: set[str] = set()
+    for step in sorted(steps, key=lambda step: step.at_us):
+        known |= labels_by(step)
+        where = step.parameters.get("where")
+        if isinstance(where, str) and where not in asked:
+            asked.add(where)
+            said = f"scenario {name!r}, {step.verb}() at {duration_text(step.at_us)}"
+            _ask(where, known, said)
+
+
+def labels_of(fleet: Fleet) -> set[str]:
+    """Return the names of the labels that devices have at the start."""
+    return {name for member in fleet.members for name in member.labels}
+
+
+def labels_by(step: Step) -> set[str]:
+    """Return the names of the labels that devices may have because of a step."""
+    if step.members is not None:
+        return set(step.members.labels)
+    given = step.parameters
+    if step.verb != "inject" or given["fault"] != "firmware_update":
+        return set()
+    return {str(getattr(build(given["fault"], given.get("parameters", {})), "label", "firmware"))}
+
+
+def _ask(where: Where, labels: Iterable[str], said: str = "") -> None:
+    try:
+        select(where, [Group(0, "", [], dict.fromkeys(labels, ""))])
+    except UnknownName as error:
+        raise UnknownName(error.kind, error.name, error.known, said) from None
 
 
 def check_ids(fleet: Fleet, steps: Sequence[Step]) -> None:
@@ -66,29 +116,34 @@ def check_ids(fleet: Fleet, steps: Sequence[Step]) -> None:
         taken.update(names)
 
 
-def check_fault(given: Mapping[str, Any], members: Sequence[Members]) -> None:
-    """Raise if a fault is meant for a field that no device has."""
-    named = given.get("parameters", {}).get("field")
-    names = [named] if isinstance(named, str) else list(named or ())
-    if given["fault"] == "battery_drain" and not names:
-        names = ["battery"]
+def check_fault(
+    given: Mapping[str, Any], members: Sequence[Members], steps: Sequence[Step]
+) -> None:
+    """Raise if a fault is meant for devices of which none can have it."""
+    fault = build(given["fault"], given.get("parameters", {}))
+    replaced = {name for step in steps for name in step.parameters.get("fields", {})}
     known = known_fields(members)
-    for name in names if known is not None else ():
-        if name not in (known or ()):
-            raise UnknownName("field", name, known or (), f"inject({given['fault']!r})")
+    for name in fault.named if known is not None and not _is_nobody(given["where"]) else ():
+        if name not in (known or ()) and name != "battery":
+            raise UnknownName("field", name, known or (), f"inject({fault.name!r})")
+    meant = _meant(members, given["where"], steps)
+    if meant and not replaced & set(fault.named):
+        check_fits(fault, [member.profile for member in meant])
 
 
 def check_set(given: Mapping[str, Any], members: Sequence[Members], steps: Sequence[Step]) -> None:
-    """Raise if no device that may be meant has a field, or takes its parameters."""
-    known = known_fields(members)
+    """Raise if no device that is meant has a field, or takes its parameters."""
+    known, meant = known_fields(members), _meant(members, given["where"], steps)
+    mine = known_fields(meant)
     for name, parameters in given.get("fields", {}).items():
-        if known is not None and name not in known:
+        if known is not None and name not in known and not _is_nobody(given["where"]):
             raise UnknownName("field", name, known, "set()")
+        if mine is not None and name not in mine:
+            raise UnknownName("field of the selected devices", name, mine, "set()")
         if any("type" in step.parameters.get("fields", {}).get(name, {}) for step in steps):
             continue  # its signal was replaced: what it takes is known when it happens
         troubles = [
-            _trouble(member.profile, {name: parameters})
-            for member in _candidates(members, given["where"])
+            _trouble(member.profile, {name: parameters}) for member in meant
             if member.profile is not None and name in {f.name for f in member.profile.fields}
         ]
         if troubles and None not in troubles:
@@ -139,11 +194,26 @@ def known_fields(members: Sequence[Members]) -> set[str] | None:
     return set(declared_fields(members))
 
 
-def _candidates(members: Sequence[Members], where: Where) -> list[Members]:
-    # Whose type and labels a selector can mean; which of their devices is not looked at.
-    terms = tuple(term for term in parse(where).terms if term[0] != "id")
+def _is_nobody(where: Where) -> bool:
+    chosen = parse(where)
+    return (chosen.fraction == 0 or chosen.count == 0
+            or any(not values for _, values in chosen.terms))
+
+
+def _meant(members: Sequence[Members], where: Where, steps: Sequence[Step]) -> list[Members]:
+    # Whose type and labels a selector can mean; which of their devices is not looked at. Nobody
+    # where that is not known yet: then it is looked at when it happens.
+    if _is_nobody(where):
+        return []
+    if any(step.verb == "stop" for step in steps):  # those who are left may be others
+        return list(members)
+    moving = {name for step in steps if step.members is None for name in labels_by(step)}
+    terms = tuple(term for term in parse(where).terms if term[0] not in ("id", *moving))
     groups = [Group(i, member.type, [""], member.labels) for i, member in enumerate(members)]
-    masks = select(Selector(terms), groups).masks if groups else {}
+    try:
+        masks = select(Selector(terms), groups).masks
+    except UnknownName:
+        return []
     return [member for i, member in enumerate(members) if masks[i].any()]
 
 

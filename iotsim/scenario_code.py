@@ -69,7 +69,7 @@ def scenario_of(
             said = {key: value for key, value in given.items() if value is not None}
             steps.append(Step(one.at_us, "expect", said, condition=condition_of(one.text)))
     empty = Scenario(name, fleet, start=instant_text(start_us))
-    made = empty.lasting(duration_text(end_us - start_us)) if end_us > start_us else empty
+    made = empty.lasting(duration_text(end_us - start_us))
     kept = [step for step in steps if step.at_us <= end_us - start_us]
     return made._with(steps=tuple(sorted(kept, key=lambda step: step.at_us)))
 

@@ -6,9 +6,11 @@ happen at the same simulated times, whoever is slow.
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from os.path import dirname
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from iotsim.context import Context, Pause
 from iotsim.director import ALL_US, Ends, failed
 from iotsim.engine.kernel import describe, place_of
 from iotsim.errors import IotsimError, told
+from iotsim.faults.base import NEVER_US
 from iotsim.members import Members
 from iotsim.script_choice import Dice
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from iotsim.stage import Stage
 
 ACTS_AT_ONE_INSTANT_MAX = 100_000
+_ASYNCIO = dirname(asyncio.__file__)
 
 
 class Playing:
@@ -44,8 +48,9 @@ class Playing:
     ) -> None:
         self.expectations: list[Expectation] = []
         self.errors: list[IotsimError] = []
+        self.notes: list[str] = []
         self.end_us = lasting_us
-        self._name, self._code = name, getattr(script, "__code__", None)
+        self.name, self._code = name, getattr(script, "__code__", None)
         self._context = Context(self)
         self._script = script
         self._body: Coroutine[Any, Any, None] | None = None
@@ -82,7 +87,7 @@ class Playing:
         except StopIteration:
             self._finish()
         except (Exception, SystemExit) as error:
-            self._fail(f"{told(error)}{_where(error, self._code)}", error)
+            self._fail(_why(error, self._code), error)
         else:
             if isinstance(request, Pause):
                 self._next_us = request.until_us
@@ -101,7 +106,7 @@ class Playing:
         except Exception as error:
             if error is self._refusal:  # it wanted to act in its `finally`
                 return
-            self.errors.append(failed(self._name, self._now_us, told(error), error))
+            self.errors.append(failed(self.name, self._now_us, told(error), error))
 
     def here(self) -> tuple[Stage, int]:
         """Return the stage and the time, while the script is on it."""
@@ -147,10 +152,23 @@ class Playing:
         elif self.end_us is None:
             self._ends.note("log", self._now_us, {})
             self.end_us = self._ends.last_us
+            self._note_endless()
+
+    def _note_endless(self) -> None:
+        # Steps with such a fault have no end at all; a script has one, so it is only said.
+        assert self._stage is not None
+        deeds, at_us = self._stage.simulation.deeds, self._stage.start_us + self._now_us
+        active = deeds.active(at_us)
+        endless = {window.name: active[window.name] for window in deeds.windows
+                   if window.name in active and (window.ends_us >= NEVER_US).any()}
+        for name, devices in endless.items():
+            self.notes.append(
+                f"scenario {self.name!r} ended while {name} was active on {devices:,} devices: "
+                "nothing clears it. Say .lasting('30m') to go on with it.")
 
     def _fail(self, why: str, cause: BaseException | None) -> None:
         self._body, self._over = None, True
-        self.errors.append(failed(self._name, self._now_us, why, cause))
+        self.errors.append(failed(self.name, self._now_us, why, cause))
         self.end_us = self._now_us
 
     def _refuse(self, request: Any) -> None:
@@ -169,6 +187,16 @@ def _names(code: CodeType | None) -> set[str]:
         return {"expect"}
     inner = [_names(part) for part in code.co_consts if isinstance(part, CodeType)]
     return set(code.co_names).union(*inner)
+
+
+def _why(error: BaseException, code: CodeType | None) -> str:
+    place = _where(error, code)
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, RuntimeError) and frames[-1].filename.startswith(_ASYNCIO):
+        # Without a running loop asyncio raises where it would otherwise be awaited.
+        return (f"the script uses asyncio{place}, which says {told(error)}: it may only await what "
+                "ctx gives, such as ctx.wait.")
+    return f"{told(error)}{place}"
 
 
 def _where(error: BaseException, code: CodeType | None) -> str:

@@ -30,6 +30,10 @@ class Director(Protocol):
     """Who does what when."""
 
     @property
+    def name(self) -> str:
+        """The scenario's; empty if it is none."""
+
+    @property
     def next_us(self) -> int | None:
         """Microseconds since the start at which it wants to act next; None: never again."""
 
@@ -48,6 +52,10 @@ class Director(Protocol):
     @property
     def errors(self) -> list[IotsimError]:
         """Why it could not go on; the run ends there."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the result should know."""
 
     def act(self, stage: Stage) -> None:
         """Do all that is due at `next_us`."""
@@ -225,9 +233,10 @@ class Replay:
     """
 
     def __init__(self, actions: list[Action], end_us: int | None) -> None:
-        self.end_us, self.needs_us = end_us, 0
+        self.end_us, self.needs_us, self.name = end_us, 0, ""
         self.expectations: list[Any] = []
         self.errors: list[IotsimError] = []
+        self.notes: list[str] = []
         self._left = list(reversed(actions))
 
     @property

@@ -236,11 +236,24 @@ def test_a_scenario_that_was_changed_before_its_checkpoint_begins_at_the_start()
     begin_us = result.start_us
     assert origin_of(branch, begin_us) is not None
     assert branch.generate(start=DEFAULT_START).start_us != begin_us  # another start: no way back
+    branch = branch._with(_since_us=0)  # nobody can, but it is not what this relies on
     assert origin_of(branch.at("25s").inject("stuck"), begin_us) is not None
     for other in (branch.at("10s").inject("stuck"), branch.with_seed(3), branch.at("1s").log("x")):
         assert origin_of(other, begin_us) is None
         assert other.generate().digest == from_the_start(other).digest
     assert origin_of(branch, begin_us + 1) is None
+
+
+def test_a_branch_does_not_go_back_beyond_its_moment():
+    result = Scenario("s", things()).lasting("2m").generate()
+    branch = result.branch("1m")
+    with pytest.raises(BadValue) as caught:
+        branch.log("x").at("59s")
+    assert str(caught.value) == ("at='59s' is before this branch, which begins at 1m. Give 1m or "
+                                 "later, or branch earlier.")
+    assert [step.at_us for step in branch.at("1m").log("x").wait("5s").log("y").steps] == [
+        60_000_000, 65_000_000]
+    assert result.to_scenario().at("59s").log("x").steps
 
 
 def test_expectations_of_a_branch_see_all_that_they_look_at():

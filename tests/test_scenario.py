@@ -162,6 +162,8 @@ def test_verbs_are_checked_at_the_call():
         lambda: scenario().inject("packet_loss", loss=2): "loss=2",
         lambda: scenario().inject("offset", by=1, field="flwo"): "Did you mean 'flow'?",
         lambda: scenario().inject("offset", by=1, parameters={"by": 2}): "by=1 is given twice",
+        lambda: scenario().inject("offset", parameters="by"): "is not a mapping",
+        lambda: scenario().set(fields="flow"): "fields='flow' is not a mapping",
         lambda: scenario().set(flow={"men": 3}): "no parameter of",
         lambda: scenario().set(flwo={"mean": 3}): "Did you mean 'flow'?",
         lambda: scenario().set(): "changes nothing",
@@ -197,8 +199,57 @@ async def no_ctx():
 
 
 def test_battery_drain_wants_a_battery():
-    with pytest.raises(IotsimError, match="no field called 'battery'"):
+    with pytest.raises(IotsimError, match="needs a field `battery` that drifts"):
         Scenario("x", Fleet("f", seed=1).add("pump")).inject("battery_drain")
+
+
+def door():
+    return Profile("door", {"state": {"type": "static", "value": "shut"}})
+
+
+def test_devices_that_cannot_have_a_fault_are_known_at_the_call():
+    made = Scenario("x", fleet().add(door()))
+    table = {
+        lambda: made.inject("battery_drain", "device_type=pump"): "needs a field `battery`",
+        lambda: made.inject("offset", "site=south", by=1, field="flow"): "no field of the selected",
+        lambda: made.inject("offset", by=1, field="state"): "is text, and offset changes numbers",
+        lambda: made.inject("offset", "count=1", by=1, field="flwo"): "Did you mean 'flow'?",
+        lambda: made.set("site=south", flow={"mean": 3}): "no field of the selected devices",
+        lambda: Scenario("x", Fleet("f").add(tell)).inject("rate", factor=2): "needs devices with",
+    }
+    for wrong, said in table.items():
+        with pytest.raises(IotsimError) as caught:
+            wrong()
+        assert said in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize("call", [
+    lambda made: made.inject("battery_drain", "site=south"),
+    lambda made: made.inject("offset", "site=nowhere", by=1, field="flow"),
+    lambda made: made.inject("offset", ids([]), by=1, field="anything"),
+    lambda made: made.inject("offset", "fraction=0%", by=1, field="anything"),
+    lambda made: made.stop().inject("offset", "site=south", by=1, field="flow"),
+    lambda made: (made.add(door()).set(state={"type": "gaussian", "mean": 1, "stddev": 1})
+                  .inject("offset", by=1, field="state")),
+    lambda made: (made.inject("firmware_update", "site=south", "1m", version="2", label="fw")
+                  .inject("offset", "fw=2", by=1, field="temperature")),
+    lambda made: (made.inject("firmware_update", "site=south", "1m", version="far", label="site")
+                  .inject("offset", "site=far|north", by=1, field="temperature")),
+])
+def test_what_is_known_only_when_it_happens_is_left_to_then(call):
+    assert call(scenario()).steps
+
+
+def test_a_label_that_nobody_ever_has_is_an_error_before_anything_runs():
+    made = scenario().at("1m").stop("batch=n").lasting("5m")
+    with pytest.raises(IotsimError) as caught:
+        made.generate()
+    said = "scenario 's', stop() at 1m: no selector key called 'batch'"
+    assert str(caught.value).startswith(said)
+    later = made.at("2m").add("pump", labels={"batch": "n"})
+    with pytest.raises(IotsimError, match="no selector key called 'batch'"):
+        later.generate()
+    assert not made.at("30s").add("pump", labels={"batch": "n"}).generate().errors
 
 
 def test_what_a_replaced_signal_takes_is_not_guessed():

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iotsim import Fleet, Profile, Scenario, ids
+from iotsim import Fleet, IotsimError, Profile, Scenario, ids
+from iotsim.actions import Action
 from iotsim.scenario_code import literal, members_again, scenario_of
 from iotsim.units import DEFAULT_START, instant_us
 
@@ -50,7 +51,7 @@ def check(made, **names):
 
 def test_every_verb_survives():
     check(Scenario("all", fleet(), start="2026-05-01")
-          .at("1m").inject("disconnect", "site=north", "60s", "it's")
+          .at("1m").inject("disconnect", "site=north", "60s", reason="it's")
           .wait("2m").stop("fraction=10%").add("pump", count=3, labels={"site": "x"})
           .add(odd(), id="v-{index}", every="1m").set(ids(["pump-0001"]), "1s")
           .set(**{"a b": {"mean": 3}}).set("device_type=pump", flow={"offset": 3.5})
@@ -120,7 +121,8 @@ def test_any_scenario_survives(calls):
     for at_us, verb, where, text in calls:
         made = made.at(f"{at_us}us" if at_us else 0)
         if verb == "inject":
-            made = made.inject("offset", where, f"{at_us + 1}us", text or None, by=at_us / 7)
+            made = made.inject("offset", where, f"{at_us + 1}us", by=at_us / 7,
+                               reason=text or None)
         elif verb == "set":
             made = made.set(where, f"{at_us + 1}us")
         elif verb == "add":
@@ -178,3 +180,47 @@ def test_members_come_back_from_a_log_alone():
         assert members_again(member.spec()) == member
     with pytest.raises(ValueError, match="are scripted devices"):
         members_again(Fleet("f").add(meter).members[0].spec())
+
+
+def test_labels_that_come_with_an_update_or_a_later_line_survive():
+    check(Scenario("s", fleet()).at("1m").inject("firmware_update", duration="30s", version="3",
+                                                 label="fw").at("2m").stop("fw=3"))
+    check(Scenario("s", fleet()).at("2m").stop("batch=n")
+          .at("1m").add("pump", labels={"batch": "n"}))
+
+
+def test_a_session_with_new_labels_is_code_with_the_same_bytes():
+    made = (Scenario("s", fleet()).inject("firmware_update", "site=north", "30s", version="3",
+                                          label="fw")
+            .at("40s").stop("fw=3").add("pump", labels={"batch": "n"})
+            .at("50s").inject("offset", "batch=n", by=9, field="flow").lasting("1m"))
+    result = made.generate()
+    assert not result.errors
+    assert again(result.to_scenario().code()).generate().digest == result.digest
+
+
+def test_what_was_done_to_nobody_is_code_too():
+    made = (Scenario("s", fleet()).stop("device_type=pump")
+            .inject("offset", "device_type=pump", by=1, field="temperature")
+            .inject("offset", ids([]), by=1, field="nothing").set(ids([]), nothing={"mean": 1})
+            .at("1m").inject("noise", "site=nowhere", stddev=1).lasting("2m"))
+    result = made.generate()
+    assert not result.errors
+    assert [action.devices for action in result.actions[1:]] == [0, 0, 0, 0]
+    check(result.to_scenario())
+
+
+def test_what_was_asked_for_after_the_end_is_left_out():
+    actions = [Action("log", 10, {"text": "a"}), Action("log", 60_000_000, {"text": "b"}),
+               Action("stop", 60_000_001, {"where": "all"})]
+    made = scenario_of(fleet(), actions, START_US, START_US + 60_000_000, "s")
+    assert [step.at_us for step in made.steps] == [10, 60_000_000]
+    check(made)
+
+
+def test_a_run_that_was_stopped_at_once_takes_no_time():
+    actions = [Action("inject", 0, {"fault": "disconnect", "where": "all"})]
+    made = scenario_of(fleet(), actions, START_US, START_US, "s")
+    check(made)
+    with pytest.raises(IotsimError, match="takes no time"):
+        made.generate()
