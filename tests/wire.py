@@ -224,11 +224,28 @@ def scenario_of(name, url, case=None, *, clears=False, **options):
     return made.at(END_S).clear(fault_name(fault), where="site=north")
 
 
-async def _ran(scenario, speed):
+def _connects(broker):
+    """How often each client has connected."""
+    return Counter(re.findall(r"New client connected from \S+ as (.*) \(p\d", broker.log()))
+
+
+async def _wait_for_the_north(run, broker, name):
+    # Time stands still until devices that were down are back: those of a storm are lost again soon.
+    while run._works.driver.frontier_us < START_US + (BEGIN_S + 4) * 1_000_000:
+        await asyncio.sleep(0.005)
+    run.pause()
+    while any(_connects(broker)[f"{name}-north-{i}"] < 2 for i in range(NORTH)):
+        await asyncio.sleep(0.02)
+    run.resume()
+
+
+async def _ran(scenario, speed, broker=None):
     run = scenario.start(speed=speed, start=START)
     await run.ready()
     clock = run._works.driver.clock
     anchor_s = iotsim.clock.wall_us() / 1e6 - (clock.now_us() - START_US) / 1e6 / clock.speed
+    if broker is not None:
+        await _wait_for_the_north(run, broker, scenario.fleet.name)
     return await run.wait(), anchor_s
 
 
@@ -239,27 +256,31 @@ def _all_arrived(tap, port):
         assert tap.wait(len(messages) + 1), tap
 
 
-def watched(make, *, speed=SPEED):
+def watched(make, *, speed=SPEED, waits=()):
     """Run scenarios side by side against one mosquitto; returns what was seen of each, by name.
 
     Parameters
     ----------
     make : callable (url) -> mapping of name to Scenario
+    speed : float
+    waits : collection of names
+        Of scenarios that wait, after the first loss, until their devices in the north are back.
     """
     if find_mosquitto() is None:
         lacking("mosquitto is not installed (apt-get install mosquitto)")
 
-    async def all_of(scenarios):
+    async def all_of(scenarios, broker):
         async with asyncio.timeout(50):
-            return await asyncio.gather(*(_ran(one, speed) for one in scenarios.values()))
+            return await asyncio.gather(*(_ran(one, speed, broker if name in waits else None)
+                                          for name, one in scenarios.items()))
 
     with Broker(embedded=False) as broker, iotsim.tap(broker.url, topic="#", qos=1) as tap:
         scenarios = make(broker.url)
-        results = asyncio.run(all_of(scenarios))
+        results = asyncio.run(all_of(scenarios, broker))
         _all_arrived(tap, broker.port)
         assert tap.ok, tap.health
         frame = tap.frame()
-        connects = Counter(re.findall(r"New client connected from \S+ as (.*) \(p\d", broker.log()))
+        connects = _connects(broker)
     parts = defaultdict(list)
     rows = zip(frame["time"].astype("int64"), frame["topic"], frame["id"], frame["payload"],
                strict=True)
@@ -299,7 +320,8 @@ def own_sessions():
                  for case in OFFLINE]
         return {scenario.fleet.name: scenario for scenario in made}
 
-    return watched(named, speed=SLOWER)
+    return watched(named, speed=SLOWER, waits=[
+        "own-reconnect_storm", "own-reconnect_storm, cleared"])
 
 
 @functools.cache
