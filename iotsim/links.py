@@ -9,38 +9,25 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
 
 from iotsim.engine.block import Block
 from iotsim.engine.deeds import Deeds
-from iotsim.engine.departures import Mask, departures, holds
+from iotsim.engine.departures import departures, holds
 from iotsim.engine.population import within
 from iotsim.faults.base import NEVER_US, Window
 from iotsim.feeders import Switchboard
 from iotsim.intake import joined
 from iotsim.members import Members
 from iotsim.readings import Group, Ints, Readings
+from iotsim.waiting import Held, Waiting
 
 WAITING_ROWS_MAX = 5_000_000
 WINDOWS_KEPT = 100  # before those that concern nobody any more are forgotten
 STORED = "stored by a device that was still offline at the end"
 FULL = "more than devices can store"
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    readings: Readings
-    leave_us: Ints
-    slots: Ints
-    stored: Mask
-    since_us: int
-
-    def take(self, rows: Mask) -> _Held:
-        return _Held(self.readings.take(rows), self.leave_us[rows], self.slots[rows],
-                     self.stored[rows], self.since_us)
 
 
 class Links:
@@ -54,8 +41,7 @@ class Links:
     def __init__(self, board: Switchboard) -> None:
         self._board = board
         self._deeds: Deeds | None = None
-        self._held: dict[object, list[_Held]] = {}
-        self._waiting_rows = 0
+        self._waiting = Waiting()
         self._stale: list[Ints] = []
         self._windows: list[Window] = []
         self._offline: list[Window] = []
@@ -114,16 +100,15 @@ class Links:
         The readings of one source leave in the order in which they leave their links.
         """
         gone = readings.sent()
-        waiting = self._held.get(source)
         late = gone.marks is not None and gone.marks.delay_us is not None
-        if not late and waiting is None:
+        if not late and source not in self._waiting:
             self._board.put(gone)
             return
         if len(gone):
             self._hold(source, self._departing(gone))
         self._let_go(source, until_us)
 
-    def _departing(self, readings: Readings) -> _Held:
+    def _departing(self, readings: Readings) -> Held:
         # What a stopped device still stores never leaves.
         assert self._deeds is not None, "links follow a simulation"
         people, index = self._deeds.population, readings.group.index
@@ -131,23 +116,18 @@ class Links:
         found = departures(readings, slots, self._windows, self._deeds.grids)
         profile = people.members[index].profile
         since_us = int(found.time_us.min()) - (0 if profile is None else profile.jitter_us)
-        held = _Held(readings, found.leave_us, slots, found.stored, since_us)
-        silent = held.stored & (held.leave_us >= people.ended_us[slots])
+        held = Held(readings, found.leave_us, slots, found.stored, since_us)
+        ended_us = people.ended_us[slots]
+        silent = held.stored & (ended_us < NEVER_US) & (held.leave_us >= ended_us)
         if not silent.any():
             return held
         self._board.discard(readings.take(silent), STORED)
         return held.take(~silent)
 
-    def _hold(self, source: object, held: _Held) -> None:
-        if not len(held.readings):
-            return
-        self._held.setdefault(source, []).append(held)
-        self._waiting_rows += len(held.readings)
-        while self._waiting_rows > WAITING_ROWS_MAX:
-            oldest = self._held[next(iter(self._held))].pop(0)
-            self._waiting_rows -= len(oldest.readings)
-            self._board.discard(oldest.readings, FULL)
-            self._held = {key: parts for key, parts in self._held.items() if parts}
+    def _hold(self, source: object, held: Held) -> None:
+        self._waiting.put(source, held)
+        while self._waiting.rows > WAITING_ROWS_MAX:
+            self._board.discard(self._waiting.oldest().readings, FULL)
 
     def _look_again(self) -> None:
         # Something was done to these devices: what they hold may leave at other times, or never.
@@ -155,56 +135,39 @@ class Links:
             return
         touched = np.unique(np.concatenate(self._stale))
         self._stale.clear()
-        before, self._held, self._waiting_rows = self._held, {}, 0
-        for source, parts in before.items():
-            for held in parts:
-                again = within(held.slots, touched).any()
-                self._hold(source, self._departing(held.readings) if again else held)
+        for source, held in self._waiting.clear():
+            again = within(held.slots, touched).any()
+            self._hold(source, self._departing(held.readings) if again else held)
 
     def _let_go(self, source: object, until_us: int) -> None:
         self._look_again()
-        ready: list[_Held] = []
-        left: list[_Held] = []
-        for held in self._held.pop(source, []):
-            now = held.leave_us < until_us
-            if now.any():
-                ready.append(held.take(now))
-            if not now.all():
-                left.append(held.take(~now))
-        if left:
-            self._held[source] = left
-        self._waiting_rows -= sum(len(held.readings) for held in ready)
-        for part in _in_order(ready):
+        for part in _in_order(self._waiting.due(source, until_us)):
             self._board.put(part)
 
     def release(self, until_us: int) -> None:
         """Let go what is due, of every source as far as that has come."""
-        for source in list(self._held):
+        self._look_again()
+        if self._waiting.next_us >= until_us:
+            return
+        for source in self._waiting.sources:
             reached_us = until_us
             if isinstance(source, Block) and not source.retired:
                 reached_us = min(until_us, source.time_us)
             self._let_go(source, reached_us)
 
-    def _all_held(self) -> Iterator[_Held]:
-        self._look_again()
-        for parts in self._held.values():
-            yield from parts
-
     @property
     def waiting_rows(self) -> int:
         """How many readings have not left yet."""
-        return self._waiting_rows
+        return self._waiting.rows
 
     def flush(self, end_us: int) -> None:
         """At the end of a run: what a slow link holds leaves; what is stored is counted."""
         self._look_again()
-        for source in list(self._held):
-            for held in self._held.pop(source):
-                stored = held.stored & (held.leave_us > end_us)
-                if stored.any():
-                    self._board.discard(held.readings.take(stored), STORED)
-                self._board.put(held.readings.take(~stored))
-        self._waiting_rows = 0
+        for _, held in self._waiting.clear():
+            stored = held.stored & (held.leave_us > end_us)
+            if stored.any():
+                self._board.discard(held.readings.take(stored), STORED)
+            self._board.put(held.readings.take(~stored))
 
     # -- sessions -------------------------------------------------------------------------------
 
@@ -216,7 +179,8 @@ class Links:
     @property
     def next_leave_us(self) -> int:
         """When the next waiting reading leaves."""
-        return min((int(held.leave_us.min()) for held in self._all_held()), default=NEVER_US)
+        self._look_again()
+        return self._waiting.next_us
 
     def turn(self, now_us: int) -> None:
         """Close and open the sessions that are to be closed and open at an instant."""
@@ -242,7 +206,7 @@ class Links:
     def _forget(self, now_us: int) -> None:
         # What is held, and what devices that are behind have yet to give, goes by its own time.
         assert self._deeds is not None, "links follow a simulation"
-        since_us = min((one.since_us for one in self._all_held()), default=now_us)
+        since_us = min((one.since_us for one in self._waiting.parts()), default=now_us)
         since_us = min(since_us, self._deeds.reached_us(now_us))
         self._windows = [window for window in self._windows if window.end_us > since_us]
 
@@ -266,7 +230,8 @@ class Links:
                 (way.pump.hang_up if down else way.pump.call_back)(lane)
 
     def _let_leave(self, now_us: int) -> None:
-        held = {slot for part in self._all_held() for slot in part.slots.tolist()}
+        self._look_again()
+        held = {slot for part in self._waiting.parts() for slot in part.slots.tolist()}
         still: list[tuple[int, int]] = []
         for at_us, slot in self._leaving:
             if at_us > now_us or slot in held or not all(
@@ -285,7 +250,7 @@ class Links:
             self._set(slot, False)
 
 
-def _in_order(parts: list[_Held]) -> Iterator[Readings]:
+def _in_order(parts: list[Held]) -> Iterator[Readings]:
     # Runs of rows that stand together in one part leave together.
     if not parts:
         return

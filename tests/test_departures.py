@@ -15,7 +15,7 @@ from iotsim.links import STORED, Links
 from iotsim.offline import replay
 from iotsim.publishers.memory import messages
 from tests.fault_rig import START_US, window
-from tests.live import START, run
+from tests.live import run
 
 SECOND = 1_000_000
 GAUGE = Profile("gauge", {"level": {"type": "gaussian", "mean": 5, "stddev": 1}},
@@ -150,7 +150,7 @@ def test_links_that_are_never_up_together_are_given_up_on_and_not_for_ever():
 # -- against a slow oracle ------------------------------------------------------------------------
 
 HALF = 500_000
-END = 40  # in halves of a second, as all times below
+END, NEVER = 40, 10**6  # in halves of a second, as all times below
 FAULTS = {
     "store": ("disconnect", STORE), "disconnect": ("disconnect", {}), "reboot": ("reboot", {}),
     "storm": ("reconnect_storm", {"every": "2s", "down": "1500ms"}),
@@ -160,6 +160,7 @@ STEPS = st.lists(st.tuples(
     st.integers(0, END - 1),
     st.one_of(
         st.tuples(st.sampled_from(["store", "store", *FAULTS]), st.integers(1, 20)),
+        st.tuples(st.sampled_from(["store", "storm"]), st.just(NEVER)),
         st.tuples(st.just("clear"), st.sampled_from([None, "disconnect", "reboot"])),
         st.tuples(st.just("stop"), st.none())),
     st.sampled_from(NAMES),
@@ -194,15 +195,15 @@ class Oracle:
 
     def leaves(self, name, seq):
         """When a reading leaves; None if it never does."""
-        ended, on = self.ended.get(name, 10**6), self.on(name, 2 * seq)
+        ended, on = self.ended.get(name, NEVER), self.on(name, 2 * seq)
         if on and ("store" not in on or on & {"disconnect", "reboot", "firmware_update"}):
             return None
-        back = next((at for at in range(2 * seq, 2 * END) if not self.on(name, at)))
+        back = next((at for at in range(2 * seq, 2 * END) if not self.on(name, at)), NEVER)
         return back if not on or back < min(ended, END + 1) else None
 
     def all(self):
         return {(name, seq): self.leaves(name, seq) for name in NAMES
-                for seq in range(END // 2) if 2 * seq < self.ended.get(name, 10**6)}
+                for seq in range(END // 2) if 2 * seq < self.ended.get(name, NEVER)}
 
 
 def actions_of(steps):
@@ -219,8 +220,9 @@ def actions_of(steps):
             yield Action("clear", at * HALF, {**given, **({"fault": how} if how else {})})
         else:
             fault, parameters = FAULTS[what]
+            lasting = {} if how == NEVER else {"duration_us": how * HALF}
             yield Action("inject", at * HALF, {**given, "fault": fault, "parameters": parameters,
-                                               "duration_us": how * HALF})
+                                               **lasting})
 
 
 class Board:
@@ -277,6 +279,7 @@ def by_slots(actions, slot_us, end_us):
 @given(steps=STEPS, slot_us=st.sampled_from([10_000, 370_000, 20 * SECOND]))
 @example(steps=[(0, ("store", 16), NAMES[0]), (8, ("disconnect", 24), NAMES[0])], slot_us=10_000)
 @example(steps=[(0, ("store", 16), NAMES[0]), (4, ("stop", None), NAMES[0])], slot_us=10_000)
+@example(steps=[(0, ("store", NEVER), NAMES[2]), (9, ("clear", None), NAMES[2])], slot_us=10_000)
 @example(steps=[(0, ("store", 8), NAMES[1]), (8, ("storm", 20), NAMES[1])], slot_us=370_000)
 def test_links_and_frames_agree_with_a_slow_oracle(steps, slot_us):
     expected, end_us = Oracle(steps).all(), END * HALF
