@@ -174,8 +174,9 @@ class Seen:
     def digest_of_left(self):
         """The digest of the rows that left."""
         digest = Digest(self.result.start_us)
+        deeds = self.result.history.deeds
         for chunk in self.result.capture.chunks():
-            digest.add(chunk.sent())
+            digest.add(deeds.as_left(chunk, self.result.end_us).sent())
         return digest.hexdigest()
 
     def digest_of_messages(self):
