@@ -372,3 +372,30 @@ def test_stopping_by_hand_ends_a_device_that_swallows_everything():
     assert len(result.errors) == 2
     again = result.to_scenario().generate(start=START)
     assert again.digest == result.digest
+
+
+@pytest.mark.parametrize("device", [swallower, waits_on_its_way_out])
+def test_a_run_left_behind_with_such_devices_ends_with_its_loop(device):
+    async def leave():
+        begun = Fleet("left", seed=1).add(device, count=2).start(speed=20)
+        await begun.ready()
+        await beyond(begun, 2)
+
+    began = time.monotonic()
+    asyncio.run(leave())
+    assert time.monotonic() - began < 6
+
+
+def test_a_time_limit_of_its_own_ends_a_real_wait_and_not_the_device():
+    async def patient(dev):
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.get_running_loop().create_future()
+        except TimeoutError:
+            dev.emit(n=1)
+        await dev.sleep("1s")
+        dev.emit(n=2)
+
+    result = live(Scenario("limit", Fleet("f", seed=1).add(patient)).lasting("3s"), "max")
+    assert not result.errors
+    assert result.frame()["n"].tolist() == [1, 2]

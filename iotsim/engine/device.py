@@ -7,6 +7,10 @@
 
 The same profile that a block steps for a thousand devices can be followed by one coroutine
 (`follow`): the bytes are the same, and a test holds the two together.
+
+A device that is stopped, or that the end of the run finds waiting, gets `asyncio.CancelledError`
+where it waits, offline and live. It may clean up; what it still emits is dropped, and whatever it
+awaits of simulated time is answered in the same way. Live it may say farewell to the outside world.
 """
 
 from __future__ import annotations
