@@ -75,14 +75,15 @@ def joined(pieces: Sequence[Readings]) -> list[Readings]:
     """Return readings of one group with neighbours of the same columns made one."""
     runs: list[list[Readings]] = []
     for piece in pieces:
-        if runs and _shape(runs[-1][0]) == _shape(piece):
+        if runs and shape_of(runs[-1][0]) == shape_of(piece):
             runs[-1].append(piece)
         else:
             runs.append([piece])
     return [run[0] if len(run) == 1 else _join(run) for run in runs]
 
 
-def _shape(readings: Readings) -> tuple[object, ...]:
+def shape_of(readings: Readings) -> tuple[object, ...]:
+    """Return what readings must have alike to be joined."""
     # Rows without a truth of their own take what was published: the two must be alike.
     columns = {name: _like(column) for name, column in readings.columns.items()}
     truth = {} if readings.marks is None else readings.marks.truth
