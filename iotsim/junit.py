@@ -30,8 +30,23 @@ def write(path: str | Path, name: str, result: Result) -> Path:
     -------
     Path
     """
-    target = arrow.target("junit", path, f"{name}.xml")
-    suite = _suite(name, result)
+    return _written(target_of(path, name), _suite(name, result))
+
+
+def write_error(path: str | Path, name: str, error: BaseException) -> Path:
+    """Write that a scenario came to no result, and why; see `write`."""
+    suite = ElementTree.Element("testsuite", {
+        "name": _plain(name), "tests": "1", "failures": "0", "errors": "1", "skipped": "0"})
+    suite.extend(_errors(name, [error]))
+    return _written(target_of(path, name), suite)
+
+
+def target_of(path: str | Path, name: str) -> Path:
+    """Return where a report can be written, or raise BadValue."""
+    return arrow.target("junit", path, f"{name}.xml")
+
+
+def _written(target: Path, suite: ElementTree.Element) -> Path:
     with arrow.named_when_complete("junit", target) as part:
         part.write_bytes(ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
     return target

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iotsim import IotsimError
-from iotsim.condition_values import OBSERVED
+from iotsim.condition_values import OBSERVED, OF_BROKERS
 from iotsim.conditions import Expectation, condition_of
 from iotsim.publishers.ledger import LedgerSnapshot
 
@@ -93,6 +93,19 @@ def test_live_it_is_evaluated():
     assert judge("queued + in_flight + unknown == 0 and late == 4", **live)[0] == "passed"
     assert judge("latency_p50 == 0.01 and latency_p99 == 0.05", **live)[0] == "passed"
     assert judge("lateness_p99 == 0.5", **live)[0] == "passed"
+
+
+@pytest.mark.parametrize("name", OF_BROKERS)
+def test_what_becomes_of_messages_is_not_evaluated_where_nothing_is_published(name):
+    observed = SimpleNamespace(publishers={}, late=4, lateness_p99_s=0.5)
+    status, seen = judge(f"{name} == 0 and late == 4", live=True, observed=observed)
+    assert (status, seen) == ("not evaluated",
+                              f"{name} is known of a run that publishes somewhere")
+
+
+def test_lateness_is_known_of_any_live_run():
+    observed = SimpleNamespace(publishers={}, late=4, lateness_p99_s=0.5)
+    assert judge("late == 4 and lateness_p99 == 0.5", live=True, observed=observed)[0] == "passed"
 
 
 def test_a_function_judges_the_view():

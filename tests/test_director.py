@@ -164,6 +164,67 @@ def test_an_expect_says_whether_it_held():
     assert str(played.expectations[0]) == "00:01:00 ✗ many (count()=93)"
 
 
+def test_an_expect_knows_the_fields_of_what_was_added():
+    async def run(ctx):
+        await ctx.spawn("smart_meter", count=2)
+        await ctx.wait("1m")
+        assert await ctx.expect("max(power) > 0 and nulls(power) == 0", "theirs")
+        await ctx.expect("mean(powr) > 0")
+
+    meters = Scenario("s", Fleet("f", seed=1).add("temperature_sensor"), script=run)
+    played = Played(meters)
+    assert "Did you mean 'power'?" in str(played.error)
+    assert played.statuses() == ["passed"]
+
+
+def test_what_the_contract_gives_by_position_arrives():
+    async def run(ctx):
+        assert await ctx.inject_fault("disconnect", ["pump-0001"], None, "10s") == 1
+        assert await ctx.inject_fault("noise", None, "pump", "20s", {"stddev": 2}) == 5
+        assert await ctx.inject_fault("noise", "site=south", None, None, {"stddev": 2}) == 3
+        assert await ctx.inject_fault("stuck", DeviceIds(["pump-0000"]), "pump") == 1
+        assert await ctx.inject_fault("stuck", LabelSelector(site="north")) == 5
+        assert await ctx.inject_fault("stuck", where="site=north", ids=["pump-0000"]) == 1
+        assert await ctx.update_behavior({"flow": {"offset": 3}}, ["pump-0002"], "pump") == 1
+        assert await ctx.update_behavior({"flow": {"offset": 3}}, None, "pump") == 5
+        assert await ctx.stop(["pump-0003"], "pump", True) == 1
+        assert await ctx.stop("site=south", "pump") == 0
+        assert await ctx.stop(None, "temperature_sensor", False) == 3
+        assert await ctx.stop(DeviceIds(["pump-0004"])) == 1
+        await ctx.wait("1s")
+
+    played = play(run)
+    assert played.error is None, played.error
+    assert [action.parameters.get("duration_us") for action in played.actions[:4]] == [
+        10_000_000, 20_000_000, None, 60_000_000]
+
+
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda ctx: ctx.inject_fault("offset", params={"by": 1}, by=2), "by=2 is given twice"),
+    (lambda ctx: ctx.inject_fault("offset", None, None, "60s", "by"), "params='by' is not a mapp"),
+    (lambda ctx: ctx.inject("offset", parameters={"by": 1}, by=2), "by=2 is given twice"),
+    (lambda ctx: ctx.inject("offset", parameters="by"), "parameters='by' is not a mapping"),
+    (lambda ctx: ctx.set(fields="flow"), "fields='flow' is not a mapping"),
+    (lambda ctx: ctx.stop("pump-0001"), "ids='pump-0001' is text, not a list of ids"),
+    (lambda ctx: ctx.stop(None, 5), "device_type=5 is not the name of a type"),
+])
+def test_what_is_said_wrongly_to_ctx_is_one_clear_error(call, said):
+    async def run(ctx):
+        call(ctx)
+
+    assert said in str(play(run).error)
+
+
+def test_parameters_are_spelled_alike_in_steps_and_scripts():
+    async def run(ctx):
+        await ctx.inject("offset", "site=north", "10s", reason="a", parameters={"by": 1},
+                         field="flow")
+
+    steps = Scenario("s", fleet()).inject("offset", "site=north", "10s", reason="a",
+                                          parameters={"by": 1}, field="flow")
+    assert play(run).actions[0].parameters == Played(steps).actions[0].parameters
+
+
 def test_an_expect_of_a_field_that_nobody_has_ends_the_scenario():
     async def run(ctx):
         await ctx.expect("mean(flwo) > 1")
@@ -223,6 +284,23 @@ def test_a_foreign_await_inside_a_loop_is_the_same_error():
     assert "the script awaits an asyncio Future" in str(asyncio.run(inside()).error)
 
 
+def test_a_foreign_await_without_any_loop_says_so_too():
+    async def run(ctx):
+        await ctx.wait("1s")
+        await asyncio.sleep(1)
+
+    assert str(play(run).error) == (
+        f"scenario 's' failed at 00:00:01: the script uses asyncio ({line_of(run, 2)}), which says "
+        "RuntimeError: no running event loop: it may only await what ctx gives, such as ctx.wait.")
+
+
+def test_a_runtime_error_of_the_script_is_its_own():
+    async def run(ctx):
+        raise RuntimeError("no running pump")
+
+    assert f"RuntimeError: no running pump ({line_of(run, 1)})" in str(play(run).error)
+
+
 def test_a_script_that_never_waits_is_stopped():
     async def run(ctx):
         while True:
@@ -239,6 +317,26 @@ def test_a_script_runs_until_its_timed_faults_have_ended():
         await ctx.wait("1m")
 
     assert play(run).director.end_us == 180_000_000
+
+
+def test_a_script_that_ends_under_a_fault_that_nothing_ends_says_so():
+    async def run(ctx):
+        await ctx.inject("noise", stddev=1)
+        await ctx.inject("stuck", [f"pump-{i:04d}" for i in range(2)])
+        await ctx.inject("disconnect", "site=north", "2m")
+        await ctx.clear("stuck", ids=["pump-0000"])
+        await ctx.clear("stuck", ids=["pump-0001"])
+        await ctx.stop(device_type="temperature_sensor")
+        await ctx.wait("1m")
+
+    result = Scenario("s", fleet(), script=run).generate()
+    assert result.duration.total_seconds() == 120
+    assert result.notes == (
+        "scenario 's' ended while noise was active on 5 devices: nothing clears it. "
+        "Say .lasting('30m') to go on with it.",)
+    live = asyncio.run(Scenario("s", fleet(), script=run).run(speed="max"))
+    assert live.notes == result.notes
+    assert Scenario("s", fleet(), script=run).lasting("3m").generate().notes == ()
 
 
 def test_lasting_ends_a_script_that_would_go_on():

@@ -1,10 +1,12 @@
 """The fluent scenario: frozen, checked at the call, and what it does when."""
 
+import asyncio
 import copy
 
 import pytest
 
 from iotsim import Fleet, IotsimError, Profile, Scenario, ids
+from iotsim.errors import NameInUse, RunFailed
 from iotsim.scenario_checks import STEPS_MAX
 from iotsim.units import duration_us
 from tests.acting import Played
@@ -306,3 +308,79 @@ def test_the_start_of_a_scenario_is_the_start_of_its_runs():
     made = Scenario("s", fleet(), start="2026-05-01").lasting("1m")
     assert made.generate().start.isoformat() == "2026-05-01T00:00:00+00:00"
     assert made.generate(start="2027-01-01").start.year == 2027
+
+
+def expecting():
+    return (Scenario("half", fleet()).at("1m").expect("devices == 8")
+            .expect("devices == 3", "three").expect("devices == 4").expect("lost == 0")
+            .lasting("2m"))
+
+
+def test_a_result_passes_or_fails_by_what_was_expected():
+    result = expecting().generate()
+    assert not result.passed
+    assert "0 errors, failed expectation: 00:01:00 ✗ three (devices=8) (and 1 more)" in repr(result)
+    assert "1 of 4 passed; failed expectation: 00:01:00 ✗ three" in result._repr_html_()
+    with pytest.raises(RunFailed) as caught:
+        result.raise_for_errors()
+    assert str(caught.value) == ("run 'half' ended with failed expectations: 00:01:00 ✗ three "
+                                 "(devices=8) (and 1 more)")
+    assert [one.text for one in caught.value.failed] == ["devices == 3", "devices == 4"]
+    fine = scenario().expect("devices == 8").expect("lost == 0").lasting("1m").generate()
+    assert fine.passed
+    assert fine.raise_for_errors() is fine
+
+
+def test_a_result_with_errors_has_not_passed():
+    async def run(ctx):
+        raise ValueError("no")
+
+    result = Scenario("s", fleet(), script=run).generate()
+    assert not result.passed
+    with pytest.raises(RunFailed, match="run 's' ended with errors: scenario 's' failed at"):
+        result.raise_for_errors()
+
+
+def test_what_is_left_has_the_name_of_the_scenario():
+    result = expecting().generate()
+    assert (result.name, result.scenario) == ("half", "half")
+    assert repr(result).startswith("<Result 'half' on fleet 'plant': ")
+    assert "Result half on fleet plant" in result._repr_html_()
+    assert result.to_scenario().name == result.branch("1m").name == "half"
+    plain = fleet().generate("1m")
+    assert (plain.name, plain.scenario) == ("plant", "")
+    assert plain.to_scenario().name == "plant"
+
+
+def test_a_live_run_has_the_name_of_the_scenario_and_tells_what_it_expected():
+    async def session():
+        live = expecting().start(speed="max")
+        said = repr(live), live._repr_html_(), live.name
+        with pytest.raises(NameInUse, match="scenario 'half' is already live, with a fleet under"):
+            Scenario("other", fleet()).lasting("1m").start()
+        with pytest.raises(NameInUse, match="scenario 'half' is already live, with a fleet under"):
+            await fleet().run("1m")
+        with pytest.raises(NameInUse, match="a different fleet is already live under the name"):
+            await fleet().add("pump").run("1m")
+        result = await live.wait()
+        return *said, live.expectations, result
+
+    short, page, name, expectations, result = asyncio.run(session())
+    assert short.startswith("<Run 'half' on fleet 'plant': ")
+    assert "Run half on fleet plant" in page
+    assert name == "plant"
+    assert result.name == "half"
+    assert [one.status for one in expectations] == ["passed", "failed", "failed", "not evaluated"]
+    assert expectations == result.expectations
+
+
+def test_a_scenario_that_begins_where_a_fleet_is_live_says_so():
+    async def session():
+        live = fleet().start(speed=60)
+        with pytest.raises(NameInUse, match="the fleet is already live without a scenario, under"):
+            expecting().start()
+        with pytest.raises(NameInUse, match="a run is already live under the name 'plant'"):
+            await fleet().run("1m")
+        await live.stop()
+
+    asyncio.run(session())

@@ -117,3 +117,41 @@ def test_a_wrong_command_line_is_exit_2(capsys):
     with pytest.raises(SystemExit) as end:
         main(["scenario"])
     assert end.value.code == 2
+
+
+@pytest.mark.parametrize(("more", "why"), [
+    (["--publish", "mqtt://127.0.0.1:1"], "ConnectError: cannot publish to mqtt://127.0.0.1:1"),
+    (["--offline", "--save", "nowhere/x.iotsim"], "BadValue: path="),
+    (["--speed", "0"], "BadValue: speed=0.0 is out of range."),
+])
+def test_a_run_that_comes_to_no_result_leaves_a_report_too(more, why, good, capsys, tmp_path):
+    report = tmp_path / "x.xml"
+    status, told = said(capsys, "run", good, "--junit", report, *more)
+    assert status == 1
+    assert f"report {report}\n" in told.out
+    suite = ElementTree.parse(report).getroot()
+    assert [suite.attrib[name] for name in ("name", "tests", "errors")] == ["half", "1", "1"]
+    message = next(suite.iter("error")).attrib["message"]
+    assert message.startswith(why), message
+
+
+def test_a_file_that_cannot_be_run_leaves_a_report_too(capsys, tmp_path):
+    report = tmp_path / "x.xml"
+    assert said(capsys, "run", tmp_path / "none.py", "--junit", report)[0] == 1
+    error = next(ElementTree.parse(report).iter("error"))
+    assert "there is no such file" in error.attrib["message"]
+
+
+def test_a_script_that_raises_leaves_its_error_in_the_report(capsys, tmp_path):
+    path, report = tmp_path / "raises.py", tmp_path / "x.xml"
+    path.write_text("async def run(ctx):\n    await ctx.spawn('pump')\n    await ctx.wait(1)\n"
+                    "    raise ValueError('no')\n")
+    assert said(capsys, "run", path, "--offline", "--junit", report)[0] == 1
+    assert ElementTree.parse(report).getroot().attrib["errors"] == "1"
+
+
+def test_where_no_report_can_be_nothing_is_run(good, capsys, tmp_path):
+    status, told = said(capsys, "run", good, "--offline", "--junit", tmp_path / "no" / "x.xml")
+    assert status == 1
+    assert told.out == ""
+    assert "is in a folder that does not exist" in told.err
