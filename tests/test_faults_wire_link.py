@@ -87,8 +87,8 @@ def test_a_slow_link_delays_its_own_readings_and_nobody_else():
         if BEGIN_S * 1e6 <= true_us < (END_S - 5) * 1e6:
             late_s[side].append((other - true_us) / 1e6)
         reached_us[side] = max(reached_us.get(side, 0), true_us)
-    assert 4 <= statistics.median(late_s["north"]) <= 6
-    assert statistics.median(late_s["south"]) < -3
+    assert 3 <= statistics.median(late_s["north"]) <= 7
+    assert statistics.median(late_s["south"]) < -2
     for device in (*NORTHERN, *SOUTHERN):
         numbers = [message.key[1] for message in seen.of(device)]
         assert numbers == list(range(wire.BEGIN_S + 25))

@@ -73,11 +73,11 @@ async def slowed(run):
 
 async def pressed(valve, fleet):
     """A run whose broker does not answer until a lane is slowed down, and then does."""
-    run = fleet.start(speed=100, start=START)
+    run = fleet.start(speed=25, start=START)  # a lane that is served never fills up in a moment
     await run.ready()
     await slowed(run)
     valve.turn()
-    await until(lambda: len(verbs(run)) == 2, 10)
+    await until(lambda: len(verbs(run)) >= 2, 10)
     seen_us = run.snapshot().elapsed_us
     await until(lambda: run.snapshot().elapsed_us > seen_us + 5_000_000, 10)
     return await run.stop()
