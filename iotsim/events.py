@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 EVENTS = ("spawned", "connected", "disconnected", "fault_injected", "fault_cleared", "action",
           "error", "stopped")
+# At one instant a cause stands before what follows from it.
+ORDER = ("spawned", "action", "fault_injected", "disconnected", "fault_cleared", "connected",
+         "error", "stopped")
 ROWS_MAX = 5_000_000
 LAST_US = instant_us("9999-12-31T23:59:59Z")
 
@@ -136,7 +139,7 @@ class _Book:
                            "events(device_id='pump-0001').")
 
     def frame(self) -> pd.DataFrame:
-        """Return the rows by time, then by event."""
+        """Return the rows by time, then by event: see `ORDER`."""
         import pandas as pd
 
         none = np.empty(0, dtype=np.int64)
@@ -144,7 +147,8 @@ class _Book:
             np.concatenate([none, *(piece[i] for piece in self._pieces)]) for i in (1, 2, 3))
         codes = np.repeat([piece[0] for piece in self._pieces] or none,
                           [len(piece[1]) for piece in self._pieces] or none)
-        order = np.lexsort((texts, codes, times_us))
+        places = np.array([ORDER.index(event) for event in EVENTS])
+        order = np.lexsort((texts, places[codes], times_us))
         messages, metadata = np.empty((2, len(self._texts)), dtype=object)
         for i, (message, facts) in enumerate(self._texts):
             messages[i], metadata[i] = message, facts

@@ -304,3 +304,20 @@ def frame_of(actions, end_us):
     at_us = (rows["time"] - result.start).dt.total_seconds() + rows["latency"]
     return {(device, seq): None if word else round(left * SECOND) // HALF for device, seq, left,
             word in zip(rows["device_id"], rows["seq"], at_us, rows["withheld"], strict=True)}
+
+
+# -- events ---------------------------------------------------------------------------------------
+
+
+def test_at_one_instant_a_cause_stands_before_what_follows_from_it():
+    made = (scenario().at("4s").inject("disconnect", duration="4s", **STORE)
+            .at("10s").inject("reboot").at("12s").clear().at("14s").inject("disconnect")
+            .at("16s").stop("all"))
+    frame = made.generate().events()
+    told = [((time - frame["time"].iloc[0]).total_seconds(), event)
+            for time, event in zip(frame["time"], frame["event"], strict=True)]
+    down, up = ["fault_injected", "disconnected"], ["fault_cleared", "connected"]
+    assert told == [(at_s, event) for at_s, events in (
+        (0, ["spawned", "connected"]), (4, ["action", *down]), (8, up), (10, ["action", *down]),
+        (12, ["action", *up]), (14, ["action", *down]), (16, ["action", "stopped"]),
+    ) for event in events]
