@@ -27,6 +27,7 @@ from iotsim.members import Members
 from iotsim.publishers.ledger import Latency
 from iotsim.readings import Ints, Readings
 from iotsim.stage import Director, Stage
+from iotsim.verbs import BACK_PRESSURE
 
 SLOT_S = 0.010
 LATE_S = 0.100
@@ -166,7 +167,8 @@ class Driver:
         (way.slowed.discard if slowed else way.slowed.add)(lane)
         verb = "clear" if slowed else "inject"
         try:
-            self.act(verb, {"fault": "slow_down", "where": way.lane_selector(lane)})
+            self.act(verb, {"fault": "slow_down", "where": way.lane_selector(lane),
+                            "by": BACK_PRESSURE})
         except IotsimError as error:  # as many as a run can have: its lanes block from now on
             self.simulation.failures.add(error)
 

@@ -40,7 +40,7 @@ def code(scenario: Scenario) -> str:
     lines += _imports([*fleet.members, *added], steps)
     calls = [_add(member) for member in fleet.members]
     lines += ["", *_chain("fleet", f"Fleet({quoted(fleet.name)}, seed={fleet.seed})", calls)]
-    calls = [*_steps(steps), *_end(scenario, steps)]
+    calls = [*_steps(_without_by(steps)), *_end(scenario, steps)]
     lines += ["", *_chain("scenario", _opening(scenario), calls)]
     return "\n".join(lines).strip() + "\n"
 
@@ -141,6 +141,26 @@ def _chain(name: str, opening: str, calls: Sequence[str]) -> list[str]:
             lines += [f"    {line}" for line in call.split("\n")]
         lines.append(")")
     return lines
+
+
+def _without_by(steps: Sequence[Step]) -> list[Step]:
+    # What back-pressure began and ended by itself lasts as long: its clear ends nobody else's.
+    made: list[Step] = []
+    begun: dict[str, int] = {}  # places, by whom it concerns
+    for step in steps:
+        given = {name: value for name, value in step.parameters.items() if name != "by"}
+        where = literal(given.get("where"))
+        if "by" in step.parameters and step.verb == "clear":
+            if where in begun:
+                place = begun.pop(where)
+                lasted_us = step.at_us - made[place].at_us
+                made[place] = replace(made[place], parameters={
+                    **made[place].parameters, "duration_us": lasted_us})
+            continue
+        if "by" in step.parameters:
+            begun[where] = len(made)
+        made.append(replace(step, parameters=given))
+    return [step for step in made if step.parameters.get("duration_us") != 0]
 
 
 def _steps(steps: Sequence[Step]) -> Iterator[str]:

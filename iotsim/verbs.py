@@ -17,11 +17,12 @@ from iotsim.signals.base import plain
 from iotsim.units import Duration, duration_us
 
 REASON_CHARS_MAX = 1000
+BACK_PRESSURE = "back-pressure"  # who injects and clears when a lane fills up
 
 
 def inject(
     fault: Any, where: Where = "all", duration: Duration | None = None, reason: str | None = None,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None, by: str | None = None,
 ) -> dict[str, Any]:
     """Return the parameters of an inject.
 
@@ -36,6 +37,8 @@ def inject(
         For people; it stands in the log and in the events.
     parameters : mapping
         Of the fault.
+    by : str, optional
+        `BACK_PRESSURE`, if nobody asked for it.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def inject(
         total_us = made.duration_default_us
     return _trimmed({
         "fault": made.name, "where": parse(where).spec(), "duration_us": total_us,
-        "parameters": made.parameters(), "reason": _reason(reason),
+        "parameters": made.parameters(), "reason": _reason(reason), "by": _by(by),
     })
 
 
@@ -89,10 +92,12 @@ def merged(
     return whole
 
 
-def clear(fault: Any = None, where: Where = "all") -> dict[str, Any]:
-    """Return the parameters of a clear: of one fault, or of all."""
+def clear(
+    fault: Any = None, where: Where = "all", by: str | None = None
+) -> dict[str, Any]:
+    """Return the parameters of a clear: of one fault, or of all; `by`: of its own alone."""
     name = None if fault is None else fault_name(fault)
-    return _trimmed({"fault": name, "where": parse(where).spec()})
+    return _trimmed({"fault": name, "where": parse(where).spec(), "by": _by(by)})
 
 
 def stop(where: Where = "all") -> dict[str, Any]:
@@ -179,6 +184,12 @@ def changed(profile: Profile, every_us: int | None, fields: Mapping[str, Any]) -
 def added(members: Members) -> dict[str, Any]:
     """Return the parameters of an add."""
     return {"members": members.spec()}
+
+
+def _by(by: Any) -> str | None:
+    if by not in (None, BACK_PRESSURE):
+        raise BadValue("by", by, "is nobody who injects by itself", f"It is {BACK_PRESSURE!r}.")
+    return BACK_PRESSURE if by else None
 
 
 def _reason(reason: Any) -> str | None:

@@ -82,9 +82,9 @@ class Deeds:
         if action.verb == "inject":
             end_us = at_us + given["duration_us"] if "duration_us" in given else NEVER_US
             fault = build(given["fault"], given.get("parameters", {}))
-            return self._inject(fault, slots, at_us, end_us)
+            return self._inject(fault, slots, at_us, end_us, given.get("by", ""))
         if action.verb == "clear":
-            return self._clear(given.get("fault"), slots, at_us)
+            return self._clear(given.get("fault"), slots, at_us, given.get("by", ""))
         if action.verb == "set":
             return self._set(given.get("every_us"), given.get("fields", {}), slots, at_us)
         if action.verb == "stop":
@@ -93,7 +93,7 @@ class Deeds:
 
     # -- faults ---------------------------------------------------------------------------------
 
-    def _inject(self, fault: Fault, slots: Ints, at_us: int, end_us: int) -> int:
+    def _inject(self, fault: Fault, slots: Ints, at_us: int, end_us: int, by: str) -> int:
         if len(self.windows) >= WINDOWS_MAX:
             raise BadValue("fault", fault.name, f"would be the {WINDOWS_MAX:,}th of this run",
                            "Use fewer, longer ones.")
@@ -106,7 +106,7 @@ class Deeds:
             self._check_update(fault, slots)
         keys = window_keys(people.keys(slots), fault.name, people.occurrences(fault.name, slots))
         window = Window(fault, len(self.windows), at_us, end_us, slots,
-                        np.full(len(slots), end_us, dtype=np.int64), keys, memory)
+                        np.full(len(slots), end_us, dtype=np.int64), keys, memory, by)
         self.windows.append(window)
         if holds(window):
             self.holding.append(window)
@@ -170,10 +170,11 @@ class Deeds:
         memory["drift_per_s"] = np.concatenate([np.empty(0), *drifts])[order]
         return np.asarray(chosen[order])
 
-    def _clear(self, name: str | None, slots: Ints, at_us: int) -> int:
+    def _clear(self, name: str | None, slots: Ints, at_us: int, by: str) -> int:
         touched = slots[:0]
         for window in self.windows:
-            if (name is None or window.name == name) and window.end_us > at_us:
+            named = (name is None or window.name == name) and by in ("", window.by)
+            if named and window.end_us > at_us:
                 ended = window.clear(slots, at_us)
                 if len(ended):
                     if self._simulation.witness is not None:

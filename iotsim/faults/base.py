@@ -223,6 +223,8 @@ class Window:
         The key of each device's streams.
     memory : dict
         See `Active`.
+    by : str
+        Who injected it, if nobody asked for it.
     """
 
     fault: Fault
@@ -233,6 +235,7 @@ class Window:
     ends_us: Ints
     keys: Words
     memory: dict[Any, Any] = field(default_factory=dict)
+    by: str = ""
 
     @property
     def name(self) -> str:
