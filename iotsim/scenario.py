@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,7 +12,7 @@ from iotsim.director import ALL_US, Ends, Plan, Step
 from iotsim.errors import BadValue
 from iotsim.fleet import Fleet
 from iotsim.members import script_hash
-from iotsim.scenario_checks import check_ids, check_script, check_selectors
+from iotsim.scenario_checks import check_ids, check_script, check_selectors, telling
 from iotsim.scenario_html import steps_html
 from iotsim.scenario_verbs import ScenarioVerbs
 from iotsim.selectors import Where
@@ -35,7 +36,7 @@ Block: TypeAlias = "tuple[int, int]"
 
 CAPTURE_US = 600_000_000
 _FIELDS = ("name", "fleet", "script", "start_us", "steps", "lasting_us", "waited_us", "_now_us",
-           "_since_us", "_blocks", "_origin")
+           "_since_us", "_telling", "_blocks", "_origin")
 
 
 @dataclass(frozen=True, slots=True, repr=False, init=False, eq=False)
@@ -74,6 +75,7 @@ class Scenario(ScenarioVerbs):
     waited_us: int
     _now_us: int
     _since_us: int  # a branch cannot change what came before
+    _telling: tuple[Step, ...]  # those that checks look at: so that many steps take no square
     _blocks: tuple[Block, ...]
     _origin: Any  # a Checkpoint, from `Result.branch`: only how fast it is depends on it
 
@@ -88,7 +90,7 @@ class Scenario(ScenarioVerbs):
         check_script(script)
         given = {"name": name, "fleet": whole, "script": script, "steps": (), "lasting_us": None,
                  "start_us": None if start is None else instant_us(start), "waited_us": 0,
-                 "_now_us": 0, "_since_us": 0, "_blocks": (), "_origin": None}
+                 "_now_us": 0, "_since_us": 0, "_telling": (), "_blocks": (), "_origin": None}
         for key in _FIELDS:
             object.__setattr__(self, key, given[key])
 
@@ -227,6 +229,9 @@ class Scenario(ScenarioVerbs):
         return "all" if needs_us >= ALL_US else duration_text(max(needs_us, CAPTURE_US))
 
     def _with(self, **changes: Any) -> Scenario:
+        if "steps" in changes and "_telling" not in changes:
+            nothing: tuple[Step, ...] = ()
+            changes["_telling"] = reduce(telling, changes["steps"], nothing)
         copy = object.__new__(Scenario)
         for key in _FIELDS:
             object.__setattr__(copy, key, changes.get(key, getattr(self, key)))

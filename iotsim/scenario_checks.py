@@ -76,6 +76,17 @@ def check_selectors(
             _ask(where, known, said)
 
 
+def telling(kept: tuple[Step, ...], step: Step) -> tuple[Step, ...]:
+    """Return the steps that the checks of later ones look at, with another if it says news."""
+    if step.members is None and not step.parameters.get("fields"):
+        labels = labels_by(step)
+        if step.verb != "stop" and not labels:
+            return kept
+        if any(one.verb == step.verb and labels_by(one) == labels for one in kept):
+            return kept
+    return (*kept, step)
+
+
 def labels_of(fleet: Fleet) -> set[str]:
     """Return the names of the labels that devices have at the start."""
     return {name for member in fleet.members for name in member.labels}

@@ -22,6 +22,7 @@ from iotsim.scenario_checks import (
     crowd,
     expect_parameters,
     known_fields,
+    telling,
 )
 from iotsim.selectors import Where
 from iotsim.units import Duration, duration_text, duration_us, end_us_of
@@ -43,6 +44,7 @@ class ScenarioVerbs:
     waited_us: int
     _now_us: int
     _since_us: int
+    _telling: tuple[Step, ...]
     _blocks: tuple[tuple[int, int], ...]
 
     def at(self, time: Duration) -> Self:
@@ -73,7 +75,7 @@ class ScenarioVerbs:
         id: str | None = None,
     ) -> Self:
         """Return a scenario that adds devices; see `Fleet.add`. Ids are never used twice."""
-        everybody = crowd(self.fleet, self.steps)
+        everybody = crowd(self.fleet, self._telling)
         added = everybody.add(device, count=count, labels=labels, every=every, id=id).members[-1]
         return self._then(Step(self._now_us, "add", members=replace(added, first=0)))
 
@@ -106,7 +108,7 @@ class ScenarioVerbs:
             Of the fault.
         """
         given = verbs.inject(fault, where, duration, reason, verbs.merged(parameters, more))
-        check_fault(given, crowd(self.fleet, self.steps).members, self.steps)
+        check_fault(given, crowd(self.fleet, self._telling).members, self._telling)
         return self._do("inject", given)
 
     def clear(self, fault: Any = None, where: Where = "all") -> Self:
@@ -130,7 +132,7 @@ class ScenarioVerbs:
             What is not named stays; or give them by name, as `temperature={"mean": 25}`.
         """
         given = verbs.set_(where, every, verbs.merged(fields, more, "fields"))
-        check_set(given, crowd(self.fleet, self.steps).members, self.steps)
+        check_set(given, crowd(self.fleet, self._telling).members, self._telling)
         return self._do("set", given)
 
     def suspend(self, where: Where = "all", duration: Duration | None = None) -> Self:
@@ -155,7 +157,7 @@ class ScenarioVerbs:
         last : duration, optional
             How far back it looks; to the start if not given.
         """
-        known = known_fields(crowd(self.fleet, self.steps).members)
+        known = known_fields(crowd(self.fleet, self._telling).members)
         checked = condition_of(condition, known)
         return self._then(Step(self._now_us, "expect", expect_parameters(message, last),
                                condition=checked))
@@ -193,7 +195,7 @@ class ScenarioVerbs:
         return made
 
     def _do(self, verb: str, parameters: Mapping[str, Any]) -> Self:
-        check_where(parameters["where"], self.fleet, self.steps)
+        check_where(parameters["where"], self.fleet, self._telling)
         return self._then(Step(self._now_us, verb, parameters))
 
     def _then(self, step: Step) -> Self:
@@ -202,7 +204,7 @@ class ScenarioVerbs:
                            "Say it in the script.")
         check_number(len(self.steps) + 1)
         self._check_steps([step])
-        return self._with(steps=(*self.steps, step))
+        return self._with(steps=(*self.steps, step), _telling=telling(self._telling, step))
 
     def _check_steps(self, steps: Sequence[Step]) -> None:
         for step in steps:

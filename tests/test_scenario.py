@@ -242,6 +242,16 @@ def test_what_is_known_only_when_it_happens_is_left_to_then(call):
     assert call(scenario()).steps
 
 
+def test_a_long_scenario_does_not_look_at_all_of_itself_again_and_again():
+    made = scenario()
+    for i in range(100):
+        made = (made.at(f"{i + 1}s").inject("firmware_update", duration="1s", version=str(i))
+                .inject("noise", stddev=1).clear("noise").stop(ids([])).log("x"))
+    assert [step.verb for step in made._telling] == ["inject", "stop"]
+    assert made._with(steps=made.steps)._telling == made._telling
+    assert len(made.steps) == 500
+
+
 def test_a_label_that_nobody_ever_has_is_an_error_before_anything_runs():
     made = scenario().at("1m").stop("batch=n").lasting("5m")
     with pytest.raises(IotsimError) as caught:
