@@ -36,9 +36,10 @@ _MEMBERS_MAX = 100_000
 _SIZE_MAX = 8 * 1024**3
 _JSON_MAX = 64 * 1024**2
 _RATIO_MAX = 200
-_DAMAGE = (KeyError, ValueError, TypeError, AttributeError, OSError, NotImplementedError,
-           RuntimeError, IndexError, ArithmeticError, MemoryError, SyntaxError, RecursionError,
-           EOFError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError,
+          MemoryError, RecursionError, AssertionError)
+_DAMAGE = (*DAMAGE, OSError, NotImplementedError, RuntimeError, SyntaxError, EOFError,
+           tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 TIME_US_MIN, TIME_US_MAX = -62_135_596_800_000_000, 250_000_000_000_000_000  # years 1 to 9892
 
 
@@ -192,6 +193,8 @@ def _check_actions(actions: Any, span_us: int) -> None:
     for action in actions:
         at_us = action["at_us"]
         if type(at_us) is not int or type(action["verb"]) is not str:
+            raise ValueError("actions")
+        if abs(at_us) > TIME_US_MAX:
             raise ValueError("actions")
         if action["verb"] not in PACE and not before_us <= at_us <= span_us:
             raise ValueError("actions")

@@ -12,7 +12,7 @@ import orjson
 from iotsim import arrow, verbs
 from iotsim.actions import Action
 from iotsim.comparison import compare, exact_difference, fingerprint, json_texts
-from iotsim.errors import IotsimError, SavedRunError
+from iotsim.errors import IotsimError, MissingExtra, SavedRunError, shown
 from iotsim.fleet import Fleet
 from iotsim.members import (
     COUNT_MAX,
@@ -23,10 +23,10 @@ from iotsim.members import (
     check_labels,
     script_hash,
 )
-from iotsim.offline import replay
 from iotsim.profiles import Profile
-from iotsim.saved import SavedRun, load, readings_table, versions
-from iotsim.units import duration_us
+from iotsim.replaying import Bounds, run_again
+from iotsim.saved import DAMAGE, SavedRun, load, readings_table, versions
+from iotsim.units import DURATION_US_MAX, duration_us
 
 if TYPE_CHECKING:
     from iotsim.result import Result
@@ -83,6 +83,7 @@ def verify(
         If the file cannot be read, or names scripted devices that were not given.
     """
     saved = load(path)
+    bounds = Bounds(saved)
     fleet = fleet_of(saved, devices or {})
     mark = saved.fingerprint
     actions = actions_of(saved, devices or {})
@@ -90,7 +91,7 @@ def verify(
         _check_window(saved, fleet)
     if mark.end_us <= mark.start_us:
         raise SavedRunError(path, "it holds no time to run again")
-    result = replay(fleet, actions, mark.start_us, mark.end_us)
+    result = run_again(saved, fleet, actions, bounds)
     found = compare(mark, fingerprint(result))
     notes = [*_code_notes(saved, fleet), *_version_notes(saved)]
     if against is not None or (found and saved.has_readings):
@@ -125,11 +126,8 @@ def fleet_of(saved: SavedRun, devices: Mapping[str, Script]) -> Fleet:
     try:
         fleet = Fleet(spec["name"], seed=spec["seed"])
         members = tuple(_members(saved, entry, devices) for entry in spec["members"])
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError,
-            RecursionError, IndexError) as error:
-        if isinstance(error, IotsimError):
-            raise
-        raise SavedRunError(saved.path, "its spec is damaged") from None
+    except DAMAGE as error:
+        raise _damaged(saved, "its spec is damaged", error) from None
     return fleet._with(members=members)
 
 
@@ -137,37 +135,86 @@ def actions_of(saved: SavedRun, devices: Mapping[str, Script]) -> list[Action]:
     """Return what was done to a saved run and changes its readings, checked again."""
     try:
         made = [_action(saved, entry, devices) for entry in saved.actions]
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError,
-            RecursionError, IndexError) as error:
-        if isinstance(error, SavedRunError):
-            raise
-        why = f" ({error})" if isinstance(error, IotsimError) else ""
-        raise SavedRunError(saved.path, f"what was done to it is damaged{why}") from None
+    except (*DAMAGE, IotsimError) as error:
+        raise _damaged(saved, "what was done to it is damaged", error) from None
     return [action for action in made if action.is_content]
+
+
+def _damaged(saved: SavedRun, what: str, error: BaseException) -> IotsimError:
+    if isinstance(error, (SavedRunError, MissingExtra)):
+        return error
+    why = f" ({str(error).rstrip('.')})" if isinstance(error, (IotsimError, _Odd)) else ""
+    return SavedRunError(saved.path, f"{what}{why}")
+
+
+class _Odd(ValueError):
+    """Something in a log that nobody writes there."""
+
+
+# What each verb has, and what it may have; whom it matched is for people.
+_KEYS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    verb: (frozenset(needed), frozenset(("verb", "at_us", "matched", *needed, *more)))
+    for verb, needed, more in (
+        ("add", ("members",), ()),
+        ("clear", ("where",), ("fault", "by")),
+        ("inject", ("fault", "where"), ("duration_us", "parameters", "reason", "by")),
+        ("log", ("text",), ()),
+        ("pause", (), ()),
+        ("resume", (), ()),
+        ("set", ("where",), ("every_us", "fields")),
+        ("speed", ("factor",), ()),
+        ("stop", (), ("where",)),
+    )
+}
 
 
 def _action(
     saved: SavedRun, entry: Mapping[str, Any], devices: Mapping[str, Script]
 ) -> Action:
     verb, at_us = entry["verb"], entry["at_us"]
-    others = ("verb", "at_us", "matched")  # whom it matched is for people
-    given = {name: value for name, value in entry.items() if name not in others}
+    if verb not in _KEYS:
+        raise _Odd(f"nothing can be done that is called {shown(verb)}")
+    needed, allowed = _KEYS[verb]
+    odd = [*(needed - entry.keys()), *(entry.keys() - allowed)]
+    if odd:
+        raise _Odd(f"{verb} has or lacks {shown(min(odd))}")
+    where: Any = _where(entry["where"]) if "where" in entry else None
     if verb == "add":
-        members = _members(saved, given["members"], devices)
+        members = _members(saved, entry["members"], devices)
         return Action(verb, at_us, verbs.added(members), members=members)
     if verb == "inject":
-        parameters = verbs.inject(given["fault"], given["where"], None, given.get("reason"),
-                                  given.get("parameters"))
+        parameters = verbs.inject(entry["fault"], where, None, entry.get("reason"),
+                                  entry.get("parameters"), entry.get("by"))
         parameters.pop("duration_us", None)
-        if "duration_us" in given:
-            parameters["duration_us"] = duration_us(f"{given['duration_us']}us", "duration")
+        if "duration_us" in entry:
+            parameters["duration_us"] = _duration_us(entry, "duration_us")
         return Action(verb, at_us, parameters)
     if verb == "clear":
-        return Action(verb, at_us, verbs.clear(given.get("fault"), given["where"]))
+        return Action(verb, at_us, verbs.clear(entry.get("fault"), where, entry.get("by")))
     if verb == "set":
-        every = f"{given['every_us']}us" if "every_us" in given else None
-        return Action(verb, at_us, verbs.set_(given["where"], every, given.get("fields")))
-    return Action(verb, at_us, given)
+        every = f"{_duration_us(entry, 'every_us')}us" if "every_us" in entry else None
+        return Action(verb, at_us, verbs.set_(where, every, entry.get("fields")))
+    if verb == "stop":
+        return Action(verb, at_us, {} if where is None else verbs.stop(where))
+    return Action(verb, at_us)  # those change no reading
+
+
+def _where(where: Any) -> Any:
+    # As `Selector.spec` writes it: text, or a list of ids.
+    if isinstance(where, dict):
+        named = where["ids"]
+        if len(where) > 1 or type(named) is not list or not all(type(n) is str for n in named):
+            raise _Odd(f"where={shown(where)} is not a selector")
+    elif type(where) is not str:
+        raise _Odd(f"where={shown(where)} is not a selector")
+    return where
+
+
+def _duration_us(entry: Mapping[str, Any], name: str) -> int:
+    given = entry[name]
+    if type(given) is not int or not 0 < given <= DURATION_US_MAX:
+        raise _Odd(f"{name}={shown(given)} is not a whole number of microseconds that can be")
+    return given
 
 
 def _members(
