@@ -99,7 +99,7 @@ class Fork(Hand):
         return made
 
 
-@few(60)
+@few(30)
 @given(PLANS, st.integers(0, END_US - 1))
 def test_a_twin_goes_on_as_the_original_does_whatever_was_done(plan, at_us):
     plan = [deed for deed in plan if deed[1] != "add" or not callable(deed[2]["device"])]

@@ -60,19 +60,19 @@ def test_a_session_driven_by_hand_is_saved_verified_and_exported(tmp_path):
 
 
 async def rough_day(ctx):
-    ids = await ctx.spawn("temperature_sensor", count=20, labels={"site": "north"})
-    await ctx.wait("2s")
-    await ctx.inject_fault("CLOCK_DRIFT", ids=ids[:5], duration="3s",
+    ids = await ctx.spawn("temperature_sensor", count=20, labels={"site": "north"}, every="1s")
+    await ctx.wait("800ms")
+    await ctx.inject_fault("CLOCK_DRIFT", ids=ids[:5], duration="1500ms",
                            params={"drift_rate_ms_per_sec": 50})
-    more = await ctx.spawn("temperature_sensor", count=5)
+    more = await ctx.spawn("temperature_sensor", count=5, every="500ms")
     assert not set(ids) & set(more)
-    await ctx.wait("1s")
+    await ctx.wait("700ms")
     await ctx.update_behavior({"temperature": {"baseline": 60}}, ids=more)
     await ctx.stop(ids=ids[:10])
     ctx.log("half of them are gone")
     status = ctx.status()
     assert status["total_devices"] == 15
-    await ctx.wait("2s")
+    await ctx.wait("1s")
 
 
 def test_a_coroutine_scenario_live_at_speed_1_and_offline_has_one_digest():
