@@ -358,7 +358,7 @@ class Result:
         )
 
     def _called(self) -> str:
-        on = f" on fleet {self.fleet.name!r}" if self.scenario else ""
+        on = f" on fleet {self.fleet.name!r}" if self.name != self.fleet.name else ""
         return f"{self.name!r}{on}"
 
     def _missed(self) -> Iterator[str]:
@@ -380,7 +380,7 @@ class Result:
         return f", note: {self.notes[0]}{more}"
 
     def _repr_html_(self) -> str:
-        on = f" on fleet {self.fleet.name}" if self.scenario else ""
+        on = f" on fleet {self.fleet.name}" if self.name != self.fleet.name else ""
         return facts_html(f"Result {self.name}{on}", self._facts())
 
 

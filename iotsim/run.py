@@ -451,12 +451,12 @@ class Run(RunVerbs):
 
     def __repr__(self) -> str:
         facts = ", ".join(text for _, text in self._facts())
-        if self.scenario is None:
+        if self.scenario is None or self.scenario.name == self.name:
             return f"<Run {self.name!r}: {facts}>"
         return f"<Run {self.scenario.name!r} on fleet {self.name!r}: {facts}>"
 
     def _repr_html_(self) -> str:
         called = self.name
-        if self.scenario is not None:
+        if self.scenario is not None and self.scenario.name != self.name:
             called = f"{self.scenario.name} on fleet {self.name}"
         return facts_html(f"Run {called}", self._facts())

@@ -357,6 +357,8 @@ def test_what_is_left_has_the_name_of_the_scenario():
     assert repr(result).startswith("<Result 'half' on fleet 'plant': ")
     assert "Result half on fleet plant" in result._repr_html_()
     assert result.to_scenario().name == result.branch("1m").name == "half"
+    same = Scenario("plant", fleet()).lasting("1m").generate()
+    assert repr(same).startswith("<Result 'plant': ")
     plain = fleet().generate("1m")
     assert (plain.name, plain.scenario) == ("plant", "")
     assert plain.to_scenario().name == "plant"
