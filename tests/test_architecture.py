@@ -15,8 +15,8 @@ LAYERS = (
     (3, "engine and the shapes of its readings", "engine capture acks frames arrow digest rebuilt"),
     (3, "carriers", "transport publishers outlets broker embedded_broker tap_worker"),
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
-        "run_state works progress verification taps preflight stage links waiting checkpoints events "
-        "run_verbs live_runs"),
+        "run_state works progress verification replaying taps preflight stage links waiting "
+        "checkpoints events run_verbs live_runs"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
         "scenario_files director conditions condition_values context observed script script_choice "
         "script_names junit"),
