@@ -35,8 +35,9 @@ ROWS_SPARE = 1_000_000
 BETWEEN_SPARE = 3_000_000  # readings between ticks are made up to a tick ahead, and may fall away
 BETWEEN_RATIO = 20
 REACHED_MAX = 200_000_000  # devices of all faults together: some bytes of memory each
-# Of what a machine of today needs, many times as much.
-PATIENCE_S, PER_ROW_S, PER_ACTION_S, PER_DEVICE_S = 30.0, 30e-6, 4e-3, 1e-6
+# Many times what a machine needs that has nothing else to do.
+PATIENCE_S, PER_ROW_S, PER_ACTION_S, PER_BETWEEN_S = 120.0, 100e-6, 5e-3, 100e-6
+PER_ROW_ACTION_S, PER_DEVICE_ACTION_S = 5e-6, 5e-6
 SCRIPT_WAKES = 200_000
 SCRIPT_LOOK_US = 3600 * US_PER_SECOND
 LOOK_US = 10_000 * SCRIPT_LOOK_US
@@ -65,8 +66,10 @@ class Bounds:
             raise SavedRunError(self.path, f"it holds {count:,} actions, and {allowed:,} are as "
                                 f"many as can be done again in a run of {mark.rows:,} readings")
         self._patience_s = (PATIENCE_S + PER_ROW_S * mark.rows + PER_ACTION_S * count
-                            + PER_DEVICE_S * count * self.listed)
+                            + PER_ROW_ACTION_S * count * mark.rows
+                            + PER_DEVICE_ACTION_S * count * self.listed)
         self._until_s = monotonic() + self._patience_s
+        self._between = 0.0
 
     def rows_of(self, names: list[str]) -> Ints:
         """Return how many readings the file says that devices had."""
@@ -102,10 +105,13 @@ class Bounds:
                                 f"{self.rows:,}")
 
     def check_between(self, rows: float) -> None:
-        """Raise if far more readings are about to be made between ticks than the file had."""
-        if rows > BETWEEN_RATIO * self.rows + BETWEEN_SPARE:
-            raise SavedRunError(self.path, f"{_FAR_MORE} about {rows:,.0f} readings between "
-                                f"ticks, and it had {self.rows:,}")
+        """Raise if so many more between ticks are, in all, far more than the file had."""
+        self._between += rows
+        if self._between > BETWEEN_RATIO * self.rows + BETWEEN_SPARE:
+            raise SavedRunError(self.path, f"{_FAR_MORE} about {self._between:,.0f} readings "
+                                f"between ticks, and it had {self.rows:,}")
+        self._patience_s += rows * PER_BETWEEN_S  # they take long, and few may be left of them
+        self._until_s += rows * PER_BETWEEN_S
 
     def check_reached(self, devices: int) -> None:
         """Raise if faults reach more devices than memory is made for."""
