@@ -1,13 +1,14 @@
 """When readings leave: stored until nothing keeps their device offline, or late, or never."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from iotsim import Fleet, Profile, Scenario
+from iotsim import Fleet, Profile, Scenario, ids
 from iotsim.actions import Action
 from iotsim.engine.departures import back_us
 from iotsim.engine.simulation import Simulation
@@ -15,7 +16,7 @@ from iotsim.links import STORED, Links
 from iotsim.offline import replay
 from iotsim.publishers.memory import messages
 from tests.fault_rig import START_US, window
-from tests.live import run
+from tests.live import START, run
 
 SECOND = 1_000_000
 GAUGE = Profile("gauge", {"level": {"type": "gaussian", "mean": 5, "stddev": 1}},
@@ -321,3 +322,60 @@ def test_at_one_instant_a_cause_stands_before_what_follows_from_it():
         (0, ["spawned", "connected"]), (4, ["action", *down]), (8, up), (10, ["action", *down]),
         (12, ["action", *up]), (14, ["action", *down]), (16, ["action", "stopped"]),
     ) for event in events]
+
+
+# -- live -----------------------------------------------------------------------------------------
+
+
+def lived(steps, speed, name):
+    """The same as a scenario, live; (result, [(device, seq), …] as they came)."""
+    made = Scenario(name, gauges(name).publish_to(f"memory:{name}", topic="d/{device_id}"))
+    for action in actions_of(steps):
+        given, made = action.parameters, made.at(f"{action.at_us}us")
+        where = ids(given["where"]["ids"])
+        if action.verb == "stop":
+            made = made.stop(where)
+        elif action.verb == "clear":
+            made = made.clear(given.get("fault"), where)
+        else:
+            lasting = f"{given['duration_us']}us" if "duration_us" in given else None
+            made = made.inject(given["fault"], where, lasting, parameters=given["parameters"])
+    made = made.lasting(f"{END * HALF}us")
+    result = run(made.run(speed=speed, start=START))
+    came = [(topic.removeprefix("d/"), int(ident.split("/")[-2]))
+            for topic, _, ident in messages(name)]
+    return made, result, came
+
+
+def check_live(steps, speed, name):
+    made, result, came = lived(steps, speed, name)
+    expected = Oracle(steps).all()
+    if not any(what == "firmware_update" for _, (what, _), _ in steps):
+        assert result.errors == ()
+    assert set(came) == {key for key, at in expected.items() if at is not None}
+    assert len(came) == len(set(came))
+    # As fast as it goes, a block that was split in a long slot is let go after those that follow.
+    for device in () if speed == "max" else NAMES:
+        left = [expected[key] for key in came if key[0] == device]
+        assert left == sorted(left)
+    assert made.generate(start=START).digest == result.digest
+    result = replace(result, acks=None)  # latency without the real time of acknowledgements
+    assert left_s(result) == {seq: None if at is None else at / 2 for (device, seq), at in
+                              expected.items() if device == NAMES[0]}
+
+
+
+
+PACED = [
+    (0, ("store", 16), NAMES[0]), (0, ("store", NEVER), NAMES[1]), (2, ("store", 20), NAMES[2]),
+    (8, ("disconnect", 18), NAMES[0]), (9, ("storm", NEVER), NAMES[1]),
+    (10, ("stop", None), NAMES[2]), (15, ("clear", "disconnect"), NAMES[1]),
+]
+
+
+def test_live_at_a_pace_what_leaves_when_is_what_the_oracle_says():
+    check_live(PACED, 20, "paced")
+
+
+def test_live_as_fast_as_it_goes_what_leaves_when_is_what_the_oracle_says():
+    check_live(PACED, "max", "fast")
