@@ -9,7 +9,7 @@ import asyncio
 import math
 import secrets
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -23,13 +23,12 @@ from iotsim.members import Members
 from iotsim.result import Result, facts_html
 from iotsim.run_state import RunSnapshot, State, Wish, facts_of
 from iotsim.run_verbs import Rehearsal, RunVerbs, act, answer_of, simulation_of
+from iotsim.run_views import RunViews
 from iotsim.selectors import Where
 from iotsim.stage import Stage
-from iotsim.units import Duration
 from iotsim.works import Works
 
 if TYPE_CHECKING:
-    import pandas as pd
 
     from iotsim.checkpoints import Checkpoint
     from iotsim.conditions import Expectation
@@ -41,7 +40,7 @@ STOP_S = 5.0  # a stopped run is over by then, whatever a broker does
 DRAIN_S = 30.0  # a run that ends by itself waits so long for its brokers
 
 
-class Run(RunVerbs):
+class Run(RunVerbs, RunViews):
     """A live run of a fleet or a scenario; made by `Fleet.start` and `Scenario.start`.
 
     Attributes
@@ -236,17 +235,6 @@ class Run(RunVerbs):
         at_us = min(self._works.start_us + self._elapsed_us(), driver.frontier_us)
         return driver.simulation.deeds.active(at_us)
 
-    def events(
-        self, event: Iterable[str] | str | None = None,
-        device_id: Iterable[str] | str | None = None,
-    ) -> pd.DataFrame:
-        """Return what has happened so far; see `Result.events`."""
-        return self._so_far().events(event, device_id)
-
-    def to_scenario(self) -> Scenario:
-        """Return what was done so far as a scenario; see `Result.to_scenario`."""
-        return self._so_far().to_scenario()
-
     def checkpoint(self) -> Checkpoint:
         """Keep the run as it is now, for `Result.branch` to come back to."""
         return self._ask(self._checkpoint)
@@ -264,20 +252,6 @@ class Run(RunVerbs):
         made = checkpoint_of(works.driver, works.intake, self.actions)
         self._checkpoints.append(made)
         return made
-
-    def frame(
-        self,
-        *,
-        device_type: str | None = None,
-        fields: Iterable[str] | str | None = None,
-        last: Duration | None = None,
-        tidy: bool = False,
-        truth: bool = False,
-        wire: bool = False,
-    ) -> pd.DataFrame:
-        """Return the readings captured so far; see `Result.frame`."""
-        return self._so_far().frame(device_type=device_type, fields=fields, last=last, tidy=tidy,
-                                    truth=truth, wire=wire)
 
     def _so_far(self) -> Result:
         end_us = self._works.start_us + self._elapsed_us()

@@ -16,7 +16,7 @@ LAYERS = (
     (3, "carriers", "transport publishers outlets broker embedded_broker tap_worker"),
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
         "run_state works progress verification replaying taps preflight stage links waiting "
-        "checkpoints events run_verbs live_runs"),
+        "checkpoints events run_verbs run_views live_runs"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
         "scenario_files director conditions condition_values context observed script script_choice "
         "script_names junit"),

@@ -207,7 +207,7 @@ def test_the_same_wish_is_the_same_run_and_another_history_is_another_one():
     async def session():
         live = fleet.start(start=START, backfill="1m")
         assert fleet.start(start=START, backfill="60s") is live
-        with pytest.raises(iotsim.IotsimError, match="different fleet is already live"):
+        with pytest.raises(iotsim.IotsimError, match="already live under the name"):
             fleet.start(start=START, backfill="2m")
         return await live.stop()
 
