@@ -271,6 +271,7 @@ class Driver:
                 more_us = min(behind_us, CATCH_UP_SLOTS * slot_us, self._rows_us(SLOT_ROWS))
                 until_us += more_us // slot_us * slot_us
         until_us = min(until_us, self._links.next_us)
+        until_us = min(until_us, max(self._links.left_behind_us, self.frontier_us + 1))
         if self.clock.live_us > self.frontier_us:
             until_us = min(until_us, self.clock.live_us)
         due_us = None if self._director is None or self._stopped else self._director.next_us

@@ -151,7 +151,7 @@ class Links:
             return
         for source in self._waiting.sources:
             reached_us = until_us
-            if isinstance(source, Block) and not source.retired:
+            if isinstance(source, Block) and not source.gives_way:
                 reached_us = min(until_us, source.time_us)
             self._let_go(source, reached_us)
 
@@ -175,6 +175,17 @@ class Links:
     def next_us(self) -> int:
         """When something changes that slots of time must not be mixed over."""
         return self._turns[0][0] if self._turns else NEVER_US
+
+    @property
+    def left_behind_us(self) -> int:
+        """When the next reading leaves of a block that gives way to others, or has.
+
+        It must not be mixed up with what the same devices give in their new blocks.
+        """
+        self._look_again()
+        return min((self._waiting.next_of(source) for source in self._waiting.sources
+                    if isinstance(source, Block) and (source.gives_way or source.splits)),
+                   default=NEVER_US)
 
     @property
     def next_leave_us(self) -> int:

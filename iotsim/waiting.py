@@ -109,6 +109,10 @@ class Waiting:
         """When the next of them leaves."""
         return min((shelf.next_us for shelf in self._shelves.values()), default=NEVER_US)
 
+    def next_of(self, source: object) -> int:
+        """Return when the next of one source leaves."""
+        return self._shelves[source].next_us
+
     def put(self, source: object, held: Held) -> None:
         """Let readings of a source wait."""
         if len(held.readings):

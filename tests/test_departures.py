@@ -354,16 +354,13 @@ def check_live(steps, speed, name):
         assert result.errors == ()
     assert set(came) == {key for key, at in expected.items() if at is not None}
     assert len(came) == len(set(came))
-    # As fast as it goes, a block that was split in a long slot is let go after those that follow.
-    for device in () if speed == "max" else NAMES:
+    for device in NAMES:
         left = [expected[key] for key in came if key[0] == device]
         assert left == sorted(left)
     assert made.generate(start=START).digest == result.digest
     result = replace(result, acks=None)  # latency without the real time of acknowledgements
     assert left_s(result) == {seq: None if at is None else at / 2 for (device, seq), at in
                               expected.items() if device == NAMES[0]}
-
-
 
 
 PACED = [
@@ -379,3 +376,9 @@ def test_live_at_a_pace_what_leaves_when_is_what_the_oracle_says():
 
 def test_live_as_fast_as_it_goes_what_leaves_when_is_what_the_oracle_says():
     check_live(PACED, "max", "fast")
+
+
+@settings(max_examples=25)
+@given(STEPS)
+def test_live_any_plan_leaves_in_order_and_as_the_oracle_says(steps):
+    check_live(steps, "max", "any")

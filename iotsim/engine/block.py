@@ -161,9 +161,9 @@ class Block:
         return self.time_us == NEVER_US
 
     @property
-    def first_member(self) -> int:
-        """One of the block's devices; they all go the same ways."""
-        return int(self._members[0])
+    def gives_way(self) -> bool:
+        """Whether no reading comes from it any more: it has split, or is about to."""
+        return self.retired or bool(self.splits and self.splits[0].at_us <= self.time_us)
 
     @property
     def next_us(self) -> int:
