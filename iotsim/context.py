@@ -73,6 +73,9 @@ class Pause:
         self.until_us, self.awaited = until_us, False
 
     def __await__(self) -> Generator[Pause, None, None]:
+        if self.awaited:
+            raise IotsimError("this wait is over: time does not come back. Write "
+                              "`await ctx.wait(...)` each time.")
         self.awaited = True
         yield self
 

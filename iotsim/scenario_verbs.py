@@ -180,7 +180,8 @@ class ScenarioVerbs:
         block = self.steps[first:]
         check_number(len(self.steps) + len(block) * (times - 1))
         end_us_of(0, begin_us + length_us * times)
-        again = [step.later(length_us * i) for i in range(1, times) for step in block]
+        turns = range(1, times) if block else ()
+        again = [step.later(length_us * i) for i in turns for step in block]
         now_us = begin_us + length_us * times
         made = self._with(steps=(*self.steps, *again), _blocks=self._blocks[:-1], _now_us=now_us,
                           waited_us=max(self.waited_us, now_us))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from os.path import dirname
@@ -86,7 +87,7 @@ class Playing:
             request = self._body.send(None)
         except StopIteration:
             self._finish()
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, CancelledError) as error:
             self._fail(_why(error, self._code), error)
         else:
             if isinstance(request, Pause):

@@ -210,3 +210,39 @@ def test_a_field_cannot_be_shared_by_a_label_that_is_not_there():
     result = Scenario("shared", sensors(count=2)).at("5s").set(
         temperature={"shared": "site"}).lasting("1m").generate()
     assert "shared by a label that these devices lack" in str(result.errors[0])
+
+
+async def waits_twice(ctx):
+    pause = ctx.wait("1s")
+    await pause
+    await ctx.wait("60s")
+    await pause  # back in time: an action would be stamped where all has been computed
+
+
+async def waits_in_place(ctx):
+    pause = ctx.wait("1s")
+    while True:
+        await pause
+
+
+async def cancels_itself(ctx):
+    await ctx.wait("1s")
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(("script", "why"), [
+    (waits_twice, "this wait is over"), (waits_in_place, "this wait is over"),
+    (cancels_itself, "CancelledError")])
+def test_a_script_that_misuses_time_ends_the_scenario_alike(script, why):
+    scenario = Scenario("misuse", sensors(count=3), script=script).lasting("2m")
+    offline = scenario.generate(start=START)
+    live = run(scenario.run(speed="max", start=START))
+    assert live.digest == offline.digest
+    assert why in str(offline.errors[0])
+    assert str(offline.errors[0]) == str(live.errors[0])
+
+
+def test_an_empty_block_is_repeated_at_once():
+    scenario = Scenario("empty", sensors(count=1)).block().wait("1us").repeat(10**8)
+    assert scenario.steps == ()
+    assert scenario.end_us() == 10**8
