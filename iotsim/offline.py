@@ -68,12 +68,6 @@ def generate_scenario(
     return Offline(scenario.fleet, left.director(start_us), start_us, to, origin).run(progress)
 
 
-def replay(fleet: Fleet, actions: list[Action], start_us: int, end_us: int) -> Result:
-    """Return the result of a fleet with everything that was done to it done again."""
-    content = [action for action in actions if action.is_content]
-    return Offline(fleet, Replay(content, end_us - start_us), start_us, None).run(None)
-
-
 def _start_of(start: Instant | None) -> int:
     return instant_us(DEFAULT_START if start is None else start)
 

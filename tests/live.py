@@ -3,6 +3,8 @@
 import asyncio
 
 from iotsim import Fleet
+from iotsim.offline import Offline
+from iotsim.stage import Replay
 from iotsim.units import instant_text
 
 START = "2026-03-01T12:00:00Z"
@@ -34,3 +36,16 @@ def run(coroutine):
         return result
 
     return asyncio.run(main())
+
+
+async def until(condition, timeout_s=20):
+    """Wait until something is so that nobody can be told of."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def replayed(fleet, actions, start_us, end_us):
+    """Return the result of a fleet with everything that was done to it done again, offline."""
+    content = [action for action in actions if action.is_content]
+    return Offline(fleet, Replay(content, end_us - start_us), start_us, None).run(None)

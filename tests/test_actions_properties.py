@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import iotsim
 from iotsim.errors import IotsimError
-from iotsim.offline import replay
 from iotsim.scenario_code import scenario_of
 from iotsim.selectors import ids
 from iotsim.units import DEFAULT_START
@@ -33,7 +32,7 @@ from tests.action_rig import (
     walker,
 )
 from tests.fleets import START_US
-from tests.live import run
+from tests.live import replayed, run
 
 SHARE = st.sampled_from((0, 0.25, 0.5, 1))
 RAMP = st.sampled_from((None, "7s"))
@@ -202,7 +201,7 @@ def test_it_does_not_matter_how_time_was_cut(plan, cuts):
     whole, cut = Hand(mixed(), plan), Hand(mixed(), plan, cuts=cuts)
     assert list(map(str, cut.refused)) == list(map(str, whole.refused))
     assert cut.rows == whole.rows
-    again = replay(mixed(), whole.done, START_US, START_US + END_US)
+    again = replayed(mixed(), whole.done, START_US, START_US + END_US)
     assert again.digest == whole.digest.hexdigest() == cut.digest.hexdigest()
     assert rows(again.capture.chunks()) == whole.rows
 

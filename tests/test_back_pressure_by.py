@@ -6,9 +6,9 @@ import iotsim
 from iotsim import Fleet, verbs
 from iotsim.actions import Action
 from iotsim.errors import BadValue
-from iotsim.offline import replay
 from iotsim.verbs import BACK_PRESSURE
 from tests.fault_rig import START_US
+from tests.live import replayed
 
 SECOND = 1_000_000
 
@@ -18,7 +18,7 @@ def pressed(*steps):
     actions = [Action(verb, at_s * SECOND, getattr(verbs, verb)("slow_down", where, by=by))
                for at_s, verb, where, by in steps]
     fleet = Fleet("pressed", seed=1).add("pump", count=3, every="1s")
-    return replay(fleet, actions, START_US, START_US + 60 * SECOND)
+    return replayed(fleet, actions, START_US, START_US + 60 * SECOND)
 
 
 def slowed(result, device):

@@ -13,10 +13,9 @@ from iotsim.actions import Action
 from iotsim.engine.departures import back_us
 from iotsim.engine.simulation import Simulation
 from iotsim.links import STORED, Links
-from iotsim.offline import replay
 from iotsim.publishers.memory import messages
 from tests.fault_rig import START_US, window
-from tests.live import START, run
+from tests.live import START, replayed, run
 
 SECOND = 1_000_000
 GAUGE = Profile("gauge", {"level": {"type": "gaussian", "mean": 5, "stddev": 1}},
@@ -300,7 +299,7 @@ def test_links_and_frames_agree_with_a_slow_oracle(steps, slot_us):
 
 
 def frame_of(actions, end_us):
-    result = replay(gauges(), actions, START_US, START_US + end_us)
+    result = replayed(gauges(), actions, START_US, START_US + end_us)
     rows = result.frame(wire=True)
     at_us = (rows["time"] - result.start).dt.total_seconds() + rows["latency"]
     return {(device, seq): None if word else round(left * SECOND) // HALF for device, seq, left,

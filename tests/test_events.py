@@ -12,9 +12,8 @@ from iotsim import Fleet, Scenario
 from iotsim import events as events_module
 from iotsim.errors import BadValue, UnknownName
 from iotsim.events import EVENTS, ORDER
-from iotsim.offline import replay
 from tests.action_rig import mixed
-from tests.live import START, run
+from tests.live import START, replayed, run
 
 DAY = pd.Timestamp("2026-01-01", tz="UTC")
 
@@ -267,7 +266,7 @@ def test_links_are_down_exactly_when_some_window_says_so(steps):
 def test_a_live_run_and_its_replay_have_the_same_events(steps):
     scenario = scenario_of_steps(steps)
     result = run(scenario.run(speed=2000, start=START))
-    again = replay(result.fleet, list(result.actions), result.start_us, result.end_us)
+    again = replayed(result.fleet, list(result.actions), result.start_us, result.end_us)
     assert again.digest == result.digest
     pd.testing.assert_frame_equal(result.events(), again.events())
 

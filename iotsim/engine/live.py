@@ -79,11 +79,6 @@ class LiveKernel(Kernel):
         due_us = self.next_us  # None: nobody will do anything by itself
         return _FOREVER_US if due_us is None else max(due_us, self._instant_us + 1)
 
-    @property
-    def n_tasks(self) -> int:
-        """How many tasks there are."""
-        return len(self._tasks)
-
     async def advance(self, until_us: int) -> None:
         """Wake every party that is due before an instant, one after the other.
 
