@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from iotsim.selectors import ids as ids
     from iotsim.taps import Tap as Tap
     from iotsim.taps import tap as tap
+    from iotsim.transport.credentials import Credentials as Credentials
+    from iotsim.transport.tls import TLS as TLS
     from iotsim.verification import Verification as Verification
     from iotsim.verification import verify as verify
 
 __version__ = "0.1.0"
 __all__ = (  # equals registry.PUBLIC; a test holds them together
+    "Credentials",
     "DeviceIds",
     "FaultType",
     "Fleet",
@@ -38,6 +41,7 @@ __all__ = (  # equals registry.PUBLIC; a test holds them together
     "Result",
     "Run",
     "Scenario",
+    "TLS",
     "Tap",
     "Verification",
     "ids",

@@ -26,7 +26,7 @@ from typing import Self
 
 from iotsim.clock import monotonic
 from iotsim.errors import BadValue, ConnectError, MissingExtra
-from iotsim.transport.addresses import tls_context
+from iotsim.transport.tls import TLS
 
 START_S = 10.0
 END_S = 3.0
@@ -247,7 +247,7 @@ def _answers(port: int, secure: bool) -> bool:
             if not secure:
                 return _connects(plain)
             # Only whether it answers, not who it is.
-            with tls_context(None, verify=False).wrap_socket(plain) as peer:
+            with TLS(verify=False).context().wrap_socket(plain) as peer:
                 return _connects(peer)
     except OSError:
         return False

@@ -27,6 +27,11 @@ def wall_us() -> int:
     return time.time_ns() // 1_000_000 * 1000
 
 
+def stamp_us() -> int:
+    """Return the wall clock in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
 def check_speed(speed: Any) -> float:
     """Return the speed as a factor of real time; `"max"` is infinity.
 

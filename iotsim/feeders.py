@@ -146,7 +146,8 @@ class Switchboard:
         pump = self._make_pump(route.publisher, route.devices, route.identities)
         outlet, members = route.outlet, self._members
         encoder = Encoder(
-            self._run_id, lambda group, i: outlet.topic_of(members[group.index], group, i)
+            self._run_id, lambda group, i: outlet.topic_of(members[group.index], group, i),
+            route.publisher.tracing.audit_field,
         )
         way = Way(route, pump, encoder, np.empty(0, dtype=np.int64))
         self.ways.append(way)

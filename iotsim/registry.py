@@ -22,6 +22,8 @@ PUBLIC = {
     "Scenario": "iotsim.scenario:Scenario",
     "Tap": "iotsim.taps:Tap",
     "Verification": "iotsim.verification:Verification",
+    "Credentials": "iotsim.transport.credentials:Credentials",
+    "TLS": "iotsim.transport.tls:TLS",
     "IotsimError": "iotsim.errors:IotsimError",
     "ids": "iotsim.selectors:ids",
     "runs": "iotsim.live_runs:runs",
@@ -33,12 +35,35 @@ DOORS = {
     "plot": "iotsim.plots:plot_result",
 }
 
+TAPS = {  # settings_of(...) and Source(...) of each
+    "mqtt": "iotsim.tapping.mqtt",
+    "mqtts": "iotsim.tapping.mqtt",
+    "amqp": "iotsim.tapping.amqp",
+    "amqps": "iotsim.tapping.amqp",
+    "http": "iotsim.tapping.http",
+    "coap": "iotsim.tapping.coap",
+    "nats": "iotsim.tapping.nats",
+    "nats+tls": "iotsim.tapping.nats",
+    "nats+jetstream": "iotsim.tapping.nats",
+    "nats+jetstream+tls": "iotsim.tapping.nats",
+}
+
 PUBLISHERS = {
     "memory": "iotsim.publishers.memory:MemoryPublisher",
     "console": "iotsim.publishers.console:ConsolePublisher",
     "file": "iotsim.publishers.files:FilePublisher",
     "mqtt": "iotsim.publishers.mqtt:MqttPublisher",
     "mqtts": "iotsim.publishers.mqtt:MqttPublisher",
+    "amqp": "iotsim.publishers.amqp:AmqpPublisher",
+    "amqps": "iotsim.publishers.amqp:AmqpPublisher",
+    "http": "iotsim.publishers.http:HttpPublisher",
+    "https": "iotsim.publishers.http:HttpPublisher",
+    "coap": "iotsim.publishers.coap:CoapPublisher",
+    "coaps": "iotsim.publishers.coap:CoapPublisher",
+    "nats": "iotsim.publishers.nats:NatsPublisher",
+    "nats+tls": "iotsim.publishers.nats:NatsPublisher",
+    "nats+jetstream": "iotsim.publishers.nats:NatsPublisher",
+    "nats+jetstream+tls": "iotsim.publishers.nats:NatsPublisher",
 }
 
 
@@ -53,7 +78,8 @@ def resolve(table: dict[str, str], name: str, kind: str) -> Any:
     if name not in table:
         raise UnknownName(kind, name, table)
     module, _, attribute = table[name].partition(":")
-    return getattr(import_module(module), attribute)
+    found = import_module(module)
+    return getattr(found, attribute) if attribute else found
 
 
 def door(name: str) -> Any:

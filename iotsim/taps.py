@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import importlib.util
 import json
 import os
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from iotsim.clock import monotonic
-from iotsim.errors import BadValue, ConnectError, MissingExtra
-from iotsim.publishers.base import choice, flag, text, whole
-from iotsim.transport.addresses import Address, Credentials, tls_context
+from iotsim.errors import ConnectError
+from iotsim.tapping.settings import settings_of
+from iotsim.tapping.store import Record, unpacked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,13 +27,9 @@ FETCH_S = 30.0
 HEARTBEAT_MISSING_S = 3.0
 END_S = 2.0
 FETCH_RECORDS = 50_000
-CAPACITY = 1_000_000
-_RECORD = struct.Struct("<qBHHI")  # as tap_worker.RECORD
-
-Record = tuple[int, str, str, bytes, int]  # receipt µs, topic, id, payload, qos | retain | dup
 
 
-def tap(url: str, topic: str = "devices/#", **options: Any) -> Tap:
+def tap(url: str, topic: str | None = None, **options: Any) -> Tap:
     """Return a tap that is subscribed; see `Tap` for the options.
 
     Raises
@@ -52,46 +46,25 @@ class Tap:
     Parameters
     ----------
     url : str
-        `mqtt://host:port` or `mqtts://host:port`.
-    topic : str
-        What to subscribe to; wildcards are allowed.
-    capacity : int
-        How many messages are kept; those beyond are counted, and make the tap ill.
-    qos : {0, 1, 2}
-        What to subscribe with; 2 delivers every message as it was published.
-    version : {"5", "3.1.1"}
-        Message ids travel as user properties, which only MQTT 5 has.
-    username, password, ca, verify
-        As for a publisher.
+        Where to listen: a broker's address (`mqtt://`, `amqp://`, `nats://`,
+        `nats+jetstream://`), or an address of our own that devices send to (`http://`, `coap://`).
+    topic : str, optional
+        What to subscribe to, in the protocol's own wildcards; everything of the default topic
+        template if not given.
+    **options
+        Every protocol has `capacity` (how many messages are kept; those beyond are counted, and
+        make the tap ill), `tls`, `ca`, `cert`, `key`, `verify`, and `credentials` or what of
+        `username`, `password`, `token` and `creds` it can use. MQTT also has `qos` (2 delivers
+        every message as it was published) and `version` (only "5" carries message ids).
+
+    Attributes
+    ----------
+    url, topic : str
     """
 
-    def __init__(
-        self,
-        url: str,
-        topic: str = "devices/#",
-        *,
-        capacity: int = CAPACITY,
-        qos: int = 2,
-        version: str = "5",
-        username: str | None = None,
-        password: str | None = None,
-        ca: str | None = None,
-        verify: bool = True,
-    ) -> None:
-        scheme = url.partition(":")[0].lower() if isinstance(url, str) else ""
-        choice("url scheme", scheme, ("mqtt", "mqtts"))
-        address = Address.parse(url, 8883 if scheme == "mqtts" else 1883)
-        if not isinstance(topic, str) or not topic or "\0" in topic:
-            raise BadValue("topic", topic, "is no topic filter", "Give one such as 'devices/#'.")
-        if scheme == "mqtts":
-            tls_context(ca, flag("verify", verify))
-        if importlib.util.find_spec("paho") is None:
-            raise MissingExtra("a tap", "paho-mqtt", "mqtt")
-        who = Credentials.of(
-            address, text("username", username), text("password", password), "MQTT"
-        )
-        self.url = str(address)
-        self.topic = topic
+    def __init__(self, url: str, topic: str | None = None, **options: Any) -> None:
+        settings = settings_of(url, topic, options)
+        self._url, self.topic = str(settings["url"]), str(settings["topic"])
         self._state: dict[str, Any] = {}
         self._news = threading.Condition()
         self._watchers: list[Callable[[], None]] = []
@@ -101,15 +74,7 @@ class Tap:
         self._fetching = threading.Lock()
         self._closed_ill = ""
         self._closed = False
-        self._process, self._reader = self._started(
-            {
-                "host": address.host, "port": address.port, "tls": scheme == "mqtts",
-                "ca": ca, "verify": verify, "topic": topic, "version":
-                choice("version", version, ("5", "3.1.1")), "qos": whole("qos", qos, 0, 2),
-                "capacity": whole("capacity", capacity, 1, 100_000_000),
-                "username": who.username, "password": who.password,
-            }
-        )  # fmt: skip
+        self._process, self._reader = self._started(settings)
         self._await_subscription()
 
     def __repr__(self) -> str:
@@ -125,6 +90,11 @@ class Tap:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def url(self) -> str:
+        """Its address, without secrets; where it listens itself, with the port that it got."""
+        return str(self._state.get("url", self._url))
 
     # -- what it holds --------------------------------------------------------------------------
 
@@ -162,7 +132,7 @@ class Tap:
 
     def messages(self) -> list[tuple[str, bytes, str]]:
         """Return what was received, in order: (topic, payload, id)."""
-        return [(topic, payload, ident) for _, topic, ident, payload, _ in self._fetched()]
+        return [(topic, payload, ident) for _, topic, ident, payload, *_ in self._fetched()]
 
     def digest(self) -> str:
         """Return the digest of what was received: the run's own, if all came and came once.
@@ -182,7 +152,8 @@ class Tap:
         Returns
         -------
         DataFrame
-            time (of receipt, UTC), topic, id, payload (bytes), qos, retain, dup.
+            time (of receipt, UTC), sent (as the message says, if it was stamped), topic, id,
+            payload (bytes), qos, retain, dup.
         """
         import numpy as np
         import pandas as pd
@@ -193,6 +164,7 @@ class Tap:
         return pd.DataFrame(
             {
                 "time": pd.DatetimeIndex(stamps).tz_localize("UTC"),
+                "sent": pd.DatetimeIndex(_instants(records)).tz_localize("UTC"),
                 "topic": pd.Categorical([record[1] for record in records]),
                 "id": [record[2] for record in records],
                 "payload": pd.Series([record[3] for record in records], dtype=object),
@@ -260,7 +232,7 @@ class Tap:
         home = str(Path(__file__).resolve().parents[1])
         paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
         process = subprocess.Popen(
-            [sys.executable, "-m", "iotsim.tap_worker"],
+            [sys.executable, "-m", "iotsim.tapping.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -349,23 +321,11 @@ class Tap:
             ) from None
         if not self._until(lambda: bool(self._answers), FETCH_S):
             raise ConnectError(self.url, "the tap's process does not answer", verb="listen to")
-        self._records.extend(_unpacked(self._answers.pop()))
+        self._records.extend(unpacked(self._answers.pop()))
 
 
-def _unpacked(body: bytes) -> list[Record]:
-    records: list[Record] = []
-    topics: dict[bytes, str] = {}
-    position = 0
-    while position < len(body):
-        time_us, flags, topic_size, id_size, payload_size = _RECORD.unpack_from(body, position)
-        a = position + _RECORD.size
-        b = a + topic_size
-        c = b + id_size
-        position = c + payload_size
-        raw = body[a:b]
-        topic = topics.get(raw)
-        if topic is None:
-            topic = topics[raw] = raw.decode("utf-8", "replace")
-        ident = body[b:c].decode("utf-8", "replace")
-        records.append((time_us, topic, ident, body[c:position], flags))
-    return records
+def _instants(records: Sequence[Record]) -> Any:
+    import numpy as np
+
+    sent_us = np.array([record[5] for record in records], dtype=np.int64)
+    return np.where(sent_us == 0, np.datetime64("NaT", "us"), sent_us.astype("datetime64[us]"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from iotsim.errors import ConnectError
-from iotsim.publishers.base import Identity, Limits, build
+from iotsim.publishers.base import UNTRACED, Identity, Limits, Tracing, build
 from iotsim.publishers.ledger import STATES, Ledger
 from iotsim.publishers.payload import Messages
 from iotsim.publishers.pump import Pump
@@ -103,6 +103,7 @@ class Gate:
     opening_most: int = 0
     behave: object = None  # called with (link, tokens, items) at each send
     per_device: bool = False
+    tracing: Tracing = UNTRACED
 
     def lanes(self, devices):
         return devices if self.per_device else self.count

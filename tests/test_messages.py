@@ -130,8 +130,9 @@ TABLE = {
         "or 'all'."),
     "an unknown scheme": (
         lambda: fleet().publish_to("mqqt://x"),
-        "no publisher called 'mqqt'. Did you mean 'mqtt'? Known: console, file, memory, mqtt, "
-        "mqtts."),
+        "no publisher called 'mqqt'. Did you mean 'mqtt'? Known: amqp, amqps, coap, coaps, "
+        "console, file, http, https, memory, mqtt, mqtts, nats, nats+jetstream, "
+        "nats+jetstream+tls, nats+tls."),
     "a topic with a wildcard": (
         lambda: fleet().publish_to("memory:a", topic="a/#"),
         "topic_template='a/#' has a wildcard. Give text such as 'devices/{device_id}/telemetry'."),

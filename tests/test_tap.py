@@ -49,7 +49,7 @@ def test_a_frame_says_what_arrived_and_when(mosquitto):
         publish(broker.url, block(20, devices=4), qos=2)
         assert tap.wait(20)
         frame = tap.frame()
-        assert list(frame) == ["time", "topic", "id", "payload", "qos", "retain", "dup"]
+        assert list(frame) == ["time", "sent", "topic", "id", "payload", "qos", "retain", "dup"]
         assert list(frame["payload"]) == list(block(20).payloads)
         assert list(frame["id"]) == list(block(20, devices=4).ids)
         assert frame["topic"].nunique() == 4
@@ -169,8 +169,8 @@ def test_no_broker_is_one_clear_line(mosquitto):
     broker = mosquitto(users={"ann": "x"})
     with pytest.raises(ConnectError, match="refused us: Not authorized"):
         iotsim.tap(broker.url, password="y", username="ann")
-    with pytest.raises(BadValue, match="url scheme='http' is unknown"):
-        iotsim.tap("http://h")
+    with pytest.raises(BadValue, match="url scheme='ftp' is unknown"):
+        iotsim.tap("ftp://h")
     with pytest.raises(BadValue, match="topic='' is no topic filter"):
         iotsim.tap("mqtt://h", topic="")
 

@@ -56,7 +56,47 @@ class Limits:
         )
 
 
-LIMIT_OPTIONS = ("queue_messages", "backpressure")
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """What messages carry beside the reading, so that what arrives can be compared.
+
+    Attributes
+    ----------
+    audit_field : str
+        A key of the JSON document that gets the message id, for protocols that have no place
+        for it; empty: none.
+    stamp : bool
+        Whether each message says when it was handed over (wall clock, µs since 1970), in a
+        header or user property called "sent".
+    """
+
+    audit_field: str = ""
+    stamp: bool = False
+
+    @classmethod
+    def take(cls, options: dict[str, Any], *, can_stamp: bool = True) -> Tracing:
+        """Return the tracing among a publisher's options, and remove it from there.
+
+        Where messages have no place for a stamp, `stamp=True` is a BadValue.
+        """
+        name = options.pop("audit_field", None)
+        stamp = flag("stamp", options.pop("stamp", False))
+        if stamp and not can_stamp:
+            raise BadValue("stamp", stamp, "has no place in messages of this protocol",
+                           "Leave it out: latency then counts from the timestamp.")
+        if name is None:
+            return cls("", stamp)
+        if not isinstance(name, str) or not name.isprintable() or not 1 <= len(name) <= 64:
+            raise BadValue("audit_field", name, "cannot be a key", "Give a name such as '_seq'.")
+        if name in PAYLOAD_KEYS:
+            raise BadValue("audit_field", name, "is a key of every message already",
+                           "Give another one, such as '_seq'.")
+        return cls(name, stamp)
+
+
+UNTRACED = Tracing()
+PAYLOAD_KEYS = ("device_id", "device_type", "timestamp", "fields", "labels")
+COMMON_OPTIONS = ("queue_messages", "backpressure", "audit_field", "stamp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +116,13 @@ class Verdicts(Protocol):
 
     def refused(self, tokens: Sequence[int], reason: str, *, retry: bool = False) -> None:
         """Take what was not taken; `retry` if the same message may be taken later."""
+
+    def returned(self, tokens: Sequence[int]) -> None:
+        """Take back what was never written: it goes out again before everything newer.
+
+        For a link that keeps the messages of one device one after the other: when the first
+        must wait (`refused` with `retry`), those behind it come back untried.
+        """
 
     def lost(self, loss: Loss) -> None:
         """Take the end of a link that was not asked to end; nothing more comes from it."""
@@ -122,6 +169,10 @@ class Publisher(Protocol):
         """What bounds each lane."""
 
     @property
+    def tracing(self) -> Tracing:
+        """What messages carry beside the reading."""
+
+    @property
     def per_device(self) -> bool:
         """Whether each device has a connection of its own."""
 
@@ -166,7 +217,7 @@ def build(url: str, **options: Any) -> Publisher:
 
 def check_options(scheme: str, options: Iterable[str], known: Iterable[str]) -> None:
     """Raise if an option is none of those that the scheme knows."""
-    allowed = sorted({*known, *LIMIT_OPTIONS})
+    allowed = sorted({*known, *COMMON_OPTIONS})
     for name in options:
         if name not in allowed:
             raise UnknownName(f"{scheme} option", name, allowed)

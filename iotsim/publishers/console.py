@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from iotsim.errors import BadValue
-from iotsim.publishers.base import Identity, Item, Limits, Link, Verdicts, check_options
+from iotsim.publishers.base import (
+    UNTRACED,
+    Identity,
+    Item,
+    Limits,
+    Link,
+    Tracing,
+    Verdicts,
+    check_options,
+)
 from iotsim.publishers.sinks import Sink, SinkLink
 
 
@@ -17,6 +26,7 @@ class ConsolePublisher:
     """Shows every message; for demonstrations, never a substitute for a broker."""
 
     limits: Limits
+    tracing: Tracing = UNTRACED
     per_device: ClassVar[bool] = False
 
     @classmethod
@@ -25,7 +35,7 @@ class ConsolePublisher:
         check_options("console", options, ())
         if url.partition(":")[2].strip("/"):
             raise BadValue("url", url, "has more than a scheme", "Give 'console:'.")
-        return cls(Limits.take(options))
+        return cls(Limits.take(options), Tracing.take(options, can_stamp=False))
 
     @property
     def url(self) -> str:

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Self
 
 from iotsim.errors import BadValue
-from iotsim.publishers.base import Identity, Item, Limits, Link, Verdicts, check_options
+from iotsim.publishers.base import (
+    UNTRACED,
+    Identity,
+    Item,
+    Limits,
+    Link,
+    Tracing,
+    Verdicts,
+    check_options,
+)
 from iotsim.publishers.sinks import Sharing, Sink, SinkLink
 
 
@@ -20,6 +29,7 @@ class FilePublisher:
 
     path: str
     limits: Limits
+    tracing: Tracing = UNTRACED
     per_device: ClassVar[bool] = False
 
     @classmethod
@@ -30,7 +40,7 @@ class FilePublisher:
         path = rest[2:] if rest.startswith("//") else rest
         if not path or "\0" in path or path.endswith("/"):
             raise BadValue("url", url, "names no file", "Give file:out.ndjson.")
-        return cls(path, Limits.take(options))
+        return cls(path, Limits.take(options), Tracing.take(options, can_stamp=False))
 
     @property
     def url(self) -> str:

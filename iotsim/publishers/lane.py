@@ -290,6 +290,17 @@ class Lane:
             self._settings.notice(f"refused: {reason} (topic {items[0][0]!r:.80})")
             self._report(items, f"refused: {reason}", ())
 
+    def returned(self, tokens: Sequence[int]) -> None:
+        """Take back messages that were never written; they go out before everything newer."""
+        back = [token for token in tokens if token in self._flight]
+        for token in back:
+            self._waiting[token] = self._flight.pop(token)
+        self._held.update(back)
+        self._ledger.move("in_flight", "queued", len(back))
+        self._waiting = dict(sorted(self._waiting.items()))
+        self._settings.changed()
+        self._kick()
+
     def lost(self, loss: Loss) -> None:
         """Take the end of the link: what is in flight is unknown until it is sent again."""
         if not self.connected:

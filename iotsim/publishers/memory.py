@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
 
-from iotsim.publishers.base import Identity, Item, Limits, Link, Verdicts, check_options, whole
+from iotsim.publishers.base import (
+    UNTRACED,
+    Identity,
+    Item,
+    Limits,
+    Link,
+    Tracing,
+    Verdicts,
+    check_options,
+    whole,
+)
 from iotsim.publishers.sinks import Sharing, Sink, SinkLink
 
 CAPACITY = 1_000_000
@@ -34,15 +44,16 @@ class MemoryPublisher:
     name: str
     limits: Limits
     capacity: int = CAPACITY
+    tracing: Tracing = UNTRACED
     per_device: ClassVar[bool] = False
 
     @classmethod
     def build(cls, url: str, **options: Any) -> Self:
         """Return the publisher for a URL and options; see `publishers.base.build`."""
         check_options("memory", options, ("capacity",))
-        limits = Limits.take(options)
+        limits, tracing = Limits.take(options), Tracing.take(options, can_stamp=False)
         capacity = whole("capacity", options.get("capacity", CAPACITY), 1, 100_000_000)
-        return cls(url.partition(":")[2].strip("/"), limits, capacity)
+        return cls(url.partition(":")[2].strip("/"), limits, capacity, tracing)
 
     @property
     def url(self) -> str:

@@ -8,14 +8,15 @@ from typing import Any, Self
 
 from iotsim.errors import BadValue, MissingExtra
 from iotsim.publishers.base import (
+    UNTRACED,
     Identity,
     Limits,
     Link,
+    Tracing,
     Verdicts,
     check_options,
     choice,
     flag,
-    text,
     whole,
     with_defaults,
 )
@@ -28,7 +29,9 @@ from iotsim.publishers.sessions import (
     client_id_of,
     take_will,
 )
-from iotsim.transport.addresses import Address, Credentials, tls_context
+from iotsim.transport.addresses import Address
+from iotsim.transport.credentials import Credentials
+from iotsim.transport.tls import TLS, TLS_OPTIONS, take_tls
 
 DEVICES_PER_LANE = 100_000  # fewer lanes, fuller slots: half the cost at 100,000 devices
 LANES_MAX = 8
@@ -41,10 +44,10 @@ _DEFAULTS: dict[str, Any] = {
     "retain": False,
     "client_id": None,
     "sessions": "shared",
-    "ca": None,
-    "verify": True,
+    "credentials": None,
     "username": None,
     "password": None,
+    **TLS_OPTIONS,
     **WILL_OPTIONS,
 }
 
@@ -65,10 +68,8 @@ class MqttPublisher:
     retain : bool
     client_id : str
         Shared: prefix of the client ids `<prefix>-<run id>-<lane>`. Per device: their template.
-    ca : str or None
-        PEM file of the authorities to trust instead of the system's.
-    verify : bool
-        False: the broker's certificate is not looked at.
+    tls : TLS or None
+        None for plain TCP.
     per_device : bool
         Whether each device has a session of its own (`sessions="per-device"`).
     will : LastWill or None
@@ -83,11 +84,11 @@ class MqttPublisher:
     keepalive: int = 10
     retain: bool = False
     client_id: str = CLIENT_ID["shared"]
-    ca: str | None = None
-    verify: bool = True
+    tls: TLS | None = None
     credentials: Credentials = field(default_factory=Credentials, repr=False)
     per_device: bool = False
     will: LastWill | None = None
+    tracing: Tracing = UNTRACED
 
     @classmethod
     def build(cls, url: str, **options: Any) -> Self:
@@ -98,20 +99,17 @@ class MqttPublisher:
         per_device = sessions == "per-device"
         if per_device:
             options.setdefault("queue_messages", QUEUE_MESSAGES_PER_DEVICE)
-        limits = Limits.take(options)
+        limits, tracing = Limits.take(options), Tracing.take(options)
         given = with_defaults(options, _DEFAULTS)
         address = Address.parse(url, 8883 if scheme == "mqtts" else 1883)
-        if scheme == "mqtt" and (given["ca"] is not None or given["verify"] is not True):
-            name = "ca" if given["ca"] is not None else "verify"
-            raise BadValue(name, given[name], "needs TLS", "Use mqtts:// in the URL.")
         if given["connections"] is not None:
             if per_device:
                 why = "cannot be chosen where each device has its own"
                 raise BadValue("connections", given["connections"], why, "Leave it out.")
             whole("connections", given["connections"], 1, 1000)
-        ca = text("ca", given["ca"])
-        if scheme == "mqtts":
-            tls_context(ca, flag("verify", given["verify"]))
+        tls = take_tls(given, secure=scheme == "mqtts", scheme="mqtts")
+        if tls is not None:
+            tls.context()  # an error now, and not when it connects
         return cls(
             address=address,
             limits=limits,
@@ -121,16 +119,13 @@ class MqttPublisher:
             keepalive=whole("keepalive", given["keepalive"], 2, 3600),
             retain=flag("retain", given["retain"]),
             client_id=checked_client_id(given["client_id"], sessions),
-            ca=ca,
-            verify=given["verify"],
-            credentials=Credentials.of(
-                address,
-                text("username", given["username"]),
-                text("password", given["password"]),
-                "MQTT",
+            tls=tls,
+            credentials=Credentials.take(
+                given, address.credentials, "MQTT", ("username", "password")
             ),
             per_device=per_device,
             will=take_will(given, sessions),
+            tracing=tracing,
         )
 
     @property
@@ -139,9 +134,9 @@ class MqttPublisher:
         return str(self.address)
 
     @property
-    def tls(self) -> ssl.SSLContext | None:
+    def context(self) -> ssl.SSLContext | None:
         """A fresh client context, or None for plain TCP."""
-        return tls_context(self.ca, self.verify) if self.address.scheme == "mqtts" else None
+        return None if self.tls is None else self.tls.context()
 
     def lanes(self, devices: int) -> int:
         """Return how many connections so many devices have; raises BadValue if too many."""

@@ -132,8 +132,9 @@ class Mqtt311Link:
         will = self._will
         if will is not None:
             client.will_set(will.topic, will.payload.encode(), publisher.qos, will.retain)
-        if publisher.tls is not None:
-            client.tls_set_context(publisher.tls)
+        context = publisher.context
+        if context is not None:
+            client.tls_set_context(context)
 
         def enter(callback: Callable[..., None], *args: Any) -> None:
             try:

@@ -28,6 +28,7 @@ from mqtt5 import (
     Will,
 )
 
+from iotsim.clock import stamp_us
 from iotsim.errors import ConnectError
 from iotsim.publishers.base import Blame, Item, Loss, Verdicts
 from iotsim.publishers.mqtt import MqttPublisher
@@ -109,7 +110,7 @@ class Mqtt5Link:
         try:
             async with asyncio.timeout(CONNECT_S):
                 await loop.create_connection(
-                    lambda: wire, address.host, address.port, ssl=self._publisher.tls
+                    lambda: wire, address.host, address.port, ssl=self._publisher.context
                 )
             self._wire = wire
             wire.write(self._connect_packet())
@@ -239,7 +240,7 @@ class Mqtt5Link:
             retain=self._publisher.retain,
             packet_id=number,
             duplicate=known_id > 0,
-            user_properties=[("id", ident)],
+            user_properties=[("id", ident), *self._stamps()],
         ).write()
         if len(frame) > self._size_max:
             raise _TooLargeError
@@ -247,6 +248,9 @@ class Mqtt5Link:
             self._tokens[number] = token
             self._last_id = number
         return frame
+
+    def _stamps(self) -> list[tuple[str, str]]:
+        return [("sent", str(stamp_us()))] if self._publisher.tracing.stamp else []
 
     def _replay(self, token: int, item: Item) -> bytes:
         number = self._resumed.pop(token, 0)

@@ -50,10 +50,13 @@ class Encoder:
     run_id : str
         First part of every message id.
     topic_of : callable (group, device index) -> str
+    audit_field : str
+        A last key of every document, with the message id; empty: none.
     """
 
-    def __init__(self, run_id: str, topic_of: TopicOf) -> None:
+    def __init__(self, run_id: str, topic_of: TopicOf, audit_field: str = "") -> None:
         self.run_id = run_id
+        self._audit_key = b',' + orjson.dumps(audit_field) + b':"' if audit_field else b""
         self._topic_of = topic_of
         self._parts: dict[int, tuple[list[str], list[bytes], bytes, list[str]]] = {}
         self._second = (-1, b"")
@@ -66,19 +69,14 @@ class Encoder:
         """Return one message per row, in row order; what was withheld is not for here."""
         topics, heads, tail, names = self._fixed(readings.group)
         rows = readings.device.tolist()
-        payloads = list(
-            map(
-                b"".join,
-                zip(
-                    [heads[i] for i in rows],
-                    self._times(readings.time_us),
-                    *_field_parts(readings),
-                    repeat(tail),
-                    strict=False,
-                ),
-            )
-        )
         ids = message_ids(readings, names)
+        parts = [
+            [heads[i] for i in rows],
+            self._times(readings.time_us),
+            *_field_parts(readings),
+            repeat(tail) if not self._audit_key else self._audited(tail, ids),
+        ]
+        payloads = list(map(b"".join, zip(*parts, strict=False)))
         return Messages([topics[i] for i in rows], payloads, ids, readings.time_us)
 
     def _fixed(self, group: Group) -> tuple[list[str], list[bytes], bytes, list[str]]:
@@ -94,6 +92,10 @@ class Encoder:
             tail = b',"labels":' + orjson.dumps(labels) + b"}"
             self._parts[group.index] = (topics, heads, tail, names)
         return self._parts[group.index]
+
+    def _audited(self, tail: bytes, ids: Sequence[str]) -> list[bytes]:
+        key = tail[:-1] + self._audit_key
+        return [b'%b%b"}' % (key, orjson.dumps(ident)[1:-1]) for ident in ids]
 
     def _times(self, time_us: Ints) -> list[bytes]:
         # Most rows of a block share their second: its text is made once.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from iotsim.errors import BadValue
+from iotsim.transport.credentials import Credentials
 
 _ALLOWED = "Give scheme://host or scheme://host:port."
 
@@ -27,52 +26,52 @@ def redacted(url: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """A user name and a password; neither is shown."""
-
-    username: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
-
-    def __bool__(self) -> bool:
-        return bool(self.username or self.password)
-
-    @classmethod
-    def of(
-        cls, address: Address, username: str | None, password: str | None, prefix: str
-    ) -> Credentials:
-        """Return what was given as options, else in the URL, else in the environment.
-
-        The environment is `IOTSIM_<prefix>_USERNAME` and `IOTSIM_<prefix>_PASSWORD`.
-        """
-        if username is not None or password is not None:
-            return cls(username or "", password or "")
-        if address.credentials:
-            return address.credentials
-        names = (f"IOTSIM_{prefix}_USERNAME", f"IOTSIM_{prefix}_PASSWORD")
-        return cls(*(os.environ.get(name, "") for name in names))
-
-
-@dataclass(frozen=True, slots=True)
 class Address:
-    """A scheme, a host and a port, with the credentials that stood in the URL."""
+    """A scheme, a host and a port, with what else stood in the URL.
+
+    Attributes
+    ----------
+    credentials : Credentials
+    path : str
+        As it was written, with its leading slash; empty if there was none.
+    query : str
+        May hold a key, and is never shown.
+    """
 
     scheme: str
     host: str
     port: int
     credentials: Credentials = field(default_factory=Credentials, repr=False)
+    path: str = ""
+    query: str = field(default="", repr=False)
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port as they stand in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
-    def parse(cls, url: str, default_port: int) -> Address:
+    def parse(
+        cls, url: str, default_port: int, *, path: bool = False, port_zero: bool = False
+    ) -> Address:
         """Return the address that a URL names.
+
+        Parameters
+        ----------
+        url : str
+        default_port : int
+        path : bool
+            Whether it may have a path and a query.
+        port_zero : bool
+            Whether port 0 may be asked for: any that is free, to listen on.
 
         Raises
         ------
         BadValue
-            If it has no host, a port that is none, or a path, query or fragment.
+            If it has no host, a port that is none, or more than may be.
         """
         safe = redacted(url)
         try:
@@ -82,37 +81,17 @@ class Address:
             raise BadValue("url", safe, "is not a URL with a valid port", _ALLOWED) from None
         if not host:
             raise BadValue("url", safe, "names no host", _ALLOWED)
-        if parts.path.strip("/") or parts.query or parts.fragment:
+        if parts.fragment or (not path and (parts.path.strip("/") or parts.query)):
             raise BadValue("url", safe, "has a path or a query", f"{_ALLOWED} Topics are topic=.")
-        if port == 0:
+        if port == 0 and not port_zero:
             raise BadValue("url", safe, "has port 0", _ALLOWED)
-        return cls(parts.scheme, host, port or default_port, _credentials(parts))
+        port = default_port if port is None else port
+        rest = (parts.path, parts.query) if path else ("", "")
+        return cls(parts.scheme, host, port, _credentials(parts), *rest)
 
 
 def _credentials(parts: SplitResult) -> Credentials:
     return Credentials(unquote(parts.username or ""), unquote(parts.password or ""))
-
-
-def tls_context(ca: str | None, verify: bool) -> ssl.SSLContext:
-    """Return a client context: TLS 1.2 or newer, verified unless `verify` is False.
-
-    Raises
-    ------
-    BadValue
-        If `ca` is not a readable file of certificates.
-    """
-    allowed = "Give the path of a PEM file."
-    if ca is not None and not Path(ca).is_file():
-        raise BadValue("ca", ca, "is not a file", allowed)
-    try:
-        context = ssl.create_default_context(cafile=ca)
-    except (ssl.SSLError, OSError):
-        raise BadValue("ca", ca, "holds no certificate", allowed) from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def failure_text(error: BaseException) -> str:

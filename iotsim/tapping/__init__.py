@@ -1,0 +1,1 @@
+"""The process behind a tap: one bounded store, one source per protocol."""

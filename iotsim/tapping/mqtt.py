@@ -1,0 +1,126 @@
+"""A tap's source for MQTT: paho, the client that publishing does not use."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from iotsim.errors import BadValue
+from iotsim.publishers.base import choice, whole
+from iotsim.seeding import fresh_seed
+from iotsim.tapping.settings import Wish, secured
+from iotsim.tapping.store import Store
+from iotsim.transport.addresses import Address
+from iotsim.transport.tls import TLS
+
+TOPIC = "devices/#"
+OPTIONS = {"qos": 2, "version": "5"}
+SESSION_EXPIRY_S = 300
+CONNECT_S = 5.0
+
+
+def settings_of(wish: Wish) -> dict[str, Any]:
+    """Return what the worker needs, as plain JSON values; raises BadValue."""
+    address = Address.parse(wish.url, 8883 if wish.scheme == "mqtts" else 1883)
+    topic = TOPIC if wish.topic is None else wish.topic
+    if not isinstance(topic, str) or not topic or "\0" in topic:
+        raise BadValue("topic", topic, "is no topic filter", "Give one such as 'devices/#'.")
+    return {
+        "url": str(address), "host": address.host, "port": address.port, "topic": topic,
+        "version": choice("version", wish.options["version"], ("5", "3.1.1")),
+        "qos": whole("qos", wish.options["qos"], 0, 2),
+        **secured(wish, address, "MQTT", ("username", "password"), wish.scheme == "mqtts", "mqtts"),
+    }  # fmt: skip
+
+
+class Source:
+    """Subscribes, and hands what arrives to the store."""
+
+    def __init__(self, settings: dict[str, Any], store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._client = self._made()
+
+    def run(self) -> None:
+        """Connect, and loop until `close`."""
+        settings = self._settings
+        extra: dict[str, Any] = {}
+        if settings["version"] == "5":
+            extra["properties"] = _expiry(PacketTypes.CONNECT, SESSION_EXPIRY_S)
+            extra["clean_start"] = paho.MQTT_CLEAN_START_FIRST_ONLY
+        self._client.connect(settings["host"], settings["port"], 10, **extra)
+        self._client.loop_forever()
+
+    def close(self) -> None:
+        """Say goodbye, and end our session at the broker."""
+        modern = self._settings["version"] == "5"
+        self._client.disconnect(properties=_expiry(PacketTypes.DISCONNECT, 0) if modern else None)
+
+    # -- what paho calls, on its thread -----------------------------------------------------------
+
+    def _made(self) -> paho.Client:
+        settings = self._settings
+        version = paho.MQTTv5 if settings["version"] == "5" else paho.MQTTv311
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"iotsim-tap-{os.getpid()}-{fresh_seed():x}",
+            protocol=version,
+            clean_session=None if version == paho.MQTTv5 else True,
+        )
+        client.suppress_exceptions = True
+        client.connect_timeout = CONNECT_S
+        client.reconnect_delay_set(1, 2)
+        if settings["username"] or settings["password"]:
+            client.username_pw_set(settings["username"], settings["password"] or None)
+        if settings["tls"] is not None:
+            client.tls_set_context(TLS(**settings["tls"]).context())
+        client.on_connect = self._connected
+        client.on_disconnect = lambda *_: self._store.lost()
+        client.on_subscribe = self._subscribed
+        client.on_message = self._message
+        return client
+
+    def _connected(self, client: paho.Client, _u: Any, _f: Any, code: Any, _p: Any) -> None:
+        if code.is_failure:
+            self._store.fail(f"the broker refused us: {code}")
+            return
+        topic, qos = self._settings["topic"], self._settings["qos"]
+        if self._settings["version"] == "5":
+            client.subscribe(topic, options=SubscribeOptions(qos, retainAsPublished=True))
+        else:
+            client.subscribe(topic, qos)
+        self._store.connected()
+
+    def _subscribed(self, _c: Any, _u: Any, _mid: Any, codes: Any, _p: Any) -> None:
+        refused = [str(code) for code in codes if code.is_failure]
+        if refused:
+            self._store.fail(f"the broker refused the subscription: {refused[0]}")
+        else:
+            self._store.subscribed()
+
+    def _message(self, _client: Any, _user: Any, message: paho.MQTTMessage) -> None:
+        found = {"id": "", "sent": ""}
+        properties = message.properties
+        for name, value in getattr(properties, "UserProperty", ()) if properties else ():
+            if name in found:
+                found[name] = value
+        self._store.take(
+            message._topic,  # its bytes: decoding may fail
+            found["id"].encode("utf-8", "surrogateescape"),
+            bytes(message.payload),
+            message.qos | message.retain << 2 | message.dup << 3,
+            found["sent"].encode("utf-8", "surrogateescape"),
+        )
+
+
+def _expiry(packet: int, seconds: int) -> Properties:
+    # How long the broker keeps our session: over a reconnect, but not after the end.
+    properties = Properties(packet)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = seconds
+    return properties
