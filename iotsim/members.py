@@ -77,7 +77,7 @@ class Members:
                 self.id_template.format(type=self.type, index=i, n=i + 1)
                 for i in range(self.first, last)
             ]
-        return Group(index, self.type, names, self.labels)
+        return Group(index, self.type, names, self.labels, protocol_of(self))
 
     def spec(self) -> dict[str, Any]:
         """Return the members as plain JSON values, for a saved run."""
@@ -90,6 +90,11 @@ class Members:
             if self.interval_us is not None:
                 found["every"] = duration_text(self.interval_us)
         return found
+
+
+def protocol_of(member: Members) -> str:
+    """Return what the profile of members says that they speak; empty if they have none."""
+    return "" if member.profile is None else member.profile.protocol
 
 
 def _members_again(facts: dict[str, Any]) -> Members:

@@ -19,8 +19,9 @@ from iotsim.transport.addresses import redacted
 
 if TYPE_CHECKING:
     from iotsim.members import Members
+    from iotsim.profiles import Profile
 
-_HAVE_QOS = ("mqtt", "mqtts")
+_FAMILIES = {"mqtts": "mqtt", "amqps": "amqp", "https": "http", "coaps": "coap"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,11 +55,22 @@ class Outlet:
     def __repr__(self) -> str:
         return f"<Outlet {self}>"
 
-    def publisher(self, qos: int | None, backpressure: str | None) -> Publisher:
+    @property
+    def protocol(self) -> str:
+        """What is spoken there, as a profile's `protocol` says it."""
+        scheme = self.url.partition(":")[0].lower()
+        return _FAMILIES.get(scheme, scheme.partition("+")[0])
+
+    def publisher(self, profile: Profile | None) -> Publisher:
         """Return the publisher, with a profile's wishes where the call said nothing."""
-        wishes: dict[str, Any] = {} if backpressure is None else {"backpressure": backpressure}
-        if qos is not None and self.url.partition(":")[0].lower() in _HAVE_QOS:
-            wishes["qos"] = qos
+        wishes: dict[str, Any] = {}
+        if profile is not None:
+            if profile.backpressure is not None:
+                wishes["backpressure"] = profile.backpressure
+            if profile.qos is not None and self.protocol == "mqtt":
+                wishes["qos"] = profile.qos
+            if profile.protocol == self.protocol:
+                wishes |= profile.publish
         return build(self.url, **{**wishes, **self.options})
 
     def topic_of(self, member: Members, group: Group, i: int) -> str:
@@ -113,7 +125,7 @@ def routes_of(
             if mask.any():
                 if outlet.topic is not None:
                     check_topic(outlet.topic, group.labels)
-                _share(shared, outlet.publisher(*_wishes(member)), group.index, mask)
+                _share(shared, outlet.publisher(member.profile), group.index, mask)
         for publisher, masks in shared:
             count = sum(int(mask.sum()) for mask in masks.values())
             names = _identities(groups, masks) if publisher.per_device else None
@@ -154,7 +166,7 @@ def more_of(
 
     An outlet for a count of devices has found them already.
     """
-    publisher = outlet.publisher(*_wishes(member))
+    publisher = outlet.publisher(member.profile)
     if outlet.where.count is not None:
         return publisher, np.zeros(len(group), dtype=np.bool_)
     try:
@@ -164,11 +176,6 @@ def more_of(
     if mask.any() and outlet.topic is not None:
         check_topic(outlet.topic, group.labels)
     return publisher, mask
-
-
-def _wishes(member: Members) -> tuple[int | None, str | None]:
-    profile = member.profile
-    return (None, None) if profile is None else (profile.qos, profile.backpressure)
 
 
 def _share(

@@ -16,6 +16,8 @@ from iotsim.units import duration_us
 NAME_CHARS_MAX = 128
 FIELDS_MAX = 1000
 LABELS_MAX = 100
+_PRIVATE = ("ca", "cert", "credentials", "creds", "headers", "key", "key_password", "password",
+            "tls", "token", "username", "verify")
 _TAKEN = (*RESERVED, *WIRE_COLUMNS, "true_time")
 
 Fail = Callable[[Place, IotsimError | str], Exception]
@@ -36,6 +38,7 @@ class Schema(BaseModel):
     topic_template: str = DEFAULT_TOPIC
     qos: Literal[0, 1, 2] | None = None
     backpressure: Literal["block", "drop_oldest", "slow_down"] | None = None
+    publish: dict[str, Any] = Field(default_factory=dict, max_length=100)
     phase: Any = None
     jitter: Any = 0
 
@@ -61,6 +64,19 @@ class Schema(BaseModel):
     def _qos(cls, value: Any) -> Any:
         if isinstance(value, (bool, float)):  # equal to 1, and so among the choices
             raise BadValue("qos", value, "is not one of the choices", "Give 0, 1 or 2.")
+        return value
+
+    @field_validator("publish")
+    @classmethod
+    def _publish(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, given in value.items():
+            if name in _PRIVATE:
+                why = "has no place in a profile, which others read"
+                raise BadValue(f"publish.{name}", "…", why,
+                               "Give it to publish_to, or in the environment.")
+            if not isinstance(given, (str, int, float, bool)) or given != given:
+                raise BadValue(f"publish.{name}", given, "is no text, number or yes or no",
+                               "Give options of publish_to, such as {exchange: plant}.")
         return value
 
     @field_validator("telemetry_interval")

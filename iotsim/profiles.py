@@ -41,6 +41,9 @@ class Profile:
         With `{device_id}`, `{device_type}` and any `{label}`.
     qos : {0, 1, 2}, optional
     backpressure : {"block", "drop_oldest", "slow_down"}, optional
+    publish : mapping of str to text, number or bool, optional
+        More options for publishers of its protocol, such as `{"exchange": "plant"}`; those of
+        `publish_to` win. No secrets.
     phase : duration, optional
         When in the interval the first reading is; from the seed if not given, `0` aligns.
     jitter : duration
@@ -58,7 +61,7 @@ class Profile:
     """
 
     __slots__ = ("_frozen", "backpressure", "fields", "interval_us", "jitter_us", "labels",
-                 "phase_us", "protocol", "qos", "topic_template", "type")
+                 "phase_us", "protocol", "publish", "qos", "topic_template", "type")
 
     type: str
     fields: tuple[Field, ...]
@@ -70,6 +73,7 @@ class Profile:
     topic_template: str
     qos: int | None
     backpressure: str | None
+    publish: Mapping[str, Any]
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class Profile:
         topic_template: str = DEFAULT_TOPIC,
         qos: int | None = None,
         backpressure: str | None = None,
+        publish: Mapping[str, Any] | None = None,
         phase: Any = None,
         jitter: Any = 0,
     ) -> None:
@@ -94,6 +99,7 @@ class Profile:
             "topic_template": topic_template,
             "qos": qos,
             "backpressure": backpressure,
+            "publish": _as_dicts({} if publish is None else publish),
             "phase": phase,
             "jitter": jitter,
         }
@@ -123,6 +129,7 @@ class Profile:
         self.jitter_us, self.protocol = schema.jitter, schema.protocol
         self.topic_template, self.qos = schema.topic_template, schema.qos
         self.backpressure = schema.backpressure
+        self.publish = MappingProxyType(dict(schema.publish))
         object.__setattr__(self, "_frozen", True)
 
     @classmethod
@@ -233,6 +240,8 @@ class Profile:
         for name in ("qos", "backpressure"):
             if getattr(self, name) is not None:
                 found[name] = getattr(self, name)
+        if self.publish:
+            found["publish"] = dict(self.publish)
         if self.phase_us is not None:
             found["phase"] = duration_text(self.phase_us)
         if self.jitter_us:
@@ -246,7 +255,8 @@ class Profile:
     def _content(self) -> tuple[Any, ...]:
         ordered = sorted(self.fields, key=lambda field: field.name)
         return (self.type, self.interval_us, self.phase_us, self.jitter_us, self.protocol,
-                self.topic_template, self.qos, self.backpressure, dict(self.labels), ordered)
+                self.topic_template, self.qos, self.backpressure, dict(self.publish),
+                dict(self.labels), ordered)
 
     def __eq__(self, other: object) -> bool:
         return self._content() == other._content() if isinstance(other, Profile) else NotImplemented

@@ -35,12 +35,15 @@ class Group:
         One id per device; a row's `device` is an index into it.
     labels : mapping of str to str
         The labels of every device of the group, without `device_type`.
+    protocol : str
+        What their profile says that they speak; empty if there is none.
     """
 
     index: int
     device_type: str
     ids: Sequence[str]
     labels: Mapping[str, str] = field(default_factory=dict)
+    protocol: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)

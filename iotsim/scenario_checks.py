@@ -14,7 +14,7 @@ from iotsim.errors import BadValue, IotsimError, UnknownName
 from iotsim.faults.base import build
 from iotsim.faults.fitting import check_fits
 from iotsim.fleet import Fleet
-from iotsim.members import DEFAULT_ID, Members
+from iotsim.members import DEFAULT_ID, Members, protocol_of
 from iotsim.profiles import Profile
 from iotsim.readings import Group
 from iotsim.selectors import Selector, Where, parse, select
@@ -220,7 +220,8 @@ def _meant(members: Sequence[Members], where: Where, steps: Sequence[Step]) -> l
         return list(members)
     moving = {name for step in steps if step.members is None for name in labels_by(step)}
     terms = tuple(term for term in parse(where).terms if term[0] not in ("id", *moving))
-    groups = [Group(i, member.type, [""], member.labels) for i, member in enumerate(members)]
+    groups = [Group(i, member.type, [""], member.labels, protocol_of(member))
+              for i, member in enumerate(members)]
     try:
         masks = select(Selector(terms), groups).masks
     except UnknownName:

@@ -27,7 +27,7 @@ _ALLOWED = (
 _CHOICE = fnv1a("selector")
 _NAMED_MAX = 10
 _DIGITS_MAX = 18
-_OWN = ("id", "device_type", "fraction", "count")
+_OWN = ("id", "device_type", "protocol", "fraction", "count")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -203,7 +203,7 @@ def select(
     Raises
     ------
     UnknownName
-        If a key is neither a label of any group nor id, device_type, fraction or count.
+        If a key is neither a label of any group nor id, device_type, protocol, fraction or count.
     """
     selector = parse(where)
     labels = {name for group in groups for name in group.labels}
@@ -247,6 +247,8 @@ def _mask(selector: Selector, group: Group) -> npt.NDArray[np.bool_]:
             mask &= np.fromiter((name in wanted for name in group.ids), np.bool_, len(group))
         elif key == "device_type":
             mask &= group.device_type in values
+        elif key == "protocol" and key not in group.labels:
+            mask &= group.protocol in values
         else:
             mask &= group.labels.get(key) in values
     if selector.shard is not None:

@@ -150,7 +150,8 @@ class Deeds:
             group = people.groups[index]
             labels = check_labels({**group.labels, label: version})
             names = [people.ids[slot] for slot in mine[:1].tolist()]
-            changed_group = Group(len(people.groups), group.device_type, names, labels)
+            changed_group = Group(len(people.groups), group.device_type, names, labels,
+                                  group.protocol)
             if self._simulation.witness is not None:
                 self._simulation.witness.check(people.members[index], changed_group, mine)
 

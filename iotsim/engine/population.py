@@ -152,7 +152,7 @@ class Population:
             old = self.groups[index]
             group = Group(len(self.groups), old.device_type,
                           [self.ids[slot] for slot in slots.tolist()],
-                          {**old.labels, label: value})
+                          {**old.labels, label: value}, old.protocol)
             self._put(self.members[index], group, slots)
             made.append(Move(at_us, window, slots, group))
         self.moves += made
