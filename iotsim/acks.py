@@ -1,13 +1,14 @@
-"""What became of messages, one verdict per message id: acknowledged or refused, and after how long.
+"""What became of messages, by id: acknowledged after how long, refused and why, or unknown.
 
-A run that publishes may settle millions of messages: an id is kept as its hash, 13 bytes with its
-verdict, and what is too much goes from the oldest on, counted.
+A run that publishes may settle millions of messages: an id is kept as its hash, 15 bytes with its
+verdict and whose it is, and what is too much goes from the oldest on, counted.
 """
 
 from __future__ import annotations
 
 import math
 import threading
+from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,14 @@ import numpy.typing as npt
 
 from iotsim.readings import Ints
 
+Mask = npt.NDArray[np.bool_]
+
 ENTRIES_MAX = 10_000_000
 CHUNK_ENTRIES = 65_536
 WAITING_ENTRIES = 1024
 ACKNOWLEDGED = "acknowledged"
+UNKNOWN = "unknown"  # written, and the link was lost before a verdict
+OUTCOMES_MAX = 255
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +35,8 @@ class _Chunk:
     # Entries are written once, behind `size`: what was seen of a chunk never changes.
     hashes: Ints
     seconds: npt.NDArray[np.float32]
-    acked: npt.NDArray[np.bool_]
+    outcomes: npt.NDArray[np.uint8]
+    publishers: npt.NDArray[np.uint16]
     size: int = 0
 
 
@@ -62,29 +68,35 @@ class Acks:
         self._chunk_entries = max(1, min(CHUNK_ENTRIES, entries_max))
         self._chunks: deque[_Chunk] = deque()
         self._size = 0
-        self._waiting: tuple[list[str], list[float], bytearray] = [], [], bytearray()
+        self._outcomes = {ACKNOWLEDGED: 0, UNKNOWN: 1}
+        self._waiting: tuple[list[str], list[float], bytearray, array[int]] = _nothing()
         self._lock = threading.Lock()  # the loop adds while a frame is made in another thread
 
     def __len__(self) -> int:
         return self._size + len(self._waiting[0])
 
-    def add(self, ids: Sequence[str], outcome: str, seconds: Sequence[float]) -> None:
+    def add(
+        self, ids: Sequence[str], outcome: str, seconds: Sequence[float], publisher: int = 0
+    ) -> None:
         """Take the verdict of a batch of messages; what a `Pump` tells as `settled`.
 
         Parameters
         ----------
         ids : sequence of str
         outcome : str
-            "acknowledged", or why they were refused.
+            "acknowledged", "unknown" (so far: the link was lost), or why they were refused.
         seconds : sequence of float
-            From hand-over to acknowledgement, one per id; empty if they were refused.
+            From hand-over to acknowledgement, one per id; empty for other outcomes.
+        publisher : int
+            The number of the pump, where a run has several.
         """
         acked = outcome == ACKNOWLEDGED
         with self._lock:
-            names, taken, verdicts = self._waiting
+            names, taken, verdicts, whose = self._waiting
             names.extend(ids)
             taken.extend(seconds if acked else repeat(math.nan, len(ids)))
-            verdicts.extend((b"\1" if acked else b"\0") * len(ids))
+            verdicts.extend(bytes((self._code(outcome),)) * len(ids))
+            whose.extend(repeat(publisher, len(ids)))
             if len(names) >= min(WAITING_ENTRIES, self._chunk_entries):
                 self._store()
 
@@ -102,23 +114,57 @@ class Acks:
         seconds : float array
             NaN unless it was acknowledged.
         """
-        hashes, taken, verdicts = self._entries()
+        hashes, taken, codes, _ = self._entries()
         wanted = np.fromiter(map(hash, ids), np.int64)
         acked = np.full(len(wanted), None, dtype=object)
         seconds = np.full(len(wanted), np.nan)
         for verdict in (False, True):
-            entries = np.flatnonzero(verdicts == verdict)
+            entries = np.flatnonzero(codes == 0 if verdict else codes > 1)
             found, place = _find(hashes[entries], wanted)
             acked[found] = verdict
             seconds[found] = taken[entries[place]] if verdict else np.nan
         return acked, seconds
 
+    def verdicts(self, hashes: Ints, publisher: int) -> tuple[Mask, Mask, npt.NDArray[np.uint8]]:
+        """Return what one publisher's broker said of messages, by the hash of their ids.
+
+        Returns
+        -------
+        acknowledged, unknown : bool arrays
+            `unknown`: at some time there was no verdict, because the link was lost.
+        refused : uint8 array
+            The number of the reason in `reasons`, if it was refused; else 0.
+        """
+        known, _, codes, publishers = self._entries()
+        mine = publishers == publisher
+        found = []
+        for kind in (codes == 0, codes == 1, codes > 1):
+            entries = np.flatnonzero(kind & mine)
+            there, place = _find(known[entries], hashes)
+            code = np.zeros(len(hashes), dtype=np.uint8)
+            code[there] = codes[entries[place]]
+            mask = np.zeros(len(hashes), dtype=np.bool_)
+            mask[there] = True
+            found.append((mask, code))
+        return found[0][0], found[1][0], found[2][1]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why messages were refused, by the numbers that `verdicts` gives; "" for those below 2."""
+        return ["", "", *list(self._outcomes)[2:]]
+
+    def _code(self, outcome: str) -> int:
+        if outcome not in self._outcomes and len(self._outcomes) >= OUTCOMES_MAX:
+            outcome = "refused: for one of many reasons"
+        return self._outcomes.setdefault(outcome, len(self._outcomes))
+
     def _store(self) -> None:
         # Batches may be of a few messages each: numpy is worth its price for many at once.
-        names, taken, verdicts = self._waiting
-        self._waiting = [], [], bytearray()
+        names, taken, verdicts, publishers = self._waiting
+        self._waiting = _nothing()
         hashes = np.fromiter(map(hash, names), np.int64, len(names))
-        flags = np.frombuffer(verdicts, np.bool_)
+        outcomes = np.frombuffer(verdicts, np.uint8)
+        whose = np.array(publishers, np.uint16)
         begin = 0
         while begin < len(names):
             chunk = self._open()
@@ -126,7 +172,8 @@ class Acks:
             rows = slice(chunk.size, chunk.size + end - begin)
             chunk.hashes[rows] = hashes[begin:end]
             chunk.seconds[rows] = taken[begin:end]
-            chunk.acked[rows] = flags[begin:end]
+            chunk.outcomes[rows] = outcomes[begin:end]
+            chunk.publishers[rows] = whose[begin:end]
             chunk.size = rows.stop
             self._size += end - begin
             begin = end
@@ -140,10 +187,13 @@ class Acks:
                 self.evicted += gone.size
             rows = self._chunk_entries
             self._chunks.append(_Chunk(
-                np.empty(rows, np.int64), np.empty(rows, np.float32), np.empty(rows, np.bool_)))
+                np.empty(rows, np.int64), np.empty(rows, np.float32), np.empty(rows, np.uint8),
+                np.empty(rows, np.uint16)))
         return self._chunks[-1]
 
-    def _entries(self) -> tuple[Ints, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    def _entries(
+        self,
+    ) -> tuple[Ints, npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:
         with self._lock:
             self._store()
             held = [(chunk, chunk.size) for chunk in self._chunks]
@@ -152,7 +202,12 @@ class Acks:
             parts = [getattr(chunk, name)[:size] for chunk, size in held]
             return np.concatenate([np.empty(0, kind), *parts])
 
-        return whole("hashes", np.int64), whole("seconds", np.float32), whole("acked", np.bool_)
+        return (whole("hashes", np.int64), whole("seconds", np.float32),
+                whole("outcomes", np.uint8), whole("publishers", np.uint16))
+
+
+def _nothing() -> tuple[list[str], list[float], bytearray, array[int]]:
+    return [], [], bytearray(), array("H")
 
 
 def _find(known: Ints, wanted: Ints) -> tuple[Ints, Ints]:

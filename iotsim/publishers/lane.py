@@ -147,6 +147,7 @@ class Lane:
         ledger = self._ledger
         why = "stopped while hung up" if self.hung_up else "stopped before it was sent"
         ledger.move("in_flight", "unknown", len(self._flight))
+        self._tell(list(self._flight.values()), "unknown", ())
         ledger.given_up += len(self._flight) + len(self._waiting) - len(self._held)
         waiting = self._queue.drop(len(self._queue)) + len(self._held)
         ledger.move("queued", "dropped", waiting, why)
@@ -312,6 +313,7 @@ class Lane:
     def _unlink(self, loss: Loss | None = None) -> None:
         self.connected = self._writable = False
         self._ledger.move("in_flight", "unknown", len(self._flight))
+        self._tell(list(self._flight.values()), "unknown", ())
         if loss is not None:
             self._suspect(loss)
         self._waiting = dict(sorted({**self._flight, **self._waiting}.items()))
@@ -331,14 +333,17 @@ class Lane:
 
     def _report(self, items: Sequence[Item], outcome: str, seconds: Sequence[float]) -> None:
         self._news.set()
-        if self._settings.settled is not None:
+        self._tell(items, outcome, seconds)
+        self._settings.changed()
+        if self._waiting or self._queue:
+            self._kick()
+
+    def _tell(self, items: Sequence[Item], outcome: str, seconds: Sequence[float]) -> None:
+        if self._settings.settled is not None and items:
             try:
                 self._settings.settled([item[2] for item in items], outcome, seconds)
             except Exception as error:  # whoever listens must not stop the lane
                 self._settings.notice(f"an observer failed: {type(error).__name__}: {error}")
-        self._settings.changed()
-        if self._waiting or self._queue:
-            self._kick()
 
     def _forget(self, tokens: Sequence[int]) -> None:
         if self._tries or self._suspects:
