@@ -130,6 +130,9 @@ class Verdicts(Protocol):
     def ready(self) -> None:
         """Take the news that a link whose `send` returned False has room again."""
 
+    def notice(self, text: str) -> None:
+        """Take a line about what the peer does that ends no message."""
+
 
 class Link(Protocol):
     """One connection, opened again after each loss; keeps its session over that."""

@@ -327,6 +327,10 @@ class Lane:
             self._writable = True
             self._kick()
 
+    def notice(self, text: str) -> None:
+        """Pass a line of the link's on."""
+        self._settings.notice(text)
+
     def _end_rest(self) -> None:
         self._resting = False
         self._kick()
