@@ -15,7 +15,9 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -65,6 +67,8 @@ class Broker:
         Lines of mosquitto's ACL file.
     certificate : (str, str), optional
         PEM files of a certificate and its key: then it speaks TLS, under the name localhost.
+    clients_ca : str, optional
+        PEM file of who signs the clients: with `certificate`, nobody else may connect.
     conf : sequence of str
         More lines of mosquitto.conf, after the listener.
     """
@@ -78,6 +82,7 @@ class Broker:
         users: Mapping[str, str] | None = None,
         acl: Sequence[str] | None = None,
         certificate: tuple[str, str] | None = None,
+        clients_ca: str | None = None,
         conf: Sequence[str] = (),
     ) -> None:
         program = None if embedded else find_mosquitto()
@@ -91,7 +96,7 @@ class Broker:
         self.port = 0
         self._program = program
         self._settings = (receive_maximum, packet_bytes_max, users, acl, tuple(conf))
-        self._certificate = certificate
+        self._certificate, self._clients_ca = certificate, clients_ca
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -175,6 +180,14 @@ class Broker:
         if folder is not None:
             folder.cleanup()
 
+    def reload(
+        self, *, users: Mapping[str, str] | None = None, acl: Sequence[str] | None = None
+    ) -> None:
+        """Have a running mosquitto that began with such lists read new ones (SIGHUP)."""
+        self._write_lists(users, acl)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
     def log(self) -> str:
         """Return what the broker has written to its log."""
         path = self.folder / "log"
@@ -215,19 +228,28 @@ class Broker:
         ]
         if self._certificate is not None:
             lines += [f"certfile {self._certificate[0]}", f"keyfile {self._certificate[1]}"]
+        if self._clients_ca is not None:
+            lines += [f"cafile {self._clients_ca}", "require_certificate true"]
         if packet_bytes_max is not None:
             lines.append(f"max_packet_size {packet_bytes_max}")
+        self._write_lists(users, acl)
         if users:
-            self._write("passwords", [_password_line(*user) for user in users.items()])
             lines.append(f"password_file {self.folder / 'passwords'}")
         if acl is not None:
-            self._write("acl", acl)
             lines.append(f"acl_file {self.folder / 'acl'}")
         self._write("mosquitto.conf", lines)
         return [str(self._program), "-c", str(self.folder / "mosquitto.conf")]
 
     def _embedded(self) -> list[str]:
         return [sys.executable, "-m", "iotsim.embedded_broker", str(self.port)]
+
+    def _write_lists(
+        self, users: Mapping[str, str] | None, acl: Sequence[str] | None
+    ) -> None:
+        if users:
+            self._write("passwords", [_password_line(*user) for user in users.items()])
+        if acl is not None:
+            self._write("acl", acl)
 
     def _write(self, name: str, lines: Sequence[str]) -> None:
         path = self.folder / name
@@ -249,6 +271,8 @@ def _answers(port: int, secure: bool) -> bool:
             # Only whether it answers, not who it is.
             with TLS(verify=False).context().wrap_socket(plain) as peer:
                 return _connects(peer)
+    except ssl.SSLError as error:  # it wants a certificate that only the tests' clients have
+        return "CERTIFICATE_REQUIRED" in (error.reason or "")
     except OSError:
         return False
 

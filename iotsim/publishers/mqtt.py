@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from iotsim.errors import BadValue, MissingExtra
@@ -24,10 +24,15 @@ from iotsim.publishers.sessions import (
     CLIENT_ID,
     WILL_OPTIONS,
     LastWill,
+    Passwords,
     check_room,
+    check_shared,
     checked_client_id,
     client_id_of,
+    credentials_of,
+    is_template,
     take_will,
+    tls_of,
 )
 from iotsim.transport.addresses import Address
 from iotsim.transport.credentials import Credentials
@@ -47,6 +52,7 @@ _DEFAULTS: dict[str, Any] = {
     "credentials": None,
     "username": None,
     "password": None,
+    "passwords": None,
     **TLS_OPTIONS,
     **WILL_OPTIONS,
 }
@@ -69,11 +75,15 @@ class MqttPublisher:
     client_id : str
         Shared: prefix of the client ids `<prefix>-<run id>-<lane>`. Per device: their template.
     tls : TLS or None
-        None for plain TCP.
+        None for plain TCP. Per device, the paths in `cert` and `key` may be templates.
+    credentials : Credentials
+        Per device, the username may be a template such as "{device_id}".
     per_device : bool
         Whether each device has a session of its own (`sessions="per-device"`).
     will : LastWill or None
         Per device: what the broker publishes when a connection ends without a goodbye.
+    passwords : Passwords or None
+        Per device: a password for each, from a file.
     """
 
     address: Address
@@ -89,6 +99,7 @@ class MqttPublisher:
     per_device: bool = False
     will: LastWill | None = None
     tracing: Tracing = UNTRACED
+    passwords: Passwords | None = None
 
     @classmethod
     def build(cls, url: str, **options: Any) -> Self:
@@ -108,8 +119,17 @@ class MqttPublisher:
                 raise BadValue("connections", given["connections"], why, "Leave it out.")
             whole("connections", given["connections"], 1, 1000)
         tls = take_tls(given, secure=scheme == "mqtts", scheme="mqtts")
-        if tls is not None:
-            tls.context()  # an error now, and not when it connects
+        who = Credentials.take(given, address.credentials, "MQTT", ("username", "password"))
+        if not per_device:
+            check_shared(who.username, tls, given["passwords"])
+        if tls is not None:  # an error now, and not when it connects
+            own = per_device and is_template(tls)
+            (replace(tls, cert=None, key=None) if own else tls).context()
+        passwords = None if given["passwords"] is None else Passwords.read(given["passwords"])
+        if passwords is not None and (who.password or not who.username):
+            why = "is given beside a password for all" if who.password else "needs a username"
+            todo = "Give username='{device_id}' and passwords=, but not password=."
+            raise BadValue("passwords", passwords.path, why, todo)
         return cls(
             address=address,
             limits=limits,
@@ -120,12 +140,11 @@ class MqttPublisher:
             retain=flag("retain", given["retain"]),
             client_id=checked_client_id(given["client_id"], sessions),
             tls=tls,
-            credentials=Credentials.take(
-                given, address.credentials, "MQTT", ("username", "password")
-            ),
+            credentials=who,
             per_device=per_device,
             will=take_will(given, sessions),
             tracing=tracing,
+            passwords=passwords,
         )
 
     @property
@@ -150,19 +169,27 @@ class MqttPublisher:
         self, lane: int, run_id: str, verdicts: Verdicts, device: Identity | None = None
     ) -> Link:
         """Return the link of one lane; raises MissingExtra if its client is not installed."""
-        name, will = f"{self.client_id}-{run_id}-{lane}", None
+        name, will, own = f"{self.client_id}-{run_id}-{lane}", None, self
         if self.per_device:
             assert device is not None, "a session of its own needs to know whose it is"
-            name = client_id_of(self.client_id, device)
+            name, own = client_id_of(self.client_id, device), self._of(device)
             will = self.will.of(device) if self.will is not None else None
         if self.version == "5":
             try:
                 from iotsim.publishers.mqtt5_session import Mqtt5Link
             except ModuleNotFoundError:
                 raise MissingExtra("publishing over MQTT 5", "mqtt5", "mqtt") from None
-            return Mqtt5Link(self, name, verdicts, will)
+            return Mqtt5Link(own, name, verdicts, will)
         try:
             from iotsim.publishers.mqtt311 import Mqtt311Link
         except ModuleNotFoundError:
             raise MissingExtra("publishing over MQTT 3.1.1", "paho-mqtt", "mqtt") from None
-        return Mqtt311Link(self, name, verdicts, will)
+        return Mqtt311Link(own, name, verdicts, will)
+
+    def _of(self, device: Identity) -> Self:
+        # The same as one device has it: its certificate, its name, its password.
+        tls = None if self.tls is None else tls_of(self.tls, device)
+        who = credentials_of(self.credentials, self.passwords, device)
+        if tls is self.tls and who == self.credentials:
+            return self
+        return replace(self, tls=tls, credentials=who, passwords=None)

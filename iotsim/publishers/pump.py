@@ -51,7 +51,8 @@ class Pump:
     ledger : Ledger, optional
     settled : callable (ids, outcome, seconds), optional
         Told of each batch that was acknowledged (seconds from hand-over to acknowledgement, one
-        per id) or refused (no seconds); must be quick.
+        per id), refused, or is unknown for now because the link was lost (no seconds); must be
+        quick.
     ack_deadline_s : float
         A link whose oldest message gets no verdict for so long is dropped.
 
@@ -86,7 +87,7 @@ class Pump:
         self.idle = asyncio.Event()
         self.idle.set()
         self._publisher = publisher
-        self._run_id = run_id
+        self.run_id = run_id
         self._ledger = ledger if ledger is not None else Ledger()
         self._settings = LaneSettings(
             url=publisher.url,
@@ -149,7 +150,7 @@ class Pump:
         ConnectError
             If a lane could not be connected; no lane is then left open.
         """
-        self._lanes = [self._made(i) for i in range(self._count)]
+        self._lanes = self._all_made()
         tasks = [asyncio.create_task(lane.open(), name="iotsim open") for lane in self._lanes]
         deadline_s = OPEN_S + OPEN_LANE_S * max(0, self._count - OPENINGS_MAX)
         try:
@@ -167,7 +168,7 @@ class Pump:
 
         An attempt that fails is a line in `errors`, and is made again.
         """
-        self._lanes = [self._made(i) for i in range(self._count)]
+        self._lanes = self._all_made()
         for lane in self._lanes:
             lane.begin()
 
@@ -177,13 +178,14 @@ class Pump:
         Raises
         ------
         BadValue
-            If there are as many as the publisher allows.
+            If there are as many as the publisher allows, or it cannot be who it should be.
         """
         assert self._names is not None, "only where each device has a lane of its own"
         lane = self._count
         self._publisher.lanes(lane + 1)
+        made = self._made(lane, device)
         self._names.append(device)
-        self._lanes.append(self._made(lane))
+        self._lanes.append(made)
         self._count += 1
         if self._closed:
             self._lanes[lane].stop_admission()
@@ -191,11 +193,14 @@ class Pump:
             self._lanes[lane].begin()
         return lane
 
-    def _made(self, lane: int) -> Lane:
-        link = self._publisher.link
+    def _all_made(self) -> list[Lane]:
         if self._names is None:
-            return Lane(lane, partial(link, lane, self._run_id), self._settings)
-        make = partial(link, lane, self._run_id, device=self._names[lane])
+            return [self._made(i) for i in range(self._count)]
+        return [self._made(i, device) for i, device in enumerate(self._names)]
+
+    def _made(self, lane: int, device: Identity | None = None) -> Lane:
+        link = partial(self._publisher.link, lane, self.run_id)
+        make = link if device is None else partial(link, device=device)
         return Lane(lane, make, self._settings)
 
     async def _abandon(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -220,6 +225,10 @@ class Pump:
     def fill(self, lane: int) -> float:
         """Return how full a lane's queue is, from 0 to 1."""
         return self._lanes[lane].fill
+
+    def stall(self, lane: int) -> str:
+        """Return what keeps a lane's messages from leaving now; empty if nothing does."""
+        return self._lanes[lane].stall
 
     def hang_up(self, lane: int) -> None:
         """End a lane's connection at once, without DISCONNECT: the peer sends its last will.

@@ -1,15 +1,23 @@
-"""Sessions of a device's own: how many there may be, under which name, with which last will."""
+"""Sessions of a device's own: how many there may be, under which name, with which last will.
+
+Who a device is to the broker may be its own, too: certificate, key and username are templates
+then, and passwords come from a file.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
 
 from iotsim.errors import BadValue, UnknownName
 from iotsim.publishers.base import Identity, flag
 from iotsim.topics import check_topic, topic
+from iotsim.transport.credentials import Credentials
+from iotsim.transport.tls import TLS
 
 SESSIONS_MAX = {"5": 5000, "3.1.1": 250}
 FILES_SPARE = 64  # the interpreter's own, a notebook's, a few libraries
@@ -102,11 +110,97 @@ def client_id_of(template: str, device: Identity) -> str:
     >>> client_id_of("{site}-{device_id}", Identity("pump-0001", labels={"site": "north"}))
     'north-pump-0001'
     """
-    parts = _parts(device)
-    for name in _PLACEHOLDER.findall(template):
-        if name not in parts:
-            raise UnknownName("placeholder", name, parts, "client_id")
-    return _filled(template, device)
+    return _filled_as("client_id", template, device)
+
+
+@dataclass(frozen=True, slots=True)
+class Passwords:
+    """One password for each device, from a JSON file `{"device id": "password"}`; never shown."""
+
+    path: str
+    by_device: Mapping[str, str] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, path: object) -> Self:
+        """Return what the file holds; raises BadValue without a word of its content."""
+        allowed = 'Give the path of a JSON file: {"device id": "password"}.'
+        if not isinstance(path, (str, Path)):
+            raise BadValue("passwords", type(path), "is no path", allowed)
+        name = str(path)
+        try:
+            content = json.loads(Path(name).read_bytes())
+        except OSError as error:
+            why = f"cannot be read ({error.strerror})"
+            raise BadValue("passwords", name, why, allowed) from None
+        except ValueError:
+            raise BadValue("passwords", name, "is not JSON", allowed) from None
+        if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
+            raise BadValue("passwords", name, "does not map names to text", allowed)
+        return cls(name, content)
+
+    def of(self, device: Identity) -> str:
+        """Return the password of one device; raises BadValue if there is none."""
+        found = self.by_device.get(device.device_id)
+        if found is None:
+            why = f"has none for the device {device.device_id!r}"
+            raise BadValue("passwords", self.path, why, "Add it to the file.")
+        return found
+
+
+def check_shared(username: str, tls: TLS | None, passwords: object) -> None:
+    """Raise BadValue if what devices share is asked to be each one's own."""
+    todo = "Use sessions='per-device'."
+    own = {"username": username}
+    if tls is not None:
+        own |= {"cert": tls.cert or "", "key": tls.key or ""}
+    for name, value in own.items():
+        if "{device_id}" in value:
+            raise BadValue(name, value, "names a device, but devices share connections", todo)
+    if passwords is not None:
+        why = "are each device's own, but devices share connections"
+        raise BadValue("passwords", "…", why, todo)
+
+
+def credentials_of(
+    shared: Credentials, passwords: Passwords | None, device: Identity
+) -> Credentials:
+    """Return who one device is to the broker: its username filled in, its password found.
+
+    Examples
+    --------
+    >>> credentials_of(Credentials("gw-{device_id}"), None, Identity("pump-1")).username
+    'gw-pump-1'
+    """
+    password = shared.password if passwords is None else passwords.of(device)
+    username = _filled_as("username", shared.username, device)
+    return replace(shared, username=username, password=password)
+
+
+def is_template(tls: TLS) -> bool:
+    """Return whether certificate or key are named after the device."""
+    return "{" in (tls.cert or "") + (tls.key or "")
+
+
+def tls_of(shared: TLS, device: Identity) -> TLS:
+    """Return the TLS of one device: its certificate and key filled in, and looked at.
+
+    Raises
+    ------
+    BadValue
+        If they cannot be used; it names the device.
+    """
+    if not is_template(shared):
+        return shared
+    assert shared.cert is not None, "only a certificate can be a template"
+    cert = _filled_as("cert", shared.cert, device)
+    key = None if shared.key is None else _filled_as("key", shared.key, device)
+    own = replace(shared, cert=cert, key=key)
+    try:
+        own.check_identity()
+    except BadValue as error:
+        why = f"{error.why} (device {device.device_id!r})"
+        raise BadValue(error.name, error.given, why, error.allowed) from None
+    return own
 
 
 def check_room(devices: int, version: str) -> int:
@@ -138,6 +232,14 @@ def _files_max() -> int | None:
 def _parts(device: Identity) -> dict[str, str]:
     own = {"device_id": device.device_id, "device_type": device.device_type}
     return {**device.labels, **own}
+
+
+def _filled_as(option: str, template: str, device: Identity) -> str:
+    parts = _parts(device)
+    for name in _PLACEHOLDER.findall(template):
+        if name not in parts:
+            raise UnknownName("placeholder", name, parts, option)
+    return _filled(template, device)
 
 
 def _filled(template: str, device: Identity) -> str:

@@ -105,6 +105,11 @@ def failure_text(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
+        reason = error.reason or ""
+        if "CERTIFICATE_REQUIRED" in reason:
+            return "it wants a certificate of ours"
+        if "ALERT_UNKNOWN_CA" in reason or "ALERT_BAD_CERTIFICATE" in reason:
+            return "it does not accept our certificate"
         return f"TLS failed ({error.reason or 'no reason given'})"
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there (connection refused)"

@@ -82,6 +82,11 @@ class TLS:
             self._identify(context, self.cert)
         return context
 
+    def check_identity(self) -> None:
+        """Raise BadValue if our own certificate and key cannot be used; nobody is trusted."""
+        if self.cert is not None:
+            self._identify(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self.cert)
+
     def _identify(self, context: ssl.SSLContext, cert: str) -> None:
         _check_file("cert", cert)
         _check_file("key", self.key)
