@@ -644,7 +644,8 @@ def test_a_full_disk_is_seen_and_nothing_is_called_written():
         ("broker", {}, BadValue, "has no scheme"),
         ("file:", {}, BadValue, "names no file"),
         ("console:x", {}, BadValue, "has more than a scheme"),
-        ("memory:x", {"qos": 1}, UnknownName, "Known: audit_field, backpressure, capacity, queue_messages, stamp"),
+        ("memory:x", {"qos": 1}, UnknownName,
+         "Known: audit_field, backpressure, capacity, queue_messages, stamp"),
     ],
 )
 def test_a_wrong_option_is_one_line_that_says_what_is_allowed(url, options, kind, words):
