@@ -117,11 +117,18 @@ class Verdicts(Protocol):
     def refused(self, tokens: Sequence[int], reason: str, *, retry: bool = False) -> None:
         """Take what was not taken; `retry` if the same message may be taken later."""
 
-    def returned(self, tokens: Sequence[int]) -> None:
-        """Take back what was never written: it goes out again before everything newer.
+    def returned(self, tokens: Sequence[int], rest_s: float = 0.0) -> None:
+        """Take back what was not taken: it goes out again before everything newer.
 
         For a link that keeps the messages of one device one after the other: when the first
-        must wait (`refused` with `retry`), those behind it come back untried.
+        must wait (`refused` with `retry`), those behind it come back untried. Also for a link
+        that counts tries itself; nothing is handed over for `rest_s`, if the peer asked for it.
+        """
+
+    def uncertain(self, tokens: Sequence[int]) -> None:
+        """Take back what was written and got no verdict, while the link lives.
+
+        It is unknown until it goes out again, under the same id, before everything newer.
         """
 
     def lost(self, loss: Loss) -> None:

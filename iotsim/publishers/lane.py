@@ -82,6 +82,18 @@ class Lane:
         """How full the queue is, from 0 to 1."""
         return len(self._queue) / self._capacity
 
+    @property
+    def stall(self) -> str:
+        """What keeps messages from leaving now; empty if nothing does."""
+        if not self.connected:
+            return "not connected"
+        if self._resting:
+            return "refused for now"
+        if not self._writable:
+            return "its connection takes no more"
+        full = len(self._flight) >= self._window
+        return f"{self._window:,} in flight on each connection, no more allowed" if full else ""
+
     async def open(self) -> None:
         """Connect for the first time; raises ConnectError."""
         self._opening = True
@@ -284,23 +296,41 @@ class Lane:
         if again:
             self._ledger.move("in_flight", "queued", len(again))
             self._waiting = dict(sorted(self._waiting.items()))
-            self._resting = True
-            delay_s = self._connector.delay_s(max(self._tries[token] for token in again))
-            self._arm("retry", delay_s, self._end_rest)
+            self._rest(self._connector.delay_s(max(self._tries[token] for token in again)))
         if items:
             self._settings.notice(f"refused: {reason} (topic {items[0][0]!r:.80})")
             self._report(items, f"refused: {reason}", ())
 
-    def returned(self, tokens: Sequence[int]) -> None:
-        """Take back messages that were never written; they go out before everything newer."""
+    def returned(self, tokens: Sequence[int], rest_s: float = 0.0) -> None:
+        """Take back messages that were not taken; they go out before everything newer."""
+        if rest_s:
+            self._rest(rest_s)
+        back = self._take_back(tokens)
+        self._held.update(back)
+        self._ledger.move("in_flight", "queued", len(back))
+        self._kick()
+
+    def uncertain(self, tokens: Sequence[int]) -> None:
+        """Take back messages whose fate is unknown; they go out before everything newer."""
+        back = self._take_back(tokens)
+        self._ledger.move("in_flight", "unknown", len(back))
+        self._tell([self._waiting[token] for token in back], "unknown", ())
+        self._kick()
+
+    def _take_back(self, tokens: Sequence[int]) -> list[int]:
         back = [token for token in tokens if token in self._flight]
         for token in back:
             self._waiting[token] = self._flight.pop(token)
-        self._held.update(back)
-        self._ledger.move("in_flight", "queued", len(back))
         self._waiting = dict(sorted(self._waiting.items()))
-        self._settings.changed()
-        self._kick()
+        return back
+
+    def _rest(self, rest_s: float) -> None:
+        # The longest of those asked for; hand over nothing until it is over.
+        self._resting = True
+        timer = self._timers.get("retry")
+        if timer is not None and timer.when() < asyncio.get_running_loop().time() + rest_s:
+            self._timers.pop("retry").cancel()
+        self._arm("retry", rest_s, self._end_rest)
 
     def lost(self, loss: Loss) -> None:
         """Take the end of the link: what is in flight is unknown until it is sent again."""
