@@ -22,6 +22,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def cpu_s() -> float:
+    """Return the seconds of processor time that this process has used."""
+    return time.process_time()
+
+
 def wall_us() -> int:
     """Return the wall clock in microseconds since 1970, cut to whole milliseconds."""
     return time.time_ns() // 1_000_000 * 1000

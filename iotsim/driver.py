@@ -25,12 +25,12 @@ from iotsim.intake import Intake
 from iotsim.links import Links
 from iotsim.members import Members
 from iotsim.publishers.ledger import Latency
+from iotsim.quality import Judge
 from iotsim.readings import Ints, Readings
 from iotsim.stage import Director, Stage
 from iotsim.verbs import BACK_PRESSURE
 
 SLOT_S = 0.010
-LATE_S = 0.100
 IDLE_S = 0.250  # how long a slot may be when nothing is due
 VIRTUAL_ROWS = 10_000
 SLOT_ROWS = 20_000
@@ -74,6 +74,7 @@ class Driver:
         self._waiting = False  # for the end of a slot
         self.late_rows = 0
         self.lateness = Latency()
+        self.judge = Judge(clock, switchboard, simulation.start_us)
         self._switchboard = switchboard
         self._poke = asyncio.Event()
         self._moved = asyncio.Event()
@@ -117,6 +118,7 @@ class Driver:
 
     async def drive(self) -> None:
         """Step until the end."""
+        self.judge.begin()
         while True:
             self._direct()
             self._links.turn(self.frontier_us)
@@ -319,7 +321,9 @@ class Driver:
         return not poked and self.clock.real_s_until(until_us) <= 0
 
     async def _advance(self, until_us: int) -> None:
+        began_s = monotonic()
         self._step_blocks(until_us)
+        self.judge.stepped(monotonic() - began_s)
         if self.simulation.casts:
             kernel = self.simulation.kernel
             if isinstance(kernel, LiveKernel):
@@ -346,6 +350,8 @@ class Driver:
         while block.time_us < until_us and not any(feeder.full for feeder in feeders):
             for readings in block.advance(min(until_us, block.time_us + piece_us)):
                 self._take(block, readings, block.time_us)
+        if block.time_us < until_us and not self.clock.virtual:
+            self.judge.stuck(feeders)
 
     def _flush_scripts(self, until_us: int) -> None:
         for readings in self.simulation.flush():
@@ -353,10 +359,11 @@ class Driver:
 
     def _take(self, source: object, readings: Readings, until_us: int) -> None:
         if not self.clock.virtual:
-            behind_us = (self.clock.now_us() - _taken_us(readings)) / self.clock.speed
-            late_s = behind_us * 1e-6
+            due_us = _taken_us(readings)
+            late_s = (self.clock.now_us() - due_us) / (self.clock.speed * 1e6)
             self.lateness.add(late_s.tolist())
-            self.late_rows += int((late_s > LATE_S).sum())
+            self.late_rows += self.judge.handed(readings, due_us, late_s,
+                                                scripted=isinstance(source, int))
         self.intake.add(readings)
         self._links.put(source, readings, until_us)
 
@@ -392,7 +399,11 @@ class Driver:
         if self.clock.virtual:  # each slot waits until all of the last is handed over
             return False
         order: int = getattr(party, "order", -1)
-        return any(feeder.full for feeder in self._switchboard.of_slot(order))
+        feeders = self._switchboard.of_slot(order)
+        held = any(feeder.full for feeder in feeders)
+        if held:
+            self.judge.stuck(feeders, linked=self.simulation.kernel.linked)
+        return held
 
 
 def _taken_us(readings: Readings) -> Ints:

@@ -32,7 +32,7 @@ class Feeder:
     """Hands messages to one lane of a pump, in order, as the lane takes them."""
 
     def __init__(self, pump: Pump, lane: int, moved: Callable[[], None]) -> None:
-        self._pump, self._lane, self._moved = pump, lane, moved
+        self.pump, self.lane, self._moved = pump, lane, moved
         self._queue: deque[Messages] = deque()
         self._rows = self._offering = 0
         self._filled = asyncio.Event()
@@ -42,6 +42,11 @@ class Feeder:
     def full(self) -> bool:
         """Whether the lane's devices have to wait."""
         return self._rows >= FEEDER_ROWS
+
+    @property
+    def stuck(self) -> bool:
+        """Whether its lane has no room for what it hands over now."""
+        return self._offering > 0  # where there is room, nobody sees it between two turns
 
     @property
     def empty(self) -> bool:
@@ -61,7 +66,7 @@ class Feeder:
             while self._queue:
                 messages = self._queue.popleft()
                 self._offering = len(messages)
-                await self._pump.offer(self._lane, messages)
+                await self.pump.offer(self.lane, messages)
                 self._rows -= self._offering
                 self._offering = 0
                 self._moved()
@@ -74,7 +79,7 @@ class Feeder:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1.0)
             # What was being offered when it was cancelled is in the lane's own account.
-            self._pump.discard(self._rows - self._offering, "stopped before its lane had room")
+            self.pump.discard(self._rows - self._offering, "stopped before its lane had room")
             self._rows = self._offering = 0
             self._queue.clear()
 

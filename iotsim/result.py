@@ -18,6 +18,7 @@ from iotsim.errors import BadValue, IotsimError, RunFailed, UnknownName
 from iotsim.readings import Group, Readings
 from iotsim.registry import door
 from iotsim.units import Duration, clock_text, duration_us, instant_text
+from iotsim.verdict import VALID, brief
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,8 @@ class Result:
         What a scenario expected, and whether it was so.
     scenario : str
         The scenario's name; empty if it was none.
+    quality : str
+        "valid", or who was the bottleneck, from when to when, and why; see `iotsim.quality`.
     """
 
     fleet: Fleet
@@ -77,6 +80,7 @@ class Result:
     history: Simulation | None = field(default=None, repr=False)
     checkpoints: tuple[Checkpoint, ...] = field(default=(), repr=False)
     scenario: str = ""
+    quality: str = VALID
 
     @property
     def name(self) -> str:
@@ -345,6 +349,8 @@ class Result:
             passed = sum(one.status == "passed" for one in self.expectations)
             said = f"{passed} of {len(self.expectations)} passed"
             yield "expectations", "; ".join([said, *self._missed()])
+        if self.quality != VALID:
+            yield "quality", self.quality
         yield "errors", str(len(self.errors))
         if self.notes:
             yield "notes", "; ".join(self.notes)
@@ -374,6 +380,10 @@ class Result:
         return f"error: {self.errors[0]}{more}"
 
     def _noted(self) -> str:
+        judged = "" if self.quality == VALID else f", {brief(self.quality)}"
+        return f"{judged}{self._first_note()}"
+
+    def _first_note(self) -> str:
         if not self.notes:
             return ""
         more = f" (and {len(self.notes) - 1} more)" if len(self.notes) > 1 else ""

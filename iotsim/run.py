@@ -26,6 +26,7 @@ from iotsim.run_verbs import Rehearsal, RunVerbs, act, answer_of, simulation_of
 from iotsim.run_views import RunViews
 from iotsim.selectors import Where
 from iotsim.stage import Stage
+from iotsim.verdict import VALID
 from iotsim.works import Works
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ class Run(RunVerbs, RunViews):
         """Return the run as it is now, as plain numbers."""
         works = self._works
         driver, intake = works.driver, works.intake
+        judge = None if driver is None else driver.judge
         with intake.lock:
             captured = intake.capture.rows + intake.waiting_rows
             evicted = intake.capture.evicted_rows
@@ -220,6 +222,10 @@ class Run(RunVerbs, RunViews):
             faults=MappingProxyType(self._active()),
             withheld=intake.withheld_rows,
             waiting=0 if works.links is None else works.links.waiting_rows,
+            loop_lag_p99_s=math.nan if judge is None else judge.lag.quantile(0.99),
+            loop_lag_max_s=math.nan if judge is None else judge.lag.max_s,
+            cores=0.0 if judge is None else judge.cores,
+            quality=VALID if judge is None else judge.quality,
         )
 
     def _alive(self) -> int:
@@ -397,6 +403,7 @@ class Run(RunVerbs, RunViews):
             history=None if works.driver is None else works.driver.simulation,
             checkpoints=tuple(self._checkpoints),
             scenario="" if self.scenario is None else self.scenario.name,
+            quality=VALID if works.driver is None else works.driver.judge.quality,
         )
 
     def _ended(self) -> Result:

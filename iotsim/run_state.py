@@ -14,6 +14,7 @@ from iotsim.errors import BadValue
 from iotsim.offline import check_devices
 from iotsim.publishers.ledger import LedgerSnapshot
 from iotsim.units import Duration, Instant, clock_text, duration_us, end_us_of, instant_us
+from iotsim.verdict import VALID, brief
 
 if TYPE_CHECKING:
     from iotsim.fleet import Fleet
@@ -49,6 +50,12 @@ class RunSnapshot:
         Readings that never left their device's link.
     waiting : int
         Readings that have not left it yet.
+    loop_lag_p99_s, loop_lag_max_s : float
+        How late the event loop is, in real seconds; NaN before the first look.
+    cores : float
+        Processor time of this process in the last second.
+    quality : str
+        "valid" so far, or who was the bottleneck, from when to when, and why.
     """
 
     state: State
@@ -65,6 +72,10 @@ class RunSnapshot:
     faults: Mapping[str, int] = field(default_factory=dict)
     withheld: int = 0
     waiting: int = 0
+    loop_lag_p99_s: float = math.nan
+    loop_lag_max_s: float = math.nan
+    cores: float = 0.0
+    quality: str = VALID
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,8 @@ def facts_of(now: RunSnapshot, failure: Exception | None) -> Iterator[tuple[str,
         yield "fault", f"{name} on {count:,}"
     if now.late:
         yield "late", f"{now.late:,} late"
+    if now.quality != VALID:
+        yield "quality", brief(now.quality)
     if failure is not None:
         yield "error", str(failure)
     elif now.errors:

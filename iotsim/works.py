@@ -143,6 +143,7 @@ class Works:
             # All but the last seconds for the lanes, as long as they take anything.
             patience_s = max(0.2 * budget_s, budget_s - REST_S - CLOSE_S - END_S)
             await self._try(driver.finish(patience_s), patience_s + 0.1)
+            driver.judge.end(self.end_us - self.start_us)
             for pump in self.pumps:
                 pump.stop_admission()
             await self._try(driver.step_rest(), REST_S)

@@ -15,7 +15,7 @@ LAYERS = (
     (3, "engine and the shapes of its readings", "engine capture acks frames arrow digest rebuilt"),
     (3, "carriers", "transport publishers outlets broker embedded_broker tapping"),
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
-        "run_state works progress verification replaying taps preflight stage links waiting "
+        "run_state works progress verification replaying taps preflight quality verdict loop_lag stage links waiting "
         "checkpoints events run_verbs run_views live_runs"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
         "scenario_files director conditions condition_values context observed script script_choice "

@@ -1,0 +1,366 @@
+"""Whether a run was valid, or who was the bottleneck, from when to when, and why.
+
+A reading is late if it is handed over more than `LATE_S` after its time. If its lane was full when
+it was due, or has not been free long enough since to catch up, its publisher is to blame; otherwise
+the simulator is. Being late is what counts; loop lag, processor time and full queues say why.
+
+| rule | who | what makes a bottleneck |
+|---|---|---|
+| fast | both | over 5 % of the readings of 5 s are late: a pause of 0.35 s, not one of 0.3 s |
+| slow | both | over 1 % of the readings of 60 s are late: their p99 is over `LATE_S` |
+| blocked | simulator | the event loop stood still for 1 s: latencies are then the simulator's |
+| full | publisher | its full queue dropped readings, or made devices publish less |
+
+A garbage collection or a `frame()` in between spoils nothing, a loop that is slow for a minute
+does. At speed "max", and while history is filled in, pace does not matter: such a run is valid.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from iotsim.clock import PacedClock, cpu_s, monotonic
+from iotsim.feeders import Feeder, Switchboard
+from iotsim.loop_lag import LoopLag
+from iotsim.readings import Ints, Readings
+from iotsim.verdict import BECAUSE, NAMELY, VALID, short_clock
+
+LATE_S = 0.100
+RULES = ((5.0, 0.05), (60.0, 0.01))  # seconds looked back at, share of readings that may be late
+BLOCKED_S = 1.0
+APART_S = 5.0  # bad times that are closer are one
+WHOLE_CORE = 0.9
+EPISODES_MAX = 100  # of one culprit; what comes then lengthens the last
+SIMULATOR = ""
+OLDEST_DROPPED = "queue full, oldest dropped"
+
+
+@dataclass(slots=True, eq=False)
+class Second:
+    """What was seen in about a second of real time."""
+
+    begin_s: float
+    begin_us: int  # simulated, since the start
+    end_s: float = 0.0
+    end_us: int = 0
+    rows: int = 0
+    late: dict[str, int] = field(default_factory=dict)  # by culprit
+    late_scripted: int = 0
+    behind_s: float = 0.0  # the latest reading that is the simulator's fault
+    lag_s: float = 0.0
+    own_s: float = 0.0  # the longest that the driver kept the loop to itself
+    cores: float = 0.0
+    held_s: dict[str, dict[str, float]] = field(default_factory=dict)  # by publisher and cause
+    dropped: dict[str, int] = field(default_factory=dict)
+    slowed: set[str] = field(default_factory=set)
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)  # culprits that it counts against
+
+
+class Episode:
+    """A stretch of time with one bottleneck, and what may have been the cause."""
+
+    def __init__(self, first: Second) -> None:
+        self.begin_s, self.begin_us = first.begin_s, first.begin_us
+        self.end_s, self.end_us = first.end_s, first.end_us
+        self.late = self.late_scripted = self.dropped = self.acknowledged = 0
+        self.behind_s = self.lag_s = self.own_s = self.cores = self.seconds_s = 0.0
+        self.slowed = False
+        self.held_s: dict[str, float] = {}
+
+    def add(self, one: Second, culprit: str) -> None:
+        """Take in another second."""
+        self.begin_s, self.begin_us = min((self.begin_s, self.begin_us),
+                                          (one.begin_s, one.begin_us))
+        self.end_s, self.end_us = max((self.end_s, self.end_us), (one.end_s, one.end_us))
+        self.late += one.late.get(culprit, 0)
+        self.late_scripted += one.late_scripted
+        self.behind_s, self.lag_s = max(self.behind_s, one.behind_s), max(self.lag_s, one.lag_s)
+        self.own_s, self.cores = max(self.own_s, one.own_s), max(self.cores, one.cores)
+        self.seconds_s += one.end_s - one.begin_s
+        self.dropped += one.dropped.get(culprit, 0)
+        self.acknowledged += one.acknowledged.get(culprit, 0)
+        self.slowed = self.slowed or culprit in one.slowed
+        for cause, seconds in one.held_s.get(culprit, {}).items():
+            self.held_s[cause] = self.held_s.get(cause, 0.0) + seconds
+
+    def when(self, end_us: int | None) -> str:
+        """Return from when to when, in the run's own time; None: it goes on."""
+        begin = f"from {short_clock(self.begin_us)}"
+        return begin if end_us is None else f"{begin} to {short_clock(min(self.end_us, end_us))}"
+
+    def simulator_why(self) -> str:
+        """Return why the simulator could not keep up."""
+        others = self.lag_s > 2 * self.own_s and self.lag_s >= max(LATE_S, 0.5 * self.behind_s)
+        if others:
+            who = ("another cell computing?" if self.cores >= 0.5 else
+                   "a blocking call in another cell, or a machine busy with something else?")
+            return f"the event loop was blocked for up to {_seconds(self.lag_s)} ({who})"
+        behind = f"{_seconds(self.behind_s)} behind"
+        if self.cores >= WHOLE_CORE:
+            return f"it used a whole core ({self.cores:.0%}) and was {behind}"
+        if self.late_scripted > self.late / 2:
+            return f"its scripted devices were up to {behind} (do they wait for something real?)"
+        return (f"it was up to {behind} at {self.cores:.0%} of a core (is the machine busy with "
+                "something else?)")
+
+    def publisher_why(self) -> str:
+        """Return what a publisher's queue was like."""
+        said: list[str] = []
+        full_s = sum(self.held_s.values())
+        if full_s:
+            causes = sorted(self.held_s, key=lambda cause: -self.held_s[cause])
+            known = [cause for cause in causes if cause][:2]
+            why = f" ({' and '.join(known)})" if known else ""
+            said.append(f"its queue was full for {_seconds(full_s)}{why}")
+        if self.dropped:
+            said.append(f"{self.dropped:,} readings were dropped from its full queue")
+        if self.slowed:
+            said.append("its devices were slowed down")
+        if self.acknowledged and self.seconds_s:
+            said.append(f"it took about {self.acknowledged / self.seconds_s:,.0f}/s")
+        return ", ".join(said) or f"{self.late:,} readings were late after its queue had been full"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{max(seconds, 0.1):.1f} s"
+
+
+class Judge:
+    """Watches a live run; `quality` is what it has come to.
+
+    Parameters
+    ----------
+    clock : PacedClock
+    board : Switchboard
+    start_us : int
+
+    Attributes
+    ----------
+    lag : LoopLag
+    cores : float
+        How much processor time this process used in the last whole second, in cores.
+    """
+
+    def __init__(self, clock: PacedClock, board: Switchboard, start_us: int) -> None:
+        self.lag = LoopLag(self._beat)
+        self.cores = 0.0
+        self._clock, self._board, self._start_us = clock, board, start_us
+        self._now = Second(monotonic(), 0)
+        self._cpu_s = cpu_s()
+        self._beat_s = self._now.begin_s
+        self._seconds: deque[Second] = deque()
+        self._episodes: dict[str, list[Episode]] = {}
+        self._stuck: set[Feeder] = set()
+        # From when to when a lane was full; None stands for scripts that wait for each other.
+        self._holds: dict[Feeder | None, tuple[int, int]] = {}
+        self._seen: dict[str, tuple[int, int]] = {}  # acknowledged, dropped
+        self._judging = False
+        self._end_us = 2**62
+
+    def begin(self) -> None:
+        """Watch from now on."""
+        self._open(monotonic())
+        self._judging = True
+        self.lag.begin()
+
+    def end(self, end_us: int) -> None:
+        """Come to the verdict on a run that ended there; what happens from now on does not count.
+
+        Parameters
+        ----------
+        end_us : int
+            Simulated time since the start; what is late is handed over after that.
+        """
+        self._end_us = end_us
+        if self._judging:
+            self._close(monotonic())
+            self._judging = False
+        self.lag.end()
+
+    # -- what the driver tells ------------------------------------------------------------------
+
+    def stuck(self, feeders: Iterable[Feeder], *, linked: bool = False) -> None:
+        """Take note that devices wait, and that some of these lanes may be why."""
+        now_us = self._clock.now_us()
+        for feeder in feeders:
+            if feeder.stuck:
+                self._stuck.add(feeder)
+                self._hold(feeder, now_us)
+                if linked:
+                    self._hold(None, now_us)
+
+    def _hold(self, key: Feeder | None, now_us: int) -> None:
+        first_us, last_us = self._holds.get(key, (now_us, now_us))
+        if now_us - last_us > self._clock.speed * 1e6:
+            first_us = now_us
+        self._holds[key] = (first_us, now_us)
+
+    def stepped(self, seconds: float) -> None:
+        """Take note of how long the driver kept the loop to itself."""
+        self._now.own_s = max(self._now.own_s, seconds)
+
+    def handed(self, readings: Readings, due_us: Ints, late_s: npt.NDArray[np.float64],
+               *, scripted: bool) -> int:
+        """Take note of readings that are handed over; return how many are late.
+
+        Parameters
+        ----------
+        readings : Readings
+        due_us : int64 array
+            When they were due, in simulated time.
+        late_s : float array
+            How late each is, in real seconds.
+        """
+        self._now.rows += len(readings)
+        late = np.flatnonzero(late_s > LATE_S)
+        if len(late):
+            mine = late[self._blame(readings, late, due_us[late], scripted)]
+            if len(mine):
+                self._count(SIMULATOR, len(mine))
+                self._now.late_scripted += len(mine) if scripted else 0
+                self._now.behind_s = max(self._now.behind_s, float(late_s[mine].max()))
+        return len(late)
+
+    def _blame(
+        self, readings: Readings, rows: Ints, due_us: Ints, scripted: bool
+    ) -> npt.NDArray[np.bool_]:
+        # Counts what full lanes held up against their publishers; True for what is left.
+        left = np.ones(len(rows), dtype=np.bool_)
+        if not self._holds:
+            return left
+        if scripted and None in self._holds:
+            left &= due_us > self._excused_until_us(None)
+        for way in self._board.ways:
+            lanes = way.groups.get(readings.group.index)
+            if lanes is None:
+                continue
+            places = lanes[readings.device[rows]]
+            for lane in np.unique(places[places >= 0]).tolist():
+                feeder = way.feeders[lane]
+                if feeder in self._holds:
+                    held = left & (places == lane) & (due_us <= self._excused_until_us(feeder))
+                    self._count(way.pump.url, int(held.sum()))
+                    left &= ~held
+        return left
+
+    def _excused_until_us(self, key: Feeder | None) -> int:
+        # Who was held up has as long again, and a second, to catch up.
+        first_us, last_us = self._holds[key]
+        return 2 * last_us - first_us + int(self._clock.speed * 1e6)
+
+    def _count(self, culprit: str, rows: int) -> None:
+        if rows:
+            self._now.late[culprit] = self._now.late.get(culprit, 0) + rows
+
+    # -- every 50 ms, and every second ----------------------------------------------------------
+
+    def _beat(self, now_s: float, lag_s: float) -> None:
+        elapsed_s, self._beat_s = now_s - self._beat_s, now_s
+        if not self._clock.paused:
+            self._now.lag_s = max(self._now.lag_s, lag_s)
+        self._stuck = {feeder for feeder in self._stuck if feeder.stuck}
+        seen: set[str] = set()
+        for feeder in self._stuck:
+            url = feeder.pump.url
+            if url not in seen:
+                seen.add(url)
+                causes = self._now.held_s.setdefault(url, {})
+                cause = feeder.pump.stall(feeder.lane)
+                causes[cause] = causes.get(cause, 0.0) + elapsed_s
+        if now_s - self._now.begin_s >= 1.0:
+            self._close(now_s)
+            self._open(now_s)
+
+    def _open(self, now_s: float) -> None:
+        self._now = Second(now_s, self._elapsed_us())
+        self._cpu_s = cpu_s()
+        self._beat_s = now_s
+
+    def _elapsed_us(self) -> int:
+        return max(0, self._clock.now_us() - self._start_us)
+
+    def _close(self, now_s: float) -> None:
+        one = self._now
+        one.end_s, one.end_us = now_s, self._elapsed_us()
+        self.cores = one.cores = (cpu_s() - self._cpu_s) / max(now_s - one.begin_s, 1e-3)
+        self._look_at_publishers(one)
+        if self._clock.virtual:
+            self._seconds.clear()
+            return
+        self._seconds.append(one)
+        while self._seconds[0].end_s < now_s - RULES[-1][0]:
+            self._seconds.popleft()
+        self._judge(one)
+
+    def _look_at_publishers(self, one: Second) -> None:
+        for way in self._board.ways:
+            now = way.pump.snapshot()
+            taken, dropped = self._seen.get(way.pump.run_id, (0, 0))
+            gone = now.drops.get(OLDEST_DROPPED, 0)
+            self._seen[way.pump.run_id] = now.acknowledged, gone
+            url = way.pump.url
+            one.acknowledged[url] = one.acknowledged.get(url, 0) + now.acknowledged - taken
+            if gone > dropped:
+                one.dropped[url] = one.dropped.get(url, 0) + gone - dropped
+            if way.slowed:
+                one.slowed.add(url)
+
+    def _judge(self, newest: Second) -> None:
+        culprits = {name for one in self._seconds for name in one.late}
+        for name in sorted(culprits):
+            for window_s, share in RULES:
+                seconds = [one for one in self._seconds if one.end_s > newest.end_s - window_s]
+                self._apply(name, seconds, window_s, share)
+        if newest.lag_s >= BLOCKED_S:
+            self._tell(SIMULATOR, newest)
+        for url in sorted({*newest.dropped, *newest.slowed}):
+            self._tell(url, newest)
+
+    def _apply(
+        self, name: str, seconds: list[Second], window_s: float, share: float
+    ) -> None:
+        rows = sum(one.rows for one in seconds)
+        lasted_s = sum(one.end_s - one.begin_s for one in seconds)
+        # A run that is shorter is judged as if it had gone on as it was, and in time.
+        rows_whole = rows * max(1.0, window_s / max(lasted_s, 1e-3))
+        if sum(one.late.get(name, 0) for one in seconds) > share * rows_whole:
+            for one in seconds:
+                if name in one.late:
+                    self._tell(name, one)
+
+    def _tell(self, name: str, one: Second) -> None:
+        if name in one.told:
+            return
+        one.told.add(name)
+        known = self._episodes.setdefault(name, [])
+        near = known and (abs(one.begin_s - known[-1].end_s) <= APART_S
+                          or one.begin_s < known[-1].end_s)
+        if not near and len(known) < EPISODES_MAX:
+            known.append(Episode(one))
+        known[-1].add(one, name)
+
+    # -- the verdict ----------------------------------------------------------------------------
+
+    @property
+    def quality(self) -> str:
+        """What it has come to so far: "valid", or who was the bottleneck, when and why."""
+        said = [self._verdict(name, known) for name, known in sorted(self._episodes.items())]
+        more = f"; and {len(said) - 3} more publishers" if len(said) > 3 else ""
+        return "; ".join(said[:3]) + more if said else VALID
+
+    def _verdict(self, name: str, known: list[Episode]) -> str:
+        worst = max(known, key=lambda one: (one.late + one.dropped, one.seconds_s))
+        ongoing = self._judging and monotonic() - worst.end_s < APART_S
+        when = worst.when(None if ongoing else self._end_us)
+        times = len(known) - 1
+        more = f" (and {times} more time{'s' if times > 1 else ''})" if times else ""
+        if name == SIMULATOR:
+            why = BECAUSE + worst.simulator_why()
+            return f"the simulator was the bottleneck {when}{why}{more}"
+        return f"{name} was the bottleneck {when}{NAMELY}{worst.publisher_why()}{more}"

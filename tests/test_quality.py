@@ -1,0 +1,263 @@
+"""A run says whether it was valid; if not, who was the bottleneck, when, and why."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from iotsim import quality
+from iotsim.clock import PacedClock, cpu_s, monotonic
+from iotsim.quality import SIMULATOR, Episode, Judge, Second
+from iotsim.verdict import brief
+from tests.live import generated, run, sensors, until
+
+BLOCKED = "the simulator was the bottleneck from "
+
+
+def block(seconds):
+    # A blocking call in another cell, while the run is under way.
+    time.sleep(seconds)
+
+
+async def blocked(fleet, seconds, before=0.3, **options):
+    live = fleet.start("2500ms", **options)
+    await live.ready()
+    await asyncio.sleep(before)
+    block(seconds)
+    return live, await live.wait()
+
+
+def test_a_run_that_keeps_its_pace_is_valid():
+    async def main():
+        live = sensors("calm", 20).start("1500ms")
+        await live.ready()
+        await until(lambda: live.snapshot().loop_lag_max_s >= 0)
+        during = live.snapshot()
+        return during, await live.wait(), live
+
+    during, result, live = asyncio.run(main())
+    assert during.quality == result.quality == live.snapshot().quality == "valid"
+    assert 0 <= during.loop_lag_p99_s <= during.loop_lag_max_s < 1
+    assert "bottleneck" not in repr(result) + repr(live) + result._repr_html_()
+
+
+def test_a_blocking_call_in_another_cell_is_named_with_its_time():
+    fleet = sensors("blocked", 100, every="200ms")
+    live, result = asyncio.run(blocked(fleet, 1.3))
+    assert result.quality.startswith(BLOCKED + "00:00 to 00:0"), result.quality
+    assert "because the event loop was blocked for up to 1." in result.quality
+    assert live.snapshot().loop_lag_max_s > 1.2
+    assert result.digest == generated(fleet, result)
+
+
+def test_the_repr_says_who_and_when_and_the_html_says_why():
+    live, result = asyncio.run(blocked(sensors("seen", 100, every="200ms"), 1.3))
+    for shown in (repr(live), repr(result)):
+        assert brief(result.quality) in shown
+        assert "because" not in shown
+    assert "because the event loop was blocked" in result._repr_html_()
+
+
+def test_while_it_goes_on_the_verdict_has_no_end():
+    async def main():
+        live = sensors("ongoing", 100, every="200ms").start()
+        await live.ready()
+        await asyncio.sleep(0.3)
+        block(1.3)
+        await until(lambda: live.snapshot().quality != "valid")
+        said = live.snapshot().quality
+        return said, (await live.stop()).quality
+
+    said, after = asyncio.run(main())
+    assert said.startswith(BLOCKED + "00:00, because "), said
+    assert after.startswith(BLOCKED + "00:00 to "), after
+
+
+def test_at_full_speed_pace_does_not_matter():
+    async def main():
+        live = sensors("hasty", 10).start("2000d", speed="max", capture=1000)
+        await live.ready()
+        block(1.2)
+        return await live.stop()
+
+    assert asyncio.run(main()).quality == "valid"
+
+
+def test_a_paused_run_misses_nothing():
+    async def main():
+        live = sensors("paused", 100, every="200ms").start("1s")
+        await live.ready()
+        live.pause()
+        await asyncio.sleep(0.1)
+        block(1.3)
+        await asyncio.sleep(0.1)
+        live.resume()
+        return await live.wait()
+
+    assert asyncio.run(main()).quality == "valid"
+
+
+def test_what_is_generated_is_valid():
+    assert sensors("offline", 5).generate("1m").quality == "valid"
+
+
+# -- publishers ---------------------------------------------------------------------------------
+
+
+async def outage(broker, fleet, down_s):
+    live = fleet.start("5s")
+    await live.ready()
+    await until(lambda: sum(one.acknowledged for one in live.snapshot().publishers.values()) > 100)
+    broker.stop()
+    await asyncio.sleep(down_s)
+    broker.start()
+    return live, await live.wait()
+
+
+@pytest.fixture
+def busy(mosquitto):
+    """A broker, and a fleet of 2,000 readings a second that goes there."""
+    broker = mosquitto()
+
+    def make(**options):
+        return broker, sensors("busy", 200, every="100ms").publish_to(
+            broker.url, qos=1, queue_messages=100, **options)
+
+    return make
+
+
+def test_a_broker_that_is_away_is_the_bottleneck_and_not_the_simulator(busy):
+    broker, fleet = busy()
+    _, result = run(outage(broker, fleet, 2.5))
+    assert result.quality.startswith(f"{broker.url} was the bottleneck from 00:0"), result.quality
+    assert "its queue was full for " in result.quality
+    assert "(not connected" in result.quality
+    assert "the simulator" not in result.quality
+    ledger = next(iter(result.publishers.values()))
+    assert ledger.acknowledged == ledger.offered == result.rows
+    assert result.digest == generated(fleet, result)
+
+
+def test_dropping_the_oldest_makes_nobody_late_and_is_told_all_the_same(busy):
+    broker, fleet = busy(backpressure="drop_oldest")
+    _, result = run(outage(broker, fleet, 1.5))
+    dropped = sum(one.drops["queue full, oldest dropped"] for one in result.publishers.values())
+    assert dropped
+    assert f"{dropped:,} readings were dropped from its full queue" in result.quality
+    assert "the simulator" not in result.quality
+
+
+def test_slowing_down_is_the_publishers_doing(busy):
+    broker, fleet = busy(backpressure="slow_down")
+    _, result = run(outage(broker, fleet, 1.5))
+    assert f"{broker.url} was the bottleneck" in result.quality
+    assert "its devices were slowed down" in result.quality
+    assert "the simulator" not in result.quality
+
+
+# -- the rules ----------------------------------------------------------------------------------
+
+
+class Board:
+    ways = ()
+
+
+class Told:
+    """A judge whose time and readings a test decides."""
+
+    def __init__(self, monkeypatch, rate_hz=1000):
+        self.now_s = monotonic()
+        monkeypatch.setattr(quality, "monotonic", lambda: self.now_s)
+        self.clock = PacedClock(0, 1.0)
+        monkeypatch.setattr(PacedClock, "now_us", lambda _: int((self.now_s - self.begin_s) * 1e6))
+        self.begin_s = self.now_s
+        self.judge = Judge(self.clock, Board(), 0)
+        monkeypatch.setattr(self.judge.lag, "begin", lambda: None)
+        self.judge.begin()
+        self.rate_hz = rate_hz
+        chunk = sensors("rows", 1).generate("100m").capture.chunks()[0]
+        self.rows = chunk.take(slice(0, rate_hz))
+
+    def second(self, late=0, lag_s=0.0, by_s=0.2):
+        late_s = np.where(np.arange(self.rate_hz) < late, by_s, 0.0)
+        due_us = (self.clock.now_us() - late_s * 1e6).astype(np.int64)
+        self.judge.handed(self.rows, due_us, late_s, scripted=False)
+        self.now_s += 1.0001
+        self.judge._beat(self.now_s, lag_s)
+
+    def verdict(self):
+        self.judge.end(int((self.now_s - self.begin_s) * 1e6))
+        return self.judge.quality
+
+
+def test_one_pause_of_300_ms_is_forgiven_and_one_of_400_ms_is_not(monkeypatch):
+    for late, valid in ((200, True), (300, False)):  # what is 100 ms late is in time
+        told = Told(monkeypatch)
+        for second in range(10):
+            told.second(late if second == 4 else 0)
+        assert (told.verdict() == "valid") is valid
+
+
+def test_a_pause_in_a_short_run_counts_as_in_a_long_one(monkeypatch):
+    told = Told(monkeypatch)
+    told.second(200)
+    assert told.verdict() == "valid"
+
+
+def test_two_percent_late_for_a_minute_is_not_valid_and_five_seconds_of_it_are(monkeypatch):
+    for seconds, valid in ((5, True), (70, False)):
+        told = Told(monkeypatch)
+        for _ in range(seconds):
+            told.second(20)
+        assert (told.verdict() == "valid") is valid
+
+
+def test_a_loop_that_stood_still_is_told_though_nothing_was_due(monkeypatch):
+    told = Told(monkeypatch)
+    told.second()
+    told.second(lag_s=1.5)
+    assert "the event loop was blocked for up to 1.5 s" in told.verdict()
+
+
+def test_bad_times_far_apart_are_told_once_with_the_worst_and_how_many_more(monkeypatch):
+    told = Told(monkeypatch)
+    for second in range(60):
+        told.second({3: 400, 23: 900, 43: 400}.get(second, 0), by_s=0.9)
+    said = told.verdict()
+    assert said.startswith(BLOCKED + "00:23 to 00:24, because "), said
+    assert said.endswith("(and 2 more times)")
+
+
+def test_a_run_of_days_keeps_a_bounded_memory_of_bad_times(monkeypatch):
+    told = Told(monkeypatch, rate_hz=10)
+    for second in range(3000):
+        told.second(10 if second % 12 == 0 else 0)
+    assert len(told.judge._episodes[SIMULATOR]) == quality.EPISODES_MAX
+    assert len(told.judge._seconds) < 70
+
+
+@pytest.mark.parametrize(("seen", "why"), [
+    ({"lag_s": 2.3, "behind_s": 2.2, "cores": 0.97},
+     "the event loop was blocked for up to 2.3 s (another cell computing?)"),
+    ({"lag_s": 2.3, "behind_s": 2.2, "cores": 0.02},
+     "the event loop was blocked for up to 2.3 s (a blocking call in another cell, or a machine "
+     "busy with something else?)"),
+    ({"lag_s": 0.08, "own_s": 0.07, "behind_s": 1.2, "cores": 0.99},
+     "it used a whole core (99%) and was 1.2 s behind"),
+    ({"lag_s": 0.01, "behind_s": 0.8, "cores": 0.1, "late_scripted": 10},
+     "its scripted devices were up to 0.8 s behind (do they wait for something real?)"),
+    ({"lag_s": 0.1, "own_s": 0.09, "behind_s": 0.4, "cores": 0.4},
+     "it was up to 0.4 s behind at 40% of a core (is the machine busy with something else?)"),
+])
+def test_the_cause_is_what_was_seen(seen, why):
+    one = Second(0.0, 0, end_s=1.0, end_us=1_000_000, rows=10, late={SIMULATOR: 10})
+    for name, value in seen.items():
+        setattr(one, name, value)
+    episode = Episode(one)
+    episode.add(one, SIMULATOR)
+    assert episode.simulator_why() == why
+
+
+def test_processor_time_only_goes_up():
+    assert cpu_s() <= cpu_s()
