@@ -1,11 +1,12 @@
 """What was done to a run: a log in simulated time.
 
-An action that changes content (inject, clear, stop, set, add) is part of the run and of its replay;
-pace events (pause, resume, speed) and what was logged are in the log only.
+An action that changes content (inject, clear, stop, set, add, command) is part of the run and of
+its replay; pace events (pause, resume, speed) and what was logged are in the log only.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -15,7 +16,8 @@ from iotsim.units import clock_text, duration_text
 
 CHOSEN_MAX = 1000
 CHOSEN_SAVED_MAX = 100_000  # ids of all actions of a saved run together
-CONTENT = ("add", "clear", "inject", "set", "stop")
+CONTENT = ("add", "clear", "command", "inject", "set", "stop")
+PAYLOAD_CHARS_SHOWN = 60
 PACE = ("pause", "resume", "speed")
 
 
@@ -114,8 +116,10 @@ def _details(parameters: Mapping[str, Any]) -> list[str]:
     for name, value in parameters.items():
         if value is None or value == {} or (name, value) == ("where", "all"):
             continue
-        if name in ("fault", "text"):
+        if name in ("fault", "name", "text"):
             found.append(str(value))
+        elif name == "payload":
+            found.append(f"payload={_short(value)}")
         elif name.endswith("_us"):
             found.append(f"{name[:-3]}={duration_text(value)}")
         elif name == "members":
@@ -129,6 +133,11 @@ def _details(parameters: Mapping[str, Any]) -> list[str]:
         else:
             found.append(f"{name}={value}")
     return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= PAYLOAD_CHARS_SHOWN else f"{text[:PAYLOAD_CHARS_SHOWN]}…"
 
 
 def _plain(value: Any) -> str:

@@ -236,6 +236,13 @@ class Context:
         given = verbs.set_(who(where, None, None), every, verbs.merged(fields, more, "fields"))
         return Done(self._do("set", given) or 0)
 
+    def command(
+        self, name: str, where: Any = "all", *, payload: Any = None, id: str | None = None
+    ) -> Done[int]:
+        """Give devices a command; gives to how many it was new."""
+        given = verbs.command(name, who(where, None, None), payload, id)
+        return Done(self._do("command", given) or 0)
+
     def update_behavior(
         self, params: Mapping[str, Any], ids: Any = None, device_type: str | None = None, *,
         where: Any = None,

@@ -33,7 +33,7 @@ class Step:
     at_us : int
         Since the start.
     verb : str
-        add, clear, expect, inject, log, set or stop.
+        add, clear, command, expect, inject, log, set or stop.
     parameters : mapping
         As `iotsim.verbs` gives them, plain JSON; empty for `add`. Of an expect: message, last_us.
     members : Members or None

@@ -303,6 +303,7 @@ class Driver:
             return self.frontier_us
         due = [block.next_us for block in self.simulation.blocks if not block.retired]
         due.append(self._links.next_leave_us)
+        due.append(self.simulation.deeds.next_script_us)
         kernel = self.simulation.kernel
         if isinstance(kernel, LiveKernel) and kernel.next_us is not None:
             due.append(kernel.next_us)

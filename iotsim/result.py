@@ -220,6 +220,47 @@ class Result:
 
         return scenario_of(self.fleet, self.actions, self.start_us, self.end_us, self.name,
                            self.expectations)
+    def audit(
+        self, tap: Any, *, where: Where = "all", publisher: str | None = None,
+        audit_field: str | None = None, clock: str | None = None, late: Duration = "1s",
+    ) -> Audit:
+        """Compare what left the devices with what arrived, reading by reading.
+
+        Parameters
+        ----------
+        tap : Tap, DataFrame or iterable of (topic, payload, id)
+            What was received: a tap, open or closed, its `frame()`, or its `messages()`.
+        where : selector
+            Only these devices.
+        publisher : str, optional
+            Which publisher's messages are compared, as `publishers` calls it; those with the
+            tap's host and port if not given.
+        audit_field : str, optional
+            The key of the JSON documents that holds the id, where the protocol carries none; what
+            the publisher was given as `audit_field=` if left out.
+        clock : {"stamp", "timestamp"}, optional
+            What latency counts from: the message's own stamp (`publish_to(…, stamp=True)`), or the
+            instant at which it left its device; stamps if all messages have one.
+        late : duration
+            How late a reading has to come to be called late.
+
+        Raises
+        ------
+        BadValue
+            If the run published nothing, holds no readings, or not to where the tap listens.
+        """
+        from iotsim.audit import audit
+
+        return audit(self, tap, where=where, publisher=publisher, audit_field=audit_field,
+                     clock=clock, late=late)
+
+    def commands(self) -> pd.DataFrame:
+        """Return every command and what each device answered; see `iotsim.commands.table`."""
+        from iotsim.commands import table
+
+        deeds = None if self.history is None else self.history.deeds
+        return table([]) if deeds is None else table(deeds.mail.book.letters, deeds.population)
+
 
     def branch(self, at: Duration) -> Scenario:
         """Return a scenario that did the same up to a moment, for another future.

@@ -26,6 +26,10 @@ class RunViews:
         """Return what has happened so far; see `Result.events`."""
         return self._so_far().events(event, device_id)
 
+    def commands(self) -> pd.DataFrame:
+        """Return every command so far and what devices answered; see `Result.commands`."""
+        return self._so_far().commands()
+
     def to_scenario(self) -> Scenario:
         """Return what was done so far as a scenario; see `Result.to_scenario`."""
         return self._so_far().to_scenario()

@@ -83,7 +83,10 @@ def _step_of(action: Action) -> Step | None:
     whole = action.verb == "stop" and "where" not in action.parameters  # of the run, not of devices
     if whole or not (action.is_content or action.verb == "log"):
         return None
-    return Step(action.at_us, action.verb, dict(action.parameters))
+    given = dict(action.parameters)
+    if action.verb == "command":  # now it is the scenario that gives it
+        given.pop("by", None)
+    return Step(action.at_us, action.verb, given)
 
 
 def members_again(spec: Mapping[str, Any]) -> Members:
@@ -199,6 +202,9 @@ def _call_of(step: Step) -> str:
         every = [f"every={quoted(duration_text(given['every_us']))}"] if "every_us" in given else []
         return _call("set", [*_where(given), *every,
                              *_named("fields", given.get("fields", {}), _SET_NAMES)])
+    if step.verb == "command":
+        more = [f"{key}={literal(given[key])}" for key in ("payload", "id") if key in given]
+        return _call("command", [quoted(given["name"]), *_where(given), *more])
     parts = [quoted(given["fault"]), *_where(given)]
     if "duration_us" in given:
         parts.append(f"duration={quoted(duration_text(given['duration_us']))}")

@@ -135,6 +135,21 @@ class ScenarioVerbs:
         check_set(given, crowd(self.fleet, self._telling).members, self._telling)
         return self._do("set", given)
 
+    def command(
+        self, name: str, where: Where = "all", *, payload: Any = None, id: str | None = None
+    ) -> Self:
+        """Return a scenario that gives devices a command.
+
+        Parameters
+        ----------
+        name : str
+        where : selector
+        payload : JSON value, optional
+        id : str, optional
+            Numbered if not given.
+        """
+        return self._do("command", verbs.command(name, where, payload, id))
+
     def suspend(self, where: Where = "all", duration: Duration | None = None) -> Self:
         """Return a scenario that lets devices rest: `inject("suspend")`."""
         return self.inject("suspend", where, duration)

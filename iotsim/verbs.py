@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from iotsim.commands import NAME_CHARS_MAX, checked_id
+from iotsim.commands import plain as json_of
 from iotsim.errors import BadValue
 from iotsim.faults.base import build, fault_name
 from iotsim.members import Members
@@ -98,6 +100,45 @@ def clear(
     """Return the parameters of a clear: of one fault, or of all; `by`: of its own alone."""
     name = None if fault is None else fault_name(fault)
     return _trimmed({"fault": name, "where": parse(where).spec(), "by": _by(by)})
+
+
+def command(
+    name: str, where: Where = "all", payload: Any = None, id: Any = None, by: Any = None
+) -> dict[str, Any]:
+    """Return the parameters of a command.
+
+    Parameters
+    ----------
+    name : str
+        What is to be done; empty for what came from outside and was no command.
+    where : selector
+    payload : JSON value, optional
+        Up to 64 kB.
+    id : str, optional
+        What it can be called by; a device does nothing twice under one id. Made if not given.
+    by : str, optional
+        Where it came from, if it was not the run's own.
+
+    Raises
+    ------
+    BadValue
+        If one of them cannot be.
+
+    Examples
+    --------
+    >>> command("reboot", "site=north")
+    {'name': 'reboot', 'where': 'site=north'}
+    """
+    if not isinstance(name, str) or not (name.isprintable() and len(name) <= NAME_CHARS_MAX):
+        raise BadValue("command", name, f"is not printable text of up to {NAME_CHARS_MAX} "
+                       "characters", "Give a name such as 'reboot'.")
+    if by is not None and (not isinstance(by, str) or len(by) > REASON_CHARS_MAX
+                           or not by.isprintable()):
+        raise BadValue("by", by, "is not the address of a broker", "Leave it out.")
+    given = {"name": name, "where": parse(where).spec(),
+             "payload": None if payload is None else json_of("payload", payload),
+             "id": None if id is None else checked_id(id), "by": by or None}
+    return _trimmed(given)
 
 
 def stop(where: Where = "all") -> dict[str, Any]:

@@ -157,6 +157,7 @@ _KEYS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     for verb, needed, more in (
         ("add", ("members",), ()),
         ("clear", ("where",), ("fault", "by")),
+        ("command", ("name", "where"), ("payload", "id", "by")),
         ("inject", ("fault", "where"), ("duration_us", "parameters", "reason", "by")),
         ("log", ("text",), ()),
         ("pause", (), ()),
@@ -191,6 +192,9 @@ def _action(
         return Action(verb, at_us, parameters)
     if verb == "clear":
         return Action(verb, at_us, verbs.clear(entry.get("fault"), where, entry.get("by")))
+    if verb == "command":
+        return Action(verb, at_us, verbs.command(entry["name"], where, entry.get("payload"),
+                                                 entry.get("id"), entry.get("by")))
     if verb == "set":
         every = f"{_duration_us(entry, 'every_us')}us" if "every_us" in entry else None
         return Action(verb, at_us, verbs.set_(where, every, entry.get("fields")))

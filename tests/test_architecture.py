@@ -11,9 +11,9 @@ LAYERS = (
     (0, "foundations", "errors units registry readings"),
     (1, "time, randomness, who, what was done", "clock seeding normals selectors actions"),
     (2, "pure values: signals, profiles, members", "signals fields documents topics profile_schema "
-        "profiles members testing faults verbs"),
+        "profiles members testing faults verbs commands"),
     (3, "engine and the shapes of its readings", "engine capture acks frames arrow digest rebuilt"),
-    (3, "carriers", "transport publishers outlets broker embedded_broker tapping"),
+    (3, "carriers", "transport publishers outlets broker embedded_broker tapping listening"),
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
         "run_state works progress verification replaying taps preflight quality verdict loop_lag stage links waiting "
         "checkpoints events run_verbs run_views live_runs"),

@@ -7,15 +7,18 @@ blocks split there, scripted devices are told.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iotsim.actions import CHOSEN_MAX, Action
+from iotsim.actions import CHOSEN_MAX, CONTENT, Action
 from iotsim.engine.block import Block, Split
 from iotsim.engine.departures import Grids, departures, holds
+from iotsim.engine.inbox import Mail
+from iotsim.engine.kernel import Kernel
 from iotsim.engine.live import LiveKernel
 from iotsim.engine.population import Move, Population, pairs_of, within
 from iotsim.errors import BadValue, UnknownName
@@ -50,6 +53,8 @@ class Deeds:
     holding : list of Window
         Those because of which readings may leave later.
     grids : Grids
+    mail : Mail
+        The commands, and what devices answered.
     """
 
     def __init__(self, simulation: Simulation) -> None:
@@ -58,7 +63,9 @@ class Deeds:
         self.done: list[Action] = []
         self.holding: list[Window] = []
         self.grids = Grids(simulation.population)
+        self.mail = Mail(self)
         self._scripts: list[tuple[int, int, Callable[[], None]]] = []
+        self._told = 0
 
     def act(self, action: Action) -> Action:
         """Do an action; see `Simulation.act`."""
@@ -69,7 +76,8 @@ class Deeds:
             count, note = self._add(action.members, at_us), ""
         else:
             where = given.get("where", "all")
-            slots, note = people.select(where, at_us)
+            picks = self.mail if action.verb == "command" else people
+            slots, note = picks.select(where, at_us)
             if parse(where).count is not None:
                 chosen = tuple(people.ids[slot] for slot in slots[:CHOSEN_MAX].tolist())
             count = self._verb(action, slots, at_us)
@@ -89,7 +97,9 @@ class Deeds:
             return self._set(given.get("every_us"), given.get("fields", {}), slots, at_us)
         if action.verb == "stop":
             return self._stop(slots, at_us)
-        raise UnknownName("action", action.verb, ("add", "clear", "inject", "set", "stop"))
+        if action.verb == "command":
+            return self.mail.deliver(action, slots, at_us)
+        raise UnknownName("action", action.verb, CONTENT)
 
     # -- faults ---------------------------------------------------------------------------------
 
@@ -199,6 +209,16 @@ class Deeds:
     def population(self) -> Population:
         """Who there is."""
         return self._simulation.population
+
+    @property
+    def kernel(self) -> Kernel:
+        """Who steps scripted devices."""
+        return self._simulation.kernel
+
+    @property
+    def start_us(self) -> int:
+        """Where the run began, microseconds since 1970."""
+        return self._simulation.start_us
 
     def reached_us(self, now_us: int) -> int:
         """Return what every device has come to, at most now."""
@@ -317,8 +337,17 @@ class Deeds:
         for cast in self._simulation.casts:
             mine = cast.slots[within(cast.slots, slots)].tolist()
             if mine:
-                self._scripts.append((at_us, len(self._scripts), _teller(cast, mine, tell)))
-        self._scripts.sort(key=lambda entry: entry[:2])
+                self.later(at_us, _teller(cast, mine, tell))
+
+    def later(self, at_us: int, do: Callable[[], None]) -> None:
+        """Do something to scripted devices when all have come to an instant."""
+        self._told += 1
+        insort(self._scripts, (at_us, self._told, do), key=lambda entry: entry[:2])
+
+    @property
+    def next_script_us(self) -> int:
+        """When something is to be done to scripted devices next."""
+        return self._scripts[0][0] if self._scripts else NEVER_US
 
     def script_times(self, until_us: int) -> list[int]:
         """Return when, before an instant, something is to be done to scripted devices."""

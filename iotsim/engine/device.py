@@ -25,6 +25,7 @@ import numpy as np
 from iotsim.engine.columns import column_of
 from iotsim.engine.dressing import Facts, dressed
 from iotsim.engine.grid import jitter_keys, site_of
+from iotsim.engine.inbox import Inbox
 from iotsim.engine.kernel import Body, Event, Kernel, Queue, Sleep
 from iotsim.errors import BadValue
 from iotsim.faults.base import Window
@@ -63,8 +64,8 @@ class Device:
     """
 
     __slots__ = (
-        "_cast", "_counts", "_every_us", "_i", "_key", "_seq", "_singles", "_sleep", "body", "id",
-        "now_us", "order", "start_us",
+        "_cast", "_counts", "_every_us", "_i", "_inbox", "_key", "_seq", "_singles", "_sleep",
+        "body", "id", "now_us", "order", "start_us",
     )
 
     def __init__(self, cast: Cast, i: int, order: int, start_us: int) -> None:
@@ -76,6 +77,7 @@ class Device:
         self._counts: dict[str, int] | None = None
         self._singles: dict[Any, Any] | None = None
         self._sleep: Sleep | None = None
+        self._inbox: Inbox | None = None
         self._every_us = cast.interval_us
 
     def __repr__(self) -> str:
@@ -190,6 +192,19 @@ class Device:
     def silence(self) -> None:
         """Let nothing that it emits from now on count: it was stopped, or the run is over."""
         self._cast = self._cast.nowhere()
+        if self._inbox is not None:
+            self._inbox.closed = True
+
+    def commands(self) -> Inbox:
+        """Return the commands that this device is given, from its first call on.
+
+        `async for command in dev.commands()` waits for each; `await dev.commands().get("5s")` for
+        the next one, or gives None when none came within 5 s. Offline they come from a scenario or
+        a replay; where nobody sends any, a device waits for ever, and holds nobody up.
+        """
+        if self._inbox is None:
+            self._inbox = Inbox(self)
+        return self._inbox
 
     def event(self) -> Event:
         """Return a new event that devices of this run can wait for."""

@@ -76,6 +76,22 @@ class Park:
         yield self
 
 
+class _Nobody:
+    """Stands in the heap for a party that was woken early, and compares with whoever is there."""
+
+    __slots__ = ()
+    body = None
+
+    def __lt__(self, other: object) -> bool:
+        return True
+
+    def __gt__(self, other: object) -> bool:
+        return False
+
+
+NOBODY = _Nobody()
+
+
 class Kernel:
     """Steps parties by hand, in order of (time, party order).
 
@@ -105,6 +121,15 @@ class Kernel:
     def wake_at(self, party: Any, time_us: int) -> None:
         """Wake a party at an instant, or at its own time if that is later."""
         heapq.heappush(self._heap, (max(time_us, party.now_us), party.order, party))
+
+    def wake_early(self, party: Any, time_us: int) -> None:
+        """Wake a party that sleeps at an instant instead of when it wanted to."""
+        heap = self._heap
+        for place, entry in enumerate(heap):
+            if entry[2] is party:  # nothing else moves: what is there now wakes nobody
+                heap[place] = (*entry[:2], NOBODY)
+                break
+        self.wake_at(party, time_us)
 
     def run_until(self, limit_us: int) -> None:
         """Step every party that is due before an instant."""

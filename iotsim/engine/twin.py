@@ -14,6 +14,7 @@ import numpy as np
 from iotsim.engine.block import Block, Split
 from iotsim.engine.deeds import Deeds
 from iotsim.engine.departures import Grids
+from iotsim.engine.inbox import Mail
 from iotsim.engine.population import Move, Population
 from iotsim.engine.simulation import Simulation
 from iotsim.faults.base import Window
@@ -82,6 +83,7 @@ def _deeds(deeds: Deeds, simulation: Simulation, twins: _Twins) -> Deeds:
     made.done = list(deeds.done)
     made.holding = [twins.window(window) for window in deeds.holding]
     made.grids = Grids(simulation.population, deeds.grids.changes)
+    made.mail = Mail(made, deeds.mail.book.twin())
     return made
 
 
