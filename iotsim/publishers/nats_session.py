@@ -1,0 +1,334 @@
+"""A NATS connection of our own, made for exact account rather than convenience.
+
+nats-py loses the account (acknowledgements that never resolve, a reconnection that hangs, a read
+loop that ends unnoticed), and a call per message is too slow; here a block is one write.
+
+Core NATS acknowledges nothing. With `fence` a PING follows each write: the server answers in
+order, so the PONG says that it has taken all before it, and a denied subject was named by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from iotsim.errors import ConnectError
+from iotsim.publishers.base import Blame, Item, Loss, Verdicts
+from iotsim.publishers.nats import NatsPublisher
+from iotsim.publishers.nats_frames import Framer
+from iotsim.publishers.nats_greeting import greeting
+from iotsim.publishers.nats_wire import Wire
+from iotsim.transport.addresses import failure_text
+
+CONNECT_S = 4.0  # for TCP
+ANSWER_S = 4.0  # for INFO, TLS, PONG and the like, together
+CLOSE_S = 0.4
+LEAVE_S = 5.0  # to finish what is in flight when the server is about to leave
+DENIED = "the server denies publishing to this subject"
+_PING = b"PING\r\n"
+_SUBJECT = re.compile(r'to "([^"]*)"')
+# What one message of ours may have earned.
+_MESSAGE_ERRORS = ("maximum payload", "maximum control line", "parser error", "unknown protocol",
+                   "invalid publish subject")
+_ADVICE = (
+    ("authorization violation", "Check username= and password=, token= or creds=."),
+    ("authentication expired", "Renew the file that creds= names."),
+    ("tls required", "Use nats+tls://."),
+    ("maximum connections", "Use fewer connections=."),
+)
+
+Fence: TypeAlias = tuple[list[int], list[Item]]
+
+
+class NatsLink:
+    """One NATS connection of a lane (a `Link`), with core publications.
+
+    Parameters
+    ----------
+    publisher : NatsPublisher
+    name : str
+        The client's name, as the server shows it.
+    verdicts : Verdicts
+    """
+
+    def __init__(self, publisher: NatsPublisher, name: str, verdicts: Verdicts) -> None:
+        self._publisher, self._name, self._verdicts = publisher, name, verdicts
+        headers = {"Nats-Expected-Stream": publisher.stream} if publisher.stream else {}
+        self._framer = Framer(headers, ids=publisher.ids, stamp=publisher.tracing.stamp)
+        self._inbox = ""
+        self._wire: Wire | None = None
+        self._step: asyncio.Future[Any] | None = None  # what `open` or `close` waits for
+        self._fences: deque[Fence | None] = deque()  # one for each PING without its PONG
+        self._denied: set[str] = set()
+        self._ping: asyncio.TimerHandle | None = None
+        self._departure: asyncio.TimerHandle | None = None
+        self._heard = self._leaving = False
+
+    # -- connection -------------------------------------------------------------------------------
+
+    async def open(self) -> int:
+        """Connect, and return how many messages may be in flight."""
+        self._inbox = f"_INBOX.{secrets.token_hex(11)}."
+        self._forget()
+        wire = Wire(self, self._inbox)
+        try:
+            await self._connect(wire)
+            self._wire = wire
+            async with asyncio.timeout(ANSWER_S):
+                await self._greet(wire)
+                await self._agree(wire)
+        except BaseException as error:
+            reached = self._wire is wire
+            self.drop()
+            wire.abort()
+            if isinstance(error, TimeoutError):
+                raise self._silence(reached) from None
+            if isinstance(error, OSError) and not isinstance(error, ConnectError):
+                raise self._refusal(failure_text(error)) from None
+            raise
+        finally:
+            self._end_step()
+        self._arm_ping()
+        return self._publisher.window
+
+    async def _connect(self, wire: Wire) -> None:
+        address, first = self._publisher.address, self._publisher.tls_first
+        self._expect()
+        async with asyncio.timeout(CONNECT_S):
+            await asyncio.get_running_loop().create_connection(
+                lambda: wire, address.host, address.port,
+                ssl=self._publisher.context if first else None,
+            )
+
+    async def _greet(self, wire: Wire) -> None:
+        assert self._step is not None
+        info: dict[str, Any] = await self._step
+        context = self._publisher.context
+        if context is not None and not self._publisher.tls_first:
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise self._refusal("the server offers no TLS", "Use nats:// in the URL.")
+            await wire.secure(context, self._publisher.address.host)
+        elif context is None and info.get("tls_required"):
+            raise self._refusal("the server wants TLS", "Use nats+tls:// in the URL.")
+        if not info.get("headers") and (self._publisher.ids or self._publisher.tracing.stamp):
+            raise self._refusal("the server takes no headers", "Use ids=False and no stamp=.")
+        self._framer.payload_bytes_max = int(info.get("max_payload", 1024 * 1024))
+        who = self._publisher.credentials
+        await self._ask(greeting(self._name, who, info, context is not None) + _PING)
+
+    async def _agree(self, wire: Wire) -> None:
+        """Do what else a connection begins with."""
+
+    def _expect(self) -> asyncio.Future[Any]:
+        self._step = asyncio.get_running_loop().create_future()
+        return self._step
+
+    async def _ask(self, data: bytes) -> Any:
+        # Write what is answered; `open` and `close` wait for one answer at a time.
+        step = self._expect()
+        if self._wire is None:
+            raise ConnectionResetError
+        self._wire.write(data)
+        return await step
+
+    def _answer(self, value: Any) -> bool:
+        # Whether somebody waits for an answer; it is theirs then.
+        if self._step is None or self._step.done():
+            return False
+        self._step.set_result(value)
+        return True
+
+    def _end_step(self) -> None:
+        step, self._step = self._step, None
+        if step is not None and step.done() and not step.cancelled():
+            step.exception()  # else asyncio says that nobody looked at it
+
+    def _silence(self, reached: bool) -> ConnectError:
+        if not reached:
+            return self._refusal("the address does not answer")
+        return self._refusal(
+            "it accepts the connection but does not answer",
+            "Is it a NATS server? Where it begins with TLS at once, use tls_first=True.",
+        )
+
+    def _refusal(self, why: str, todo: str = "") -> ConnectError:
+        return ConnectError(self._publisher.url, why, todo)
+
+    def _forget(self) -> None:
+        # What belonged to the connection before.
+        self._fences.clear()
+        self._denied.clear()
+        self._leaving = False
+
+    def drop(self) -> None:
+        """End the connection at once; no verdict comes after it."""
+        self._cancel_timers()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.abort()
+
+    async def close(self) -> None:
+        """Let the server take what was written, then close, within a deadline."""
+        self._cancel_timers()
+        wire = self._wire
+        if wire is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._ask(_PING)
+                await wire.close()
+        except (TimeoutError, OSError):
+            pass
+        finally:
+            self._end_step()
+            self._wire = None
+            wire.abort()
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    def send(self, tokens: Sequence[int], items: Sequence[Item]) -> bool:
+        """Hand messages to the transport in one write; False if it holds more than 256 kB."""
+        wire = self._wire
+        if wire is None:
+            return False
+        batch = self._framer.frames(items)
+        refused = {tokens[i]: why for i, why in batch.refused}
+        taken = list(tokens)
+        if refused:
+            items = [item for token, item in zip(tokens, items, strict=True)
+                     if token not in refused]
+            taken = [token for token in tokens if token not in refused]
+        if self._publisher.fence and taken:
+            self._fences.append((taken, list(items)))
+            wire.write(batch.data + _PING)
+        else:
+            wire.write(batch.data)
+        for token, why in refused.items():
+            self._verdicts.refused([token], why)
+        if not self._publisher.fence:
+            self._verdicts.acknowledged(taken)
+        return not (wire.paused or self._leaving)
+
+    @property
+    def _unsettled(self) -> bool:
+        return any(self._fences)
+
+    # -- receiving (called by the wire) -----------------------------------------------------------
+
+    def informed(self, info: dict[str, Any]) -> None:
+        """Take the greeting; later, a new size of payloads, or that the server will leave."""
+        self._heard = True
+        if self._answer(info):
+            return
+        size = info.get("max_payload")
+        if isinstance(size, int):
+            self._framer.payload_bytes_max = size
+        if info.get("ldm") and not self._leaving:
+            self._leaving = True
+            self._departure = asyncio.get_running_loop().call_later(LEAVE_S, self._leave)
+            self._leave_if_idle()
+
+    def ponged(self) -> None:
+        """Take that the server has read all that was written before a PING."""
+        self._heard = True
+        if not self._fences:
+            self._answer(None)
+            return
+        fence = self._fences.popleft()
+        if fence is None:
+            return
+        tokens, items = fence
+        if self._denied:
+            subjects = [item[0].replace("/", ".") for item in items]
+            pairs = list(zip(tokens, subjects, strict=True))
+            self._verdicts.refused([t for t, name in pairs if name in self._denied], DENIED)
+            tokens = [t for t, name in pairs if name not in self._denied]
+            self._denied.clear()
+        self._verdicts.acknowledged(tokens)
+        self._leave_if_idle()
+
+    def complained(self, text: str) -> None:
+        """Take an error: a denied subject, or what ends the connection."""
+        self._heard = True
+        lower = text.lower()
+        if lower.startswith("permissions violation for publish"):
+            found = _SUBJECT.search(text)
+            self._deny(found[1] if found else "")
+            return
+        todo = next((advice for sign, advice in _ADVICE if sign in lower), "")
+        refusal = self._refusal(f"the server refused us: {lower}", todo)
+        if self._step is not None and not self._step.done():
+            self._step.set_exception(refusal)
+            return
+        blame: Blame = "message" if lower.startswith(_MESSAGE_ERRORS) else "other"
+        self.gone(Loss(f"the server ended the connection: {lower}", blame))
+
+    def _deny(self, subject: str) -> None:
+        if self._publisher.fence:
+            self._denied.add(subject)
+        else:
+            self._verdicts.notice(f"{DENIED}: {subject!r:.80}")
+
+    def settled(self, tokens: list[int], duplicates: int) -> None:
+        """Take a run of publications that a stream has stored; core NATS has none."""
+
+    def answered(self, subject: str, headers: bytes, payload: bytes) -> None:
+        """Take another message to our inbox; core NATS has none."""
+
+    def gone(self, loss: Loss) -> None:
+        """Take the end of the wire."""
+        step = self._step
+        if step is not None and not step.done():
+            why = f"the connection ended during the handshake ({loss.why})"
+            step.set_exception(self._refusal(why, "Is it a NATS server, and TLS as the URL says?"))
+            self.drop()
+            return
+        had = self._wire is not None
+        self.drop()
+        if had:
+            self._verdicts.lost(loss)
+
+    def writable(self) -> None:
+        """Take the news that the transport has room again."""
+        if not self._leaving:
+            self._verdicts.ready()
+
+    # -- keepalive and departure ------------------------------------------------------------------
+
+    def _leave_if_idle(self) -> None:
+        if self._leaving and not self._unsettled:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._wire is not None:
+            self.gone(Loss("the server is about to shut down (lame duck mode)"))
+
+    def _arm_ping(self) -> None:
+        # Half the time to the ping, half for its answer: a dead link shows within one keepalive.
+        half_s = self._publisher.keepalive / 2
+        loop = asyncio.get_running_loop()
+
+        def ask() -> None:
+            if self._wire is not None:
+                self._heard = False
+                self._fences.append(None)
+                self._wire.write(_PING)
+                self._ping = loop.call_later(half_s, check)
+
+        def check() -> None:
+            if not self._heard:
+                self.gone(Loss(f"no answer to a PING in {half_s:g} s"))
+            else:
+                self._ping = loop.call_later(half_s, ask)
+
+        self._ping = loop.call_later(half_s, ask)
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._ping, self._departure):
+            if timer is not None:
+                timer.cancel()
+        self._ping = self._departure = None

@@ -1,0 +1,217 @@
+"""The byte side of a NATS connection: framing, write pressure, TLS, the end of it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from typing import Any, Protocol
+
+import orjson
+
+from iotsim.publishers.base import Loss
+from iotsim.transport.addresses import failure_text
+
+WRITE_HIGH_BYTES = 256 * 1024
+WRITE_LOW_BYTES = 64 * 1024
+REST_BYTES_MAX = 4 * 1024 * 1024
+TLS_S = 4.0
+INBOX_SID = 1
+_LINE_BYTES_MAX = 65_536  # the longest is INFO
+
+
+class Owner(Protocol):
+    """Who is told what happens on a wire."""
+
+    def informed(self, info: dict[str, Any]) -> None:
+        """Take what the server says of itself; the first is its greeting."""
+
+    def ponged(self) -> None:
+        """Take the answer to the oldest PING without one."""
+
+    def complained(self, text: str) -> None:
+        """Take an error of the server's."""
+
+    def settled(self, tokens: list[int], duplicates: int) -> None:
+        """Take a run of publications that a stream has stored."""
+
+    def answered(self, subject: str, headers: bytes, payload: bytes) -> None:
+        """Take any other message to our inbox."""
+
+    def gone(self, loss: Loss) -> None:
+        """Take the end of the wire; it comes once."""
+
+    def writable(self) -> None:
+        """Take the news that the transport has room again."""
+
+
+class Wire(asyncio.Protocol):
+    """One TCP or TLS connection.
+
+    Parameters
+    ----------
+    owner : Owner
+    inbox : str
+        Answers to `<inbox><token>` are what `settled` and `answered` are told of.
+    """
+
+    def __init__(self, owner: Owner, inbox: str) -> None:
+        self.paused = False
+        self.closed = asyncio.Event()
+        self._owner: Owner | None = owner
+        self._transport: asyncio.Transport | None = None
+        self._rest = b""
+        self._greeted = False
+        # Almost all that a publisher to a stream hears is runs of these.
+        ack = rb"MSG %b\d+ %d \d+\r\n\{\"stream\":\"[^\"\\]*\",[^}]*\}\r\n" % (
+            re.escape(inbox.encode()), INBOX_SID)
+        self._acks = re.compile(rb"(?:%b)+" % ack)
+        self._tokens = re.compile(rb"MSG %b(\d+) " % re.escape(inbox.encode()))
+
+    # -- called by asyncio ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bound what the transport holds."""
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
+        self._transport = transport
+        if self._owner is None:  # given up while connecting
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Cut bytes into what the server says and hand it on."""
+        if self._owner is None:
+            return
+        whole = self._rest + data if self._rest else data
+        position, problem = 0, ""
+        try:
+            while self._owner is not None and position < len(whole):
+                following = self._next(whole, position)
+                if following == position:
+                    break
+                position = following
+        except (ValueError, IndexError):
+            said = bytes(whole[position : position + 24])
+            problem = f"it does not speak NATS: it sent {said!r}"
+        self._rest = whole[position:]
+        if len(self._rest) > REST_BYTES_MAX:
+            problem = "a message from the server over 4 MB"
+        if problem:
+            self._end(Loss(problem))
+
+    def pause_writing(self) -> None:
+        """Note that the transport holds more than 256 kB."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """Note that it has room again."""
+        self.paused = False
+        if self._owner is not None:
+            self._owner.writable()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the owner, unless it ended the connection itself."""
+        self.closed.set()
+        why = "the peer closed the connection" if exc is None else failure_text(exc)
+        self._end(Loss(why, "cut"))
+
+    # -- what the server says ---------------------------------------------------------------------
+
+    def _next(self, whole: bytes, position: int) -> int:
+        # Hands on what stands at the position, and returns where the next begins: the same place
+        # if it is not whole yet. ValueError if it is nothing that NATS has.
+        owner = self._owner
+        assert owner is not None
+        run = self._acks.match(whole, position)
+        if run is not None:
+            tokens = [int(token) for token in self._tokens.findall(whole, position, run.end())]
+            owner.settled(tokens, whole.count(b'"duplicate"', position, run.end()))
+            return run.end()
+        end = whole.find(b"\r\n", position, position + _LINE_BYTES_MAX)
+        if end < 0:
+            if len(whole) - position >= _LINE_BYTES_MAX or not self._plausible(whole, position):
+                raise ValueError
+            return position
+        verb, _, rest = whole[position:end].partition(b" ")
+        verb = verb.upper()
+        if not self._greeted and verb not in (b"INFO", b"-ERR"):
+            raise ValueError
+        if verb in (b"MSG", b"HMSG"):
+            return self._message(whole, position, end, rest)
+        if verb == b"PONG":
+            owner.ponged()
+        elif verb == b"PING":
+            self.write(b"PONG\r\n")
+        elif verb == b"-ERR":
+            owner.complained(rest.strip().strip(b"'").decode("utf-8", "replace"))
+        elif verb == b"INFO":
+            info = orjson.loads(rest)
+            if not isinstance(info, dict):
+                raise ValueError
+            self._greeted = True
+            owner.informed(info)
+        elif verb != b"+OK":
+            raise ValueError
+        return end + 2
+
+    def _plausible(self, whole: bytes, position: int) -> bool:
+        return self._greeted or b"INFO -ERR".find(whole[position : position + 4]) >= 0
+
+    def _message(self, whole: bytes, position: int, end: int, rest: bytes) -> int:
+        # MSG subject sid [reply] size · HMSG subject sid [reply] head-size size
+        words = rest.split()
+        headed = whole[position : position + 1] in b"Hh"
+        if len(words) not in ((4, 5) if headed else (3, 4)):
+            raise ValueError
+        size, head = int(words[-1]), int(words[-2]) if headed else 0
+        if not 0 <= head <= size:
+            raise ValueError
+        start = end + 2
+        if len(whole) < start + size + 2:
+            return position
+        owner = self._owner
+        assert owner is not None
+        subject = words[0].decode("utf-8", "replace")
+        owner.answered(subject, whole[start : start + head], whole[start + head : start + size])
+        return start + size + 2
+
+    # -- called by the owner ----------------------------------------------------------------------
+
+    async def secure(self, context: ssl.SSLContext, host: str) -> None:
+        """Go on over TLS; raises OSError."""
+        assert self._transport is not None
+        made = await asyncio.get_running_loop().start_tls(
+            self._transport, self, context, server_hostname=host, ssl_handshake_timeout=TLS_S
+        )
+        if made is None:
+            raise ConnectionResetError
+        made.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
+        self._transport = made
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the transport; never waits."""
+        if self._transport is not None and data:
+            self._transport.write(data)
+
+    async def close(self) -> None:
+        """Flush, and return when the connection is closed."""
+        self._owner = None
+        if self._transport is not None:
+            self._transport.close()
+            await self.closed.wait()
+
+    def abort(self) -> None:
+        """End the connection now; the owner hears nothing more."""
+        self._owner = None
+        self._abort()
+
+    def _abort(self) -> None:
+        # asyncio calls connection_lost twice when a closed transport is aborted.
+        if self._transport is not None and not self.closed.is_set():
+            self._transport.abort()
+
+    def _end(self, loss: Loss) -> None:
+        owner, self._owner = self._owner, None
+        self._abort()
+        if owner is not None:
+            owner.gone(loss)
