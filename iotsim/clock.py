@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from typing import Any, Literal, TypeAlias
 
 from iotsim.errors import BadValue
@@ -15,6 +16,7 @@ from iotsim.errors import BadValue
 Speed: TypeAlias = float | int | Literal["max"]
 SPEED_MAX = 1e9
 THERE_S = 0.02  # so little behind real time is not behind it
+PACES_MAX = 10_000
 
 
 def monotonic() -> float:
@@ -64,6 +66,13 @@ class PacedClock:
 
     Simulated time = anchor + elapsed real time × speed, whoever is late; a pause stops it. At
     speed infinity the clock is virtual: it stands where it was last moved to.
+
+    Attributes
+    ----------
+    speed : float
+    paused : bool
+    paces : deque of (simulated µs, wall clock µs, speed)
+        From when on it has gone how fast; 0 while it is paused. The last 10,000 changes.
     """
 
     def __init__(self, start_us: int, speed: float) -> None:
@@ -73,6 +82,8 @@ class PacedClock:
         self._anchor_s = monotonic()
         self._then: tuple[int, float, float | None] | None = None
         self._left_us = math.inf
+        self.paces: deque[tuple[int, int, float]] = deque(maxlen=PACES_MAX)
+        self._mark()
 
     def hurry_until(self, time_us: int, *, catch_up: bool) -> None:
         """Be virtual up to an instant, and only then follow real time at the speed there is.
@@ -85,6 +96,7 @@ class PacedClock:
         """
         self._then = time_us, self.speed, monotonic() if catch_up else None
         self.speed = math.inf
+        self._mark()
 
     @property
     def hurries(self) -> bool:
@@ -117,6 +129,7 @@ class PacedClock:
             return
         self.speed, self._then = speed, None
         self._anchor(time_us if since_s is None else max(time_us, live_us))
+        self._mark()
 
     @property
     def virtual(self) -> bool:
@@ -150,16 +163,22 @@ class PacedClock:
             return
         self._anchor(self.now_us())
         self.speed = speed
+        self._mark()
 
     def pause(self) -> None:
         """Stop simulated time."""
         self._anchor(self.now_us())
         self.paused = True
+        self._mark()
 
     def resume(self) -> None:
         """Let simulated time go on from where it stopped."""
         self.paused = False
         self._anchor_s = monotonic()
+        self._mark()
 
     def _anchor(self, time_us: int) -> None:
         self._anchor_us, self._anchor_s = time_us, monotonic()
+
+    def _mark(self) -> None:
+        self.paces.append((self._anchor_us, stamp_us(), 0.0 if self.paused else self.speed))

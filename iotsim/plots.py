@@ -277,6 +277,13 @@ def _times(time_us: npt.NDArray[np.int64]) -> npt.NDArray[np.datetime64]:
 def _decorate(sheet: Sheet, ax: Any) -> None:
     ax.set_title(f"{sheet.name} · {_who(sheet.table)}", loc="left", fontsize="medium")
     ax.set_ylabel("share of devices" if sheet.kind == "state" else sheet.unit or sheet.name)
+    dress_time(ax, sheet.edges_us)
+    ax.margins(y=0.05)
+    ax.set_axisbelow(sheet.kind != "state")
+
+
+def dress_time(ax: Any, edges_us: npt.NDArray[np.int64]) -> None:
+    """Give an Axes a time axis from the first edge to the last, and a light grid."""
     dates = _dates()
     locator = dates.AutoDateLocator(minticks=4, maxticks=8)
     for unit in (dates.MINUTELY, dates.SECONDLY):
@@ -285,11 +292,9 @@ def _decorate(sheet: Sheet, ax: Any) -> None:
     ax.xaxis.set_major_formatter(
         dates.ConciseDateFormatter(locator, tz="UTC", show_offset=False)
     )
-    ax.set_xlim(*_times(sheet.edges_us[[0, -1]]))
-    ax.set_xlabel(_days(sheet.edges_us))
-    ax.margins(y=0.05)
+    ax.set_xlim(*_times(edges_us[[0, -1]]))
+    ax.set_xlabel(_days(edges_us))
     ax.grid(visible=True, alpha=0.25, lw=0.6)
-    ax.set_axisbelow(sheet.kind != "state")
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
 
@@ -356,6 +361,11 @@ def _ticker() -> Any:
     import matplotlib.ticker
 
     return matplotlib.ticker
+
+
+def one_axes(figsize: tuple[float, float] | None = None) -> Any:
+    """Return an Axes on a figure of its own."""
+    return _axes(1, figsize)[0]
 
 
 def _axes(count: int, figsize: tuple[float, float] | None) -> list[Any]:

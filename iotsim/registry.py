@@ -33,6 +33,7 @@ PUBLIC = {
 
 DOORS = {
     "plot": "iotsim.plots:plot_result",
+    "plot_audit": "iotsim.audit_plot:plot_audit",
 }
 
 TAPS = {  # settings_of(...) and Source(...) of each

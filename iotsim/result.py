@@ -17,14 +17,17 @@ from iotsim.digest import Digest
 from iotsim.errors import BadValue, IotsimError, RunFailed, UnknownName
 from iotsim.readings import Group, Readings
 from iotsim.registry import door
+from iotsim.selectors import Where
 from iotsim.units import Duration, clock_text, duration_us, instant_text
 from iotsim.verdict import VALID, brief
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from iotsim.audit_verdict import Audit
     from iotsim.checkpoints import Checkpoint
     from iotsim.conditions import Expectation
+    from iotsim.destinations import Destination
     from iotsim.engine.simulation import Simulation
     from iotsim.fleet import Fleet
     from iotsim.publishers.ledger import LedgerSnapshot
@@ -61,6 +64,10 @@ class Result:
         The scenario's name; empty if it was none.
     quality : str
         "valid", or who was the bottleneck, from when to when, and why; see `iotsim.quality`.
+    destinations : tuple of Destination
+        Where its messages went: who published to which publisher.
+    paces : tuple of (simulated µs, wall clock µs, speed)
+        From when on simulated time went how fast.
     """
 
     fleet: Fleet
@@ -81,6 +88,8 @@ class Result:
     checkpoints: tuple[Checkpoint, ...] = field(default=(), repr=False)
     scenario: str = ""
     quality: str = VALID
+    destinations: tuple[Destination, ...] = field(default=(), repr=False)
+    paces: tuple[tuple[int, int, float], ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
@@ -211,15 +220,6 @@ class Result:
 
         return events(self, event, device_id)
 
-    def to_scenario(self) -> Scenario:
-        """Return what was done as a scenario that does it again at the same simulated times.
-
-        Its `generate()` gives the same digest; `code()` is its source.
-        """
-        from iotsim.scenario_code import scenario_of
-
-        return scenario_of(self.fleet, self.actions, self.start_us, self.end_us, self.name,
-                           self.expectations)
     def audit(
         self, tap: Any, *, where: Where = "all", publisher: str | None = None,
         audit_field: str | None = None, clock: str | None = None, late: Duration = "1s",
@@ -232,22 +232,9 @@ class Result:
             What was received: a tap, open or closed, its `frame()`, or its `messages()`.
         where : selector
             Only these devices.
-        publisher : str, optional
-            Which publisher's messages are compared, as `publishers` calls it; those with the
-            tap's host and port if not given.
-        audit_field : str, optional
-            The key of the JSON documents that holds the id, where the protocol carries none; what
-            the publisher was given as `audit_field=` if left out.
-        clock : {"stamp", "timestamp"}, optional
-            What latency counts from: the message's own stamp (`publish_to(…, stamp=True)`), or the
-            instant at which it left its device; stamps if all messages have one.
-        late : duration
-            How late a reading has to come to be called late.
-
-        Raises
-        ------
-        BadValue
-            If the run published nothing, holds no readings, or not to where the tap listens.
+        publisher, audit_field, clock, late
+            See `iotsim.audit.audit`: where the tap listens elsewhere than the run published to,
+            messages hold their id in a key, latency counts from something else.
         """
         from iotsim.audit import audit
 
@@ -261,6 +248,15 @@ class Result:
         deeds = None if self.history is None else self.history.deeds
         return table([]) if deeds is None else table(deeds.mail.book.letters, deeds.population)
 
+    def to_scenario(self) -> Scenario:
+        """Return what was done as a scenario that does it again at the same simulated times.
+
+        Its `generate()` gives the same digest; `code()` is its source.
+        """
+        from iotsim.scenario_code import scenario_of
+
+        return scenario_of(self.fleet, self.actions, self.start_us, self.end_us, self.name,
+                           self.expectations)
 
     def branch(self, at: Duration) -> Scenario:
         """Return a scenario that did the same up to a moment, for another future.

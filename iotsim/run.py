@@ -404,6 +404,8 @@ class Run(RunVerbs, RunViews):
             checkpoints=tuple(self._checkpoints),
             scenario="" if self.scenario is None else self.scenario.name,
             quality=VALID if works.driver is None else works.driver.judge.quality,
+            destinations=works.destinations(),
+            paces=() if works.driver is None else tuple(works.driver.clock.paces),
         )
 
     def _ended(self) -> Result:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from iotsim.clock import monotonic
+from iotsim.clock import monotonic, stamp_us
 from iotsim.errors import ConnectError
 from iotsim.tapping.settings import settings_of
 from iotsim.tapping.store import Record, unpacked
@@ -60,6 +60,9 @@ class Tap:
     Attributes
     ----------
     url, topic : str
+    since_us, until_us : int
+        From when, and until when, it has listened (wall clock, µs since 1970); `until_us` is 0
+        while it does.
     """
 
     def __init__(self, url: str, topic: str | None = None, **options: Any) -> None:
@@ -74,8 +77,10 @@ class Tap:
         self._fetching = threading.Lock()
         self._closed_ill = ""
         self._closed = False
+        self.since_us = self.until_us = 0
         self._process, self._reader = self._started(settings)
         self._await_subscription()
+        self.since_us = stamp_us()
 
     def __repr__(self) -> str:
         return f"<Tap {self.url} {self.topic!r}: {self.count:,} received, {self.health}>"
@@ -133,6 +138,17 @@ class Tap:
     def messages(self) -> list[tuple[str, bytes, str]]:
         """Return what was received, in order: (topic, payload, id)."""
         return [(topic, payload, ident) for _, topic, ident, payload, *_ in self._fetched()]
+
+    def records(self) -> tuple[list[Record], str]:
+        """Return what was received as the tap keeps it, and what is ill (empty: nothing).
+
+        Of a tap whose process is gone: what had been fetched before.
+        """
+        try:
+            records = self._fetched()
+        except ConnectError as error:
+            return list(self._records), error.why
+        return records, "" if self.ok else self.health
 
     def digest(self) -> str:
         """Return the digest of what was received: the run's own, if all came and came once.
@@ -219,6 +235,7 @@ class Tap:
         if self._closed:
             return
         ill = self.health
+        self.until_us = stamp_us()
         try:
             self._fetched()
         except ConnectError as error:

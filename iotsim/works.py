@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from iotsim.acks import Acks
 from iotsim.arrow import Writer
 from iotsim.capture import Bound, Capture
 from iotsim.clock import PacedClock, monotonic, wall_us
+from iotsim.destinations import Destination, destinations_of
 from iotsim.digest import Digest
 from iotsim.driver import Driver
 from iotsim.engine.live import LiveKernel
@@ -103,7 +105,8 @@ class Works:
     def _make_pump(
         self, publisher: Publisher, devices: int, names: Sequence[Identity] | None
     ) -> Pump:
-        pump = Pump(publisher, devices=devices, names=names, settled=self.acks.add,
+        settled = partial(self.acks.add, publisher=len(self.pumps))
+        pump = Pump(publisher, devices=devices, names=names, settled=settled,
                     run_id=f"{self.run_id}-{len(self.pumps)}")
         self.pumps.append(pump)
         return pump
@@ -197,6 +200,11 @@ class Works:
             name = pump.url if pump.url not in found else f"{pump.url} ({i + 1})"
             found[name] = pump.snapshot()
         return found
+
+    def destinations(self) -> tuple[Destination, ...]:
+        """Return where the messages went."""
+        board = self._switchboard
+        return () if board is None else destinations_of(board.ways, list(self.ledgers()))
 
     def undelivered(self) -> list[IotsimError]:
         """Return an error for every publisher with messages that nobody acknowledged."""

@@ -16,11 +16,12 @@ LAYERS = (
     (3, "carriers", "transport publishers outlets broker embedded_broker tapping listening"),
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
         "run_state works progress verification replaying taps preflight quality verdict loop_lag stage links waiting "
-        "checkpoints events run_verbs run_views live_runs"),
+        "checkpoints events run_verbs run_views live_runs destinations audit audit_match "
+        "audit_sent audit_received audit_tables audit_verdict"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
         "scenario_files director conditions condition_values context observed script script_choice "
         "script_names junit"),
-    (5, "doors", "plots panels lab cli demo notebooks scenarios scenario_command __main__"),
+    (5, "doors", "plots audit_plot panels lab cli demo notebooks scenarios scenario_command __main__"),
 )
 
 

@@ -1,0 +1,144 @@
+"""What arrived, from wherever it was recorded: a tap, a table of one, or plain messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import orjson
+
+from iotsim.clock import monotonic
+from iotsim.errors import BadValue
+from iotsim.readings import Ints
+from iotsim.taps import Tap
+
+QUIET_S, WAIT_S = 1.0, 20.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Received:
+    """Messages in the order in which they arrived.
+
+    Attributes
+    ----------
+    topics, ids, payloads : sequences
+        An id is empty where the message carries none.
+    time_us, sent_us : int64 arrays
+        Of receipt, and as the message says; wall clock, 0 if nobody knows.
+    url : str
+        Where it was listened; empty if nobody says.
+    ill : str
+        Why it may be incomplete; empty if it is not.
+    since_us, until_us : int
+        From when until when somebody listened; 0 if nobody says.
+    """
+
+    topics: Sequence[str]
+    ids: Sequence[str]
+    payloads: Sequence[bytes]
+    time_us: Ints
+    sent_us: Ints
+    url: str = ""
+    ill: str = ""
+    since_us: int = 0
+    until_us: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def named(self, field: str) -> Received:
+        """Return the messages with the ids that their JSON has under a key, if they lack one."""
+        ids = list(self.ids)
+        for i, name in enumerate(ids):
+            if not name:
+                ids[i] = _id_in(self.payloads[i], field)
+        return replace(self, ids=ids)
+
+
+def url_of(source: Any) -> str:
+    """Return where it was listened, if a tap is what there is."""
+    return source.url if isinstance(source, Tap) else ""
+
+
+def settle(source: Any, expected: int) -> None:
+    """Give messages that are still on their way to a tap the time to arrive.
+
+    Until as many as expected have come, or nothing has for a second.
+    """
+    if not isinstance(source, Tap) or source.until_us:
+        return
+    limit_s = monotonic() + WAIT_S
+    while source.count < expected and monotonic() < limit_s:
+        if not source.wait(source.count + 1, QUIET_S):
+            return
+
+
+def received_of(source: Any) -> Received:
+    """Return what arrived.
+
+    Parameters
+    ----------
+    source : Tap, DataFrame of `Tap.frame()`, or iterable of (topic, payload, id)
+
+    Raises
+    ------
+    BadValue
+        If it is none of them.
+    """
+    if isinstance(source, Tap):
+        records, ill = source.records()
+        times_us, topics, ids, payloads, _, sent_us = _columns(records, 6)
+        return Received(topics, ids, payloads, _ints(times_us), _ints(sent_us), source.url, ill,
+                        source.since_us, source.until_us)
+    if hasattr(source, "columns"):
+        return _of_frame(source)
+    try:
+        topics, payloads, ids = _columns([tuple(message) for message in source], 3)
+        return _checked(topics, ids, payloads)
+    except (TypeError, ValueError):
+        raise BadValue("tap", type(source).__name__, "is nothing that has received messages",
+                       "Give a tap, its frame(), or its messages().") from None
+
+
+def _of_frame(frame: Any) -> Received:
+    missing = [name for name in ("topic", "id", "payload") if name not in frame.columns]
+    if missing:
+        raise BadValue("tap", "a DataFrame", f"lacks the column {missing[0]}",
+                       "Give tap.frame() as it is.")
+    found = _checked(frame["topic"].astype(str).tolist(),
+                     frame["id"].tolist(), frame["payload"].tolist())
+    return replace(found, time_us=_us(frame, "time"), sent_us=_us(frame, "sent"))
+
+
+def _checked(topics: Sequence[Any], ids: Sequence[Any], payloads: Sequence[Any]) -> Received:
+    ids = ["" if name is None or name != name else name for name in ids]
+    payloads = [one.encode() if isinstance(one, str) else bytes(one) for one in payloads]
+    if not all(isinstance(name, str) for name in ids):
+        raise BadValue("tap", "a list", "has ids that are not text", "Give (topic, payload, id).")
+    none = np.zeros(len(ids), dtype=np.int64)
+    return Received(topics, ids, payloads, none, none)
+
+
+def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
+
+
+def _ints(values: Iterable[int]) -> Ints:
+    return np.array(list(values), dtype=np.int64)
+
+
+def _us(frame: Any, name: str) -> Ints:
+    if name not in frame.columns:
+        return np.zeros(len(frame), dtype=np.int64)
+    times = frame[name].dt.tz_localize(None).to_numpy("datetime64[us]")
+    return np.where(np.isnat(times), 0, times.view(np.int64))
+
+
+def _id_in(payload: bytes, field: str) -> str:
+    try:
+        found = orjson.loads(payload)[field]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return ""
+    return found if isinstance(found, str) else ""

@@ -1,0 +1,71 @@
+"""Where the messages of a run went: one entry per publisher, with who published there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from iotsim.feeders import Way
+from iotsim.publishers.base import Publisher
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Destination:
+    """One publisher of a run.
+
+    Attributes
+    ----------
+    number : int
+        Of its pump; verdicts by message id have it.
+    name : str
+        Its key in `Result.publishers`.
+    url : str
+        Without secrets.
+    confirms : bool
+        Whether acknowledgements are the peer's; else a message counts as acknowledged once the
+        client has taken it (QoS 0, NATS core, CoAP NON).
+    audit_field : str
+        The key of every message that holds its id; empty: none.
+    masks : mapping of group index to bool array
+        Which devices of the group publish here.
+    """
+
+    number: int
+    name: str
+    url: str
+    confirms: bool = True
+    audit_field: str = ""
+    masks: Mapping[int, npt.NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+
+
+def destinations_of(ways: Sequence[Way], names: Sequence[str]) -> tuple[Destination, ...]:
+    """Return where the messages of a run went, from its ways and what their accounts are called."""
+    return tuple(
+        Destination(
+            number, name, way.route.publisher.url, confirms(way.route.publisher),
+            way.route.publisher.tracing.audit_field,
+            {index: lanes >= 0 for index, lanes in way.groups.items()},
+        )
+        for number, (way, name) in enumerate(zip(ways, names, strict=False))
+    )
+
+
+def confirms(publisher: Publisher) -> bool:
+    """Return whether a publisher's acknowledgements are the peer's own.
+
+    A publisher may say so itself (`confirms`); else it does unless its QoS is 0 or it is NATS core.
+
+    Examples
+    --------
+    >>> from iotsim.publishers.base import build
+    >>> confirms(build("mqtt://broker", qos=0)), confirms(build("mqtt://broker", qos=1))
+    (False, True)
+    """
+    said = getattr(publisher, "confirms", None)
+    if said is not None:
+        return bool(said)
+    scheme = publisher.url.partition(":")[0]
+    return getattr(publisher, "qos", 1) != 0 and scheme not in ("nats", "nats+tls")
