@@ -10,17 +10,19 @@ import math
 import threading
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from iotsim.publishers.lane_settings import DROPPED
 from iotsim.readings import Ints
 
 Mask = npt.NDArray[np.bool_]
+Watcher: TypeAlias = Callable[[Sequence[str], str, Sequence[float], int], None]
 
 ENTRIES_MAX = 10_000_000
 CHUNK_ENTRIES = 65_536
@@ -52,6 +54,8 @@ class Acks:
     ----------
     evicted : int
         How many went.
+    watchers : list of callable (ids, outcome, seconds, publisher)
+        Told of every batch.
 
     Examples
     --------
@@ -64,6 +68,7 @@ class Acks:
 
     def __init__(self, entries_max: int = ENTRIES_MAX) -> None:
         self.evicted = 0
+        self.watchers: list[Watcher] = []
         self._entries_max = entries_max
         self._chunk_entries = max(1, min(CHUNK_ENTRIES, entries_max))
         self._chunks: deque[_Chunk] = deque()
@@ -84,12 +89,17 @@ class Acks:
         ----------
         ids : sequence of str
         outcome : str
-            "acknowledged", "unknown" (so far: the link was lost), or why they were refused.
+            "acknowledged", "unknown" (so far: the link was lost), "dropped" (from a full queue),
+            or why they were refused.
         seconds : sequence of float
             From hand-over to acknowledgement, one per id; empty for other outcomes.
         publisher : int
             The number of the pump, where a run has several.
         """
+        for watcher in self.watchers:
+            watcher(ids, outcome, seconds, publisher)
+        if outcome == DROPPED:  # by our own queue: no broker has said anything
+            return
         acked = outcome == ACKNOWLEDGED
         with self._lock:
             names, taken, verdicts, whose = self._waiting

@@ -19,6 +19,7 @@ from iotsim.digest import Digest
 from iotsim.readings import Column, Marks, Readings
 
 ROWS_JOINED = 4096
+BATCH_POWERS = 32
 
 
 class Intake:
@@ -29,6 +30,12 @@ class Intake:
     digests : Digest
     capture : Capture
     writer : Writer or None
+
+    Attributes
+    ----------
+    rows, withheld_rows : int
+    batches : list of int
+        How many pieces of 1, 2, up to 4, up to 8 … readings there were.
     """
 
     def __init__(self, digests: Digest, capture: Capture, writer: Writer | None) -> None:
@@ -37,12 +44,14 @@ class Intake:
         self.lock = threading.RLock()  # a frame may be asked for from any thread
         self._pieces: dict[int, list[Readings]] = {}
         self._waiting: dict[int, int] = {}
+        self.batches = [0] * BATCH_POWERS
 
     def add(self, readings: Readings) -> None:
         """Take readings in."""
         index = readings.group.index
         with self.lock:
             self.rows += len(readings)
+            self.batches[max(0, len(readings) - 1).bit_length()] += 1
             if readings.marks is not None and readings.marks.withheld is not None:
                 self.withheld_rows += int((readings.marks.withheld > 0).sum())
             self._pieces.setdefault(index, []).append(readings)

@@ -39,6 +39,15 @@ class Backlog:
             self._cut(head, part)
         return batch
 
+    def oldest(self, count: int) -> list[str]:
+        """Return the ids of up to `count` messages at the front."""
+        found: list[str] = []
+        for part in self._slices:
+            if len(found) >= count:
+                break
+            found += part.messages.ids[part.start : min(part.stop, part.start + count - len(found))]
+        return found
+
     def drop(self, count: int) -> int:
         """Remove up to `count` messages from the front; return how many there were."""
         dropped = 0

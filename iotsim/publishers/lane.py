@@ -10,37 +10,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias
 
 from iotsim.clock import monotonic
 from iotsim.publishers.backlog import Backlog
-from iotsim.publishers.base import Item, Limits, Link, Loss, Verdicts
+from iotsim.publishers.base import Item, Link, Loss, Verdicts
 from iotsim.publishers.connector import Connector
-from iotsim.publishers.ledger import Ledger
+from iotsim.publishers.lane_settings import DROPPED, LaneSettings
 from iotsim.publishers.payload import Messages
 
-ACK_DEADLINE_S = 30.0
 TRIES_MAX = 8  # of one message that the peer refuses for now
 BATCH = 512  # messages joined in one write
 
-Settled: TypeAlias = Callable[[Sequence[str], str, Sequence[float]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class LaneSettings:
-    """What all lanes of a pump share."""
-
-    url: str
-    run_id: str
-    limits: Limits
-    ledger: Ledger
-    notice: Callable[[str], None]
-    changed: Callable[[], None]
-    turns: asyncio.Semaphore  # to connect
-    settled: Settled | None = None
-    ack_deadline_s: float = ACK_DEADLINE_S
 
 
 class Lane:
@@ -159,7 +140,7 @@ class Lane:
         ledger = self._ledger
         why = "stopped while hung up" if self.hung_up else "stopped before it was sent"
         ledger.move("in_flight", "unknown", len(self._flight))
-        self._tell(list(self._flight.values()), "unknown", ())
+        self._tell([item[2] for item in self._flight.values()], "unknown", ())
         ledger.given_up += len(self._flight) + len(self._waiting) - len(self._held)
         waiting = self._queue.drop(len(self._queue)) + len(self._held)
         ledger.move("queued", "dropped", waiting, why)
@@ -208,8 +189,10 @@ class Lane:
 
     def _drop_oldest(self, excess: int) -> None:
         if excess > 0:
+            ids = self._queue.oldest(excess)
             dropped = self._queue.drop(excess)
             self._ledger.move("queued", "dropped", dropped, "queue full, oldest dropped")
+            self._tell(ids, DROPPED, ())
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -314,7 +297,7 @@ class Lane:
         """Take back messages whose fate is unknown; they go out before everything newer."""
         back = self._take_back(tokens)
         self._ledger.move("in_flight", "unknown", len(back))
-        self._tell([self._waiting[token] for token in back], "unknown", ())
+        self._tell([self._waiting[token][2] for token in back], "unknown", ())
         self._kick()
 
     def _take_back(self, tokens: Sequence[int]) -> list[int]:
@@ -343,7 +326,7 @@ class Lane:
     def _unlink(self, loss: Loss | None = None) -> None:
         self.connected = self._writable = False
         self._ledger.move("in_flight", "unknown", len(self._flight))
-        self._tell(list(self._flight.values()), "unknown", ())
+        self._tell([item[2] for item in self._flight.values()], "unknown", ())
         if loss is not None:
             self._suspect(loss)
         self._waiting = dict(sorted({**self._flight, **self._waiting}.items()))
@@ -367,15 +350,15 @@ class Lane:
 
     def _report(self, items: Sequence[Item], outcome: str, seconds: Sequence[float]) -> None:
         self._news.set()
-        self._tell(items, outcome, seconds)
+        self._tell([item[2] for item in items], outcome, seconds)
         self._settings.changed()
         if self._waiting or self._queue:
             self._kick()
 
-    def _tell(self, items: Sequence[Item], outcome: str, seconds: Sequence[float]) -> None:
-        if self._settings.settled is not None and items:
+    def _tell(self, ids: Sequence[str], outcome: str, seconds: Sequence[float]) -> None:
+        if self._settings.settled is not None and ids:
             try:
-                self._settings.settled([item[2] for item in items], outcome, seconds)
+                self._settings.settled(ids, outcome, seconds)
             except Exception as error:  # whoever listens must not stop the lane
                 self._settings.notice(f"an observer failed: {type(error).__name__}: {error}")
 

@@ -22,7 +22,8 @@ from iotsim.publishers.base import (
     whole,
 )
 from iotsim.publishers.connector import OPEN_S, OPENINGS_MAX
-from iotsim.publishers.lane import ACK_DEADLINE_S, Lane, LaneSettings, Settled
+from iotsim.publishers.lane import Lane
+from iotsim.publishers.lane_settings import ACK_DEADLINE_S, LaneSettings, Settled
 from iotsim.publishers.ledger import Ledger, LedgerSnapshot
 from iotsim.publishers.payload import Messages
 from iotsim.seeding import Words, mix_many
@@ -51,8 +52,8 @@ class Pump:
     ledger : Ledger, optional
     settled : callable (ids, outcome, seconds), optional
         Told of each batch that was acknowledged (seconds from hand-over to acknowledgement, one
-        per id), refused, or is unknown for now because the link was lost (no seconds); must be
-        quick.
+        per id), refused, dropped from a full queue, or is unknown for now because the link was
+        lost (no seconds); must be quick.
     ack_deadline_s : float
         A link whose oldest message gets no verdict for so long is dropped.
 
