@@ -173,11 +173,19 @@ class Exchanges:
         self._transmit(exchange)
 
     def _give_up(self, exchange: Exchange) -> None:
-        lasted_s = monotonic() - exchange.begun_s
-        what = "no answer after the acknowledgement" if exchange.acked else "no acknowledgement"
-        self._endpoint.end(
-            f"{what} in {lasted_s:.1f} s, of {exchange.transmissions} transmissions"
-        )
+        # A peer that says nothing at all is gone; one that talks has missed this message alone.
+        if self._endpoint.heard_s <= exchange.begun_s:
+            lasted_s = monotonic() - exchange.begun_s
+            after = " after the acknowledgement" if exchange.acked else ""
+            self._endpoint.end(
+                f"no answer{after} in {lasted_s:.1f} s to {exchange.transmissions} transmissions"
+            )
+            return
+        self._close(exchange)
+        line = self._lines.pop(exchange.device)
+        self._verdicts.returned([token for token, _ in line.waiting])
+        self._verdicts.uncertain([exchange.token])
+        self.launch()
 
     # -- hearing ------------------------------------------------------------------------------
 
