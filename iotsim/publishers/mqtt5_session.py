@@ -8,10 +8,9 @@ afresh. Everything the peer says about a message ends as exactly one verdict.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from mqtt5 import (
     ConnAckPacket,
@@ -20,7 +19,6 @@ from mqtt5 import (
     PingReqPacket,
     PubAckPacket,
     PubCompPacket,
-    PublishPacket,
     PubRecPacket,
     PubRelPacket,
     PubRelReasonCode,
@@ -32,7 +30,8 @@ from iotsim.clock import stamp_us
 from iotsim.errors import ConnectError
 from iotsim.publishers.base import Blame, Item, Loss, Verdicts
 from iotsim.publishers.mqtt import MqttPublisher
-from iotsim.publishers.mqtt5_wire import Wire
+from iotsim.publishers.mqtt5_wire import Wire, read
+from iotsim.publishers.mqtt_frames import PACKET_BYTES_MAX, Framer, odd, why_not
 from iotsim.publishers.sessions import LastWill
 from iotsim.transport.addresses import failure_text
 
@@ -42,11 +41,9 @@ CLOSE_S = 0.4
 SESSION_EXPIRY_S = 300
 WINDOW_MAX = 8192
 WINDOW_SMALL = 256
-PAYLOAD_BYTES_MAX = 255 * 1024 * 1024  # a packet ends at 256 MB, the codec panics beyond
 QUOTA_EXCEEDED = 151
 # DISCONNECT codes that a single message of ours may have earned.
 _MESSAGE_CODES = frozenset({129, 130, 144, 147, 149, 151, 153, 154, 155})
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 class ReasonCode(Protocol):
@@ -72,6 +69,9 @@ class Mqtt5Link:
     will : LastWill, optional
     """
 
+    properties: ClassVar[bool] = True  # whether the protocol has any
+    read = staticmethod(read)
+
     def __init__(
         self,
         publisher: MqttPublisher,
@@ -88,6 +88,7 @@ class Mqtt5Link:
         if will is not None:
             payload = will.payload.encode()
             self._will = Will(will.topic, payload=payload, qos=self._qos_code, retain=will.retain)
+        self._framer = Framer(self._qos, publisher.retain, properties=self.properties)
         self._wire: Wire | None = None
         self._connack: asyncio.Future[ConnAckPacket] | None = None
         self._begun = False
@@ -95,7 +96,7 @@ class Mqtt5Link:
         self._released: set[int] = set()  # packet ids whose PUBREC came (QoS 2)
         self._resumed: dict[int, int] = {}  # token → packet id, from before the reconnect
         self._last_id = 0
-        self._size_max = 1 << 28
+        self._size_max = PACKET_BYTES_MAX
         self._ping: asyncio.TimerHandle | None = None
         self._heard = False
 
@@ -103,19 +104,9 @@ class Mqtt5Link:
 
     async def open(self) -> int:
         """Connect, and return how many messages may be in flight."""
-        loop = asyncio.get_running_loop()
-        address = self._publisher.address
-        wire = Wire(self)
-        self._connack = loop.create_future()
+        wire = Wire(self, self.read)
         try:
-            async with asyncio.timeout(CONNECT_S):
-                await loop.create_connection(
-                    lambda: wire, address.host, address.port, ssl=self._publisher.context
-                )
-            self._wire = wire
-            wire.write(self._connect_packet())
-            async with asyncio.timeout(CONNACK_S):
-                connack = await self._connack
+            connack = await self._introduced(wire, self._connect_packet())
             window = self._agreed(connack)
             if window < WINDOW_SMALL:  # then the rate is what the round trip allows
                 wire.answer_quickly()
@@ -136,6 +127,20 @@ class Mqtt5Link:
         self._begun = True
         self._arm_ping(connack.server_keep_alive or self._publisher.keepalive)
         return window
+
+    async def _introduced(self, wire: Wire, packet: bytes) -> ConnAckPacket:
+        # What the broker answers to a CONNECT.
+        loop = asyncio.get_running_loop()
+        address = self._publisher.address
+        self._connack = loop.create_future()
+        async with asyncio.timeout(CONNECT_S):
+            await loop.create_connection(
+                lambda: wire, address.host, address.port, ssl=self._publisher.context
+            )
+        self._wire = wire
+        wire.write(packet)
+        async with asyncio.timeout(CONNACK_S):
+            return await self._connack
 
     def _connect_packet(self) -> bytes:
         who = self._publisher.credentials
@@ -164,7 +169,7 @@ class Mqtt5Link:
             )
         if self._publisher.retain and not connack.retain_available:
             raise self._refusal("the broker retains no messages", "Use retain=False.")
-        self._size_max = connack.max_packet_size or 1 << 28
+        self._size_max = min(connack.max_packet_size or PACKET_BYTES_MAX, PACKET_BYTES_MAX)
         if connack.session_present and self._begun:
             self._resumed = {token: number for number, token in self._tokens.items()}
         else:
@@ -206,67 +211,84 @@ class Mqtt5Link:
         wire = self._wire
         if wire is None:
             return False
+        sent = str(stamp_us()) if self._publisher.tracing.stamp else ""
+        if self._resumed or odd(items) or not self._send_all(wire, tokens, items, sent):
+            self._send_each(wire, tokens, items, sent)
+        elif not self._qos:
+            self._verdicts.acknowledged(tokens)
+        return not wire.paused
+
+    def _send_all(
+        self, wire: Wire, tokens: Sequence[int], items: Sequence[Item], sent: str
+    ) -> bool:
+        # False if one of them is too large.
+        numbers = self._free_numbers(len(items)) if self._qos else range(len(items))
+        parts, largest = self._framer.frames(items, numbers, sent=sent)
+        if largest > self._size_max:
+            return False
+        if self._qos:
+            self._tokens.update(zip(numbers, tokens, strict=True))
+            self._last_id = numbers[-1]
+        wire.write(b"".join(parts))
+        return True
+
+    def _send_each(
+        self, wire: Wire, tokens: Sequence[int], items: Sequence[Item], sent: str
+    ) -> None:
         frames: list[bytes] = []
         bad: list[tuple[int, str]] = []
-        frame = self._replay if self._resumed else self._frame
         for token, item in zip(tokens, items, strict=True):
-            try:
-                frames.append(frame(token, item))
-            except ValueError as error:
-                bad.append((token, _why_not(item, error)))
+            frame, why = self._frame(token, item, sent)
+            frames.append(frame)
+            if why:
+                bad.append((token, why))
         wire.write(b"".join(frames))
         for token, reason in bad:
             self._verdicts.refused([token], reason)
         if not self._qos:
             refused = {token for token, _ in bad}
             self._verdicts.acknowledged([t for t in tokens if t not in refused])
-        return not wire.paused
 
-    def _frame(self, token: int, item: Item, known_id: int = 0) -> bytes:
-        topic, payload, ident, _ = item
-        if not (topic.isprintable() and ident.isprintable()) and _UNPRINTABLE.search(topic + ident):
-            raise ValueError("control character")
-        if len(payload) > PAYLOAD_BYTES_MAX:
-            raise _TooLargeError
-        number: int | None = None
+    def _free_numbers(self, count: int) -> Sequence[int]:
+        first = self._last_id % 65_535 + 1
+        ahead = range(first, first + count)
+        if first + count <= 65_536 and self._tokens.keys().isdisjoint(ahead):
+            return ahead
+        found: list[int] = []
+        number = self._last_id
+        while len(found) < count:
+            number = number % 65_535 + 1
+            if number not in self._tokens:
+                found.append(number)
+        return found
+
+    def _frame(self, token: int, item: Item, sent: str) -> tuple[bytes, str]:
+        # One packet, of a message that may have been sent before; or why there is none.
+        known_id = self._resumed.pop(token, 0)
+        if known_id in self._released:
+            return PubRelPacket(known_id).write(), ""
+        if known_id == 0 and self._resumed and token > max(self._resumed):
+            self._pass_over()
+        why, frame = why_not(item[0], item[2]), b""
+        if not why:
+            number = (known_id or self._free_numbers(1)[0]) if self._qos else 0
+            frame = self._framer.frame(item, number, again=known_id > 0, sent=sent)
+            if len(frame) > self._size_max:
+                why = "larger than the broker's Maximum Packet Size"
+        if why:
+            self._tokens.pop(known_id, None)
+            return b"", why
         if self._qos:
-            number = known_id or self._last_id % 65_535 + 1
-            while number in self._tokens and not known_id:
-                number = number % 65_535 + 1
-        frame = PublishPacket(
-            topic,
-            payload,
-            qos=self._qos_code,
-            retain=self._publisher.retain,
-            packet_id=number,
-            duplicate=known_id > 0,
-            user_properties=[("id", ident), *self._stamps()],
-        ).write()
-        if len(frame) > self._size_max:
-            raise _TooLargeError
-        if number is not None:
             self._tokens[number] = token
             self._last_id = number
-        return frame
+        return frame, ""
 
-    def _stamps(self) -> list[tuple[str, str]]:
-        return [("sent", str(stamp_us()))] if self._publisher.tracing.stamp else []
-
-    def _replay(self, token: int, item: Item) -> bytes:
-        number = self._resumed.pop(token, 0)
-        if number in self._released:
-            return PubRelPacket(number).write()
-        if number == 0 and self._resumed and token > max(self._resumed):
-            # The lane replays in order: what it has passed over will not come again.
-            for number_left in self._resumed.values():
-                self._tokens.pop(number_left, None)
-                self._released.discard(number_left)
-            self._resumed = {}
-        try:
-            return self._frame(token, item, number)
-        except ValueError:
+    def _pass_over(self) -> None:
+        # The lane replays in order: what it has passed over will not come again.
+        for number in self._resumed.values():
             self._tokens.pop(number, None)
-            raise
+            self._released.discard(number)
+        self._resumed = {}
 
     # -- receiving (called by the wire) ---------------------------------------------------------
 
@@ -369,25 +391,6 @@ class Mqtt5Link:
         if self._ping is not None:
             self._ping.cancel()
             self._ping = None
-
-
-class _TooLargeError(ValueError):
-    pass
-
-
-def _why_not(item: Item, error: ValueError) -> str:
-    topic = item[0]
-    if isinstance(error, _TooLargeError):
-        return "larger than the broker's Maximum Packet Size"
-    if "#" in topic or "+" in topic:
-        return "wildcard in the topic"
-    if not topic:
-        return "empty topic"
-    if len(topic.encode("utf-8", "replace")) > 65_535:
-        return "topic over 65,535 bytes"
-    if _UNPRINTABLE.search(topic):
-        return "control character or lone surrogate in the topic"
-    return "message id cannot be a user property"
 
 
 def _reason(code: ReasonCode) -> str:

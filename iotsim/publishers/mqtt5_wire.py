@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import asyncio.trsock
 import socket
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 import mqtt5
 import numpy as np
@@ -19,6 +20,7 @@ REST_BYTES_MAX = 1024 * 1024
 _CONNACK = 0x20
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 _NO_SUBSCRIBERS = 16
+Read: TypeAlias = Callable[[memoryview], tuple[object, int]]
 
 
 class Owner(Protocol):
@@ -62,13 +64,19 @@ def plain_acks(data: bytes) -> tuple[list[int], int]:
     return [], 0
 
 
-class Wire(asyncio.Protocol):
-    """One TCP or TLS connection."""
+def read(buffer: memoryview) -> tuple[object, int]:
+    """Return the first packet and its length; IndexError if it is not whole yet."""
+    return mqtt5.read(buffer)
 
-    def __init__(self, owner: Owner) -> None:
+
+class Wire(asyncio.Protocol):
+    """One TCP or TLS connection; `read` cuts its packets."""
+
+    def __init__(self, owner: Owner, read: Read = read) -> None:
         self.paused = False
         self.closed = asyncio.Event()
         self._owner: Owner | None = owner
+        self._read = read
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._first = True
@@ -103,7 +111,7 @@ class Wire(asyncio.Protocol):
         size, problem = len(buffer), ""
         while position < size:
             try:
-                packet, length = mqtt5.read(buffer[position:])
+                packet, length = self._read(buffer[position:])
             except IndexError:
                 break
             except ValueError as error:
