@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from iotsim.errors import BadValue, MissingExtra
@@ -20,6 +20,7 @@ from iotsim.publishers.base import (
     whole,
     with_defaults,
 )
+from iotsim.publishers.nats_greeting import CREDENTIALS, read_creds
 from iotsim.transport.addresses import Address
 from iotsim.transport.credentials import Credentials
 from iotsim.transport.tls import TLS, TLS_OPTIONS, take_tls
@@ -115,7 +116,7 @@ class NatsPublisher:
         check_options(scheme, options, defaults)
         limits, tracing = Limits.take(options), Tracing.take(options)
         given = with_defaults(options, defaults)
-        address = Address.parse(url, PORT)
+        address = address_of(url)
         if given["connections"] is not None:
             whole("connections", given["connections"], 1, 1000)
         window = WINDOW[family] if given["window"] is None else given["window"]
@@ -138,12 +139,12 @@ class NatsPublisher:
             client_name=_name("client_name", given["client_name"]),
             ids=flag("ids", given["ids"]),
             fence=flag("fence", given.get("fence", True)),
-            stream=_stream(given.get("stream")),
+            stream=checked_stream(given.get("stream")),
             ordered=flag("ordered", given.get("ordered", True)),
             ack_wait_s=_seconds("ack_wait_s", given.get("ack_wait_s", 5.0)),
             tls_first=given["tls_first"],
             tls=tls,
-            credentials=take_credentials(given, address),
+            credentials=_credentials(given, address),
             tracing=tracing,
         )
 
@@ -177,14 +178,29 @@ class NatsPublisher:
         return NatsLink(self, name, verdicts)
 
 
-def take_credentials(given: dict[str, Any], address: Address) -> Credentials:
-    """Return who we are, from options, the URL (a name alone is a token) or the environment."""
-    from iotsim.publishers.nats_greeting import CREDENTIALS, read_creds
+def address_of(url: str) -> Address:
+    """Return the address in a URL; a name without a password in it is a token."""
+    address = Address.parse(url, PORT)
+    who = address.credentials
+    if who.username and not who.password:
+        return replace(address, credentials=Credentials(token=who.username))
+    return address
 
-    in_url = address.credentials
-    if in_url.username and not in_url.password:
-        in_url = Credentials(token=in_url.username)
-    who = Credentials.take(given, in_url, "NATS", CREDENTIALS)
+
+def checked_stream(value: Any) -> str | None:
+    """Return the name of a stream or None, or raise BadValue."""
+    stream = text("stream", value)
+    if stream is not None and (
+        not stream.isascii() or not stream.isprintable() or not 1 <= len(stream) <= 255
+        or any(sign in stream for sign in " .*>/\\")
+    ):
+        why = "cannot be the name of a stream"
+        raise BadValue("stream", stream, why, "Give ASCII without blanks and . * > / \\.")
+    return stream
+
+
+def _credentials(given: dict[str, Any], address: Address) -> Credentials:
+    who = Credentials.take(given, address.credentials, "NATS", CREDENTIALS)
     if who.creds:
         read_creds(who.creds)  # an error now, and not when it connects
         try:
@@ -199,17 +215,6 @@ def _name(option: str, value: Any) -> str:
     if not name or not name.isprintable() or len(name) > 64:
         raise BadValue(option, value, "cannot be a name", "Give up to 64 printable letters.")
     return name
-
-
-def _stream(value: Any) -> str | None:
-    stream = text("stream", value)
-    if stream is not None and (
-        not stream.isascii() or not stream.isprintable() or not 1 <= len(stream) <= 255
-        or any(sign in stream for sign in " .*>/\\")
-    ):
-        why = "cannot be the name of a stream"
-        raise BadValue("stream", stream, why, "Give ASCII without blanks and . * > / \\.")
-    return stream
 
 
 def _seconds(option: str, value: Any) -> float:

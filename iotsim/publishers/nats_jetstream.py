@@ -46,6 +46,7 @@ class JetStreamLink(NatsLink):
         self._late: asyncio.TimerHandle | None = None
         self._oldest: tuple[int, float] = (-1, 0.0)
         self._asked = -1
+        self._refusals: dict[tuple[str, bool], list[int]] = {}
 
     # -- connection -------------------------------------------------------------------------------
 
@@ -80,6 +81,7 @@ class JetStreamLink(NatsLink):
         self._behind.clear()
         self._oldest = (-1, 0.0)
         self._asked = -1
+        self._refusals.clear()
 
     # -- sending ----------------------------------------------------------------------------------
 
@@ -96,6 +98,7 @@ class JetStreamLink(NatsLink):
             tokens, items = self._first_ones(tokens, items)
         if tokens:
             self._write(tokens, items)
+            self.read()
         return not (wire.paused or self._leaving)
 
     def _first_ones(
@@ -171,15 +174,25 @@ class JetStreamLink(NatsLink):
             self._refuse(token, "answered by something that is no stream")
 
     def _refuse(self, token: int, why: str, *, retry: bool = False) -> None:
-        device, _ = self._flight.pop(token)
-        self._verdicts.refused([token], why, retry=retry)
-        if self._publisher.ordered:
-            if retry:
-                queue = self._behind.pop(device, None)
-                self._verdicts.returned([later for later, _ in queue or ()])
-            else:
-                self._go_on([device])
+        self._refusals.setdefault((why, retry), []).append(token)
+
+    def read(self) -> None:
+        """Pass on what was refused, all at once: a full stream refuses a whole window."""
+        while self._refusals:
+            refusals, self._refusals = self._refusals, {}
+            for (why, retry), tokens in refusals.items():
+                found = [self._flight.pop(token, None) for token in tokens]
+                self._verdicts.refused(tokens, why, retry=retry)
+                if self._publisher.ordered:
+                    self._pass_over([entry[0] for entry in found if entry is not None], retry)
         self._leave_if_idle()
+
+    def _pass_over(self, devices: Sequence[str], retry: bool) -> None:
+        if not retry:
+            self._go_on(devices)
+            return
+        behind = [self._behind.pop(device, None) or () for device in devices]
+        self._verdicts.returned([token for queue in behind for token, _ in queue])
 
     def _go_on(self, devices: Sequence[str]) -> None:
         # The next message of each device, in one write.
@@ -203,7 +216,8 @@ class JetStreamLink(NatsLink):
         for token, (_, topic) in self._flight.items():
             if topic.replace("/", ".") == subject:
                 self._refuse(token, DENIED)
-                return
+                break
+        self.read()  # the next complaint about this subject is about another message
 
     # -- the oldest without an answer -------------------------------------------------------------
 

@@ -279,6 +279,9 @@ class NatsLink:
     def answered(self, subject: str, headers: bytes, payload: bytes) -> None:
         """Take another message to our inbox; core NATS has none."""
 
+    def read(self) -> None:
+        """Take that all that has come is handed on."""
+
     def gone(self, loss: Loss) -> None:
         """Take the end of the wire."""
         step = self._step

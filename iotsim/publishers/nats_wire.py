@@ -38,6 +38,9 @@ class Owner(Protocol):
     def answered(self, subject: str, headers: bytes, payload: bytes) -> None:
         """Take any other message to our inbox."""
 
+    def read(self) -> None:
+        """Take that all that has come is handed on."""
+
     def gone(self, loss: Loss) -> None:
         """Take the end of the wire; it comes once."""
 
@@ -94,6 +97,8 @@ class Wire(asyncio.Protocol):
             said = bytes(whole[position : position + 24])
             problem = f"it does not speak NATS: it sent {said!r}"
         self._rest = whole[position:]
+        if self._owner is not None:
+            self._owner.read()
         if len(self._rest) > REST_BYTES_MAX:
             problem = "a message from the server over 4 MB"
         if problem:

@@ -1,0 +1,216 @@
+"""A tap's source for NATS: nats-py, the client that publishing does not use."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error, NoRespondersError, SlowConsumerError
+from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js.errors import NotFoundError, ServiceUnavailableError
+
+from iotsim.errors import BadValue
+from iotsim.publishers.base import choice, flag
+from iotsim.publishers.nats import address_of, checked_stream
+from iotsim.publishers.nats_frames import ID_HEADER, STAMP_HEADER
+from iotsim.publishers.nats_greeting import CREDENTIALS, read_creds
+from iotsim.tapping.settings import Wish, secured
+from iotsim.tapping.store import DUP, Store
+from iotsim.transport.addresses import failure_text
+from iotsim.transport.tls import TLS
+
+TOPIC = "devices.>"
+OPTIONS = {"stream": None, "deliver": "new", "tls_first": False}
+CONNECT_S = 4
+PING_S = 2  # a server that is silent for two of them is lost
+LEAVE_S = 0.3
+AGAIN_S = 0.3
+PENDING_MAX = 10_000_000
+_TOPIC = re.compile(r"[^\s.]+(\.[^\s.]+)*")
+
+
+def settings_of(wish: Wish) -> dict[str, Any]:
+    """Return what the worker needs, as plain JSON values; raises BadValue."""
+    address = address_of(wish.url)
+    jetstream, secure = "jetstream" in wish.scheme, wish.scheme.endswith("+tls")
+    stream = checked_stream(wish.options["stream"])
+    if stream is not None and not jetstream:
+        raise BadValue("stream", stream, "is nothing that core NATS has",
+                       "Use nats+jetstream:// in the URL.")
+    topic = wish.topic
+    if topic is None:
+        topic = TOPIC if stream is None else ">"
+    if not isinstance(topic, str) or not topic.isprintable() or not _TOPIC.fullmatch(topic):
+        raise BadValue("topic", topic, "is no subject", "Give one such as 'devices.>'.")
+    secret = secured(wish, address, "NATS", CREDENTIALS, secure, f"{wish.scheme}+tls")
+    if secret["creds"]:
+        read_creds(secret["creds"])  # an error now, and not in the process
+    return {
+        "url": str(address), "host": address.host, "port": address.port, "topic": topic,
+        "authority": address.authority, "jetstream": jetstream, "stream": stream,
+        "deliver": choice("deliver", wish.options["deliver"], ("new", "all")),
+        "tls_first": flag("tls_first", wish.options["tls_first"]), **secret,
+    }  # fmt: skip
+
+
+class Source:
+    """Subscribes, and hands what arrives to the store.
+
+    Each connection is a client of its own: nats-py's own reconnection can hang. A stream is read
+    on from where the last connection ended, so nothing is missed; a core subscription misses what
+    was published meanwhile, and says so.
+    """
+
+    def __init__(self, settings: dict[str, Any], store: Store) -> None:
+        self._settings, self._store = settings, store
+        self._loop = asyncio.new_event_loop()
+        self._over = asyncio.Event()
+        self._broken = asyncio.Event()
+        self._begun = False
+        self._sequence = 0  # of the last message of the stream that was taken
+        self._why: Exception | None = None
+
+    def run(self) -> None:
+        """Connect, again and again, until `close`."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._stay())
+
+    def close(self) -> None:
+        """Say goodbye."""
+        try:
+            self._loop.call_soon_threadsafe(self._end)
+        except RuntimeError:  # it has ended already
+            pass
+
+    def _end(self) -> None:
+        self._over.set()
+        self._broken.set()
+
+    async def _stay(self) -> None:
+        while not self._over.is_set():
+            client = Client()
+            self._broken.clear()
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    await self._begin(client)
+                await self._broken.wait()
+            except Exception as error:
+                if not self._begun:
+                    self._store.fail(_words(self._why or error))
+                    return
+                await asyncio.sleep(AGAIN_S)
+            finally:
+                await self._leave(client)
+
+    async def _leave(self, client: Client) -> None:
+        if not self._over.is_set():
+            if self._settings["jetstream"]:
+                self._store.tell(connected=False)
+            else:
+                self._store.lost()
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await client.close()
+        except Exception:  # a client that cannot end is left behind
+            pass
+
+    async def _begin(self, client: Client) -> None:
+        self._why = None
+        await client.connect(**self._options())
+        settings = self._settings
+        self._store.connected()
+        if settings["jetstream"]:
+            await self._follow(client)
+        else:
+            await client.subscribe(
+                settings["topic"], cb=self._message,
+                pending_msgs_limit=PENDING_MAX, pending_bytes_limit=0,
+            )
+            await client.flush(CONNECT_S)
+        if self._why is not None:
+            raise self._why
+        self._begun = True
+        self._store.subscribed()
+
+    async def _follow(self, client: Client) -> None:
+        settings = self._settings
+        policy = DeliverPolicy.NEW if settings["deliver"] == "new" else DeliverPolicy.ALL
+        config = ConsumerConfig(deliver_policy=policy)
+        if self._begun:
+            # Also where nothing was taken yet: "new" would begin after what we missed.
+            config.deliver_policy = DeliverPolicy.BY_START_SEQUENCE
+            config.opt_start_seq = self._sequence + 1
+        streams = client.jetstream(timeout=CONNECT_S)
+        stream = settings["stream"]
+        if stream is None:
+            stream = await streams.find_stream_name_by_subject(settings["topic"])
+        elif not self._begun:
+            await streams.stream_info(stream)
+        if not self._begun and policy == DeliverPolicy.NEW:
+            self._sequence = (await streams.stream_info(stream)).state.last_seq
+        await streams.subscribe(
+            settings["topic"], stream=stream, cb=self._message, ordered_consumer=True,
+            config=config, pending_msgs_limit=PENDING_MAX, pending_bytes_limit=0,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        settings = self._settings
+        secure = settings["tls"] is not None
+        made: dict[str, Any] = {
+            "servers": [f"{'tls' if secure else 'nats'}://{settings['authority']}"],
+            "name": "iotsim tap", "allow_reconnect": False, "max_reconnect_attempts": 1,
+            "reconnect_time_wait": 0.1, "connect_timeout": CONNECT_S,
+            "ping_interval": PING_S, "max_outstanding_pings": 2,
+            "error_cb": self._complained, "closed_cb": self._closed,
+            "disconnected_cb": self._closed,
+        }  # fmt: skip
+        names = {"username": "user", "password": "password", "token": "token"}
+        made |= {their: settings[ours] for ours, their in names.items() if settings[ours]}
+        if settings["creds"]:
+            key = "user_credentials" if read_creds(settings["creds"])[0] else "nkeys_seed"
+            made[key] = settings["creds"]
+        if secure:
+            made |= {"tls": TLS(**settings["tls"]).context(), "tls_hostname": settings["host"],
+                     "tls_handshake_first": settings["tls_first"]}
+        return made
+
+    # -- what nats-py calls, on our loop ----------------------------------------------------------
+
+    async def _complained(self, error: Exception) -> None:
+        self._why = self._why or error
+        if isinstance(error, SlowConsumerError):
+            self._store.fail("nats-py dropped messages that came faster than it reads")
+        elif self._begun and "permissions" in str(error).lower():
+            self._store.fail(_words(error))
+
+    async def _closed(self) -> None:
+        self._broken.set()
+
+    async def _message(self, message: Msg) -> None:
+        headers = message.headers or {}
+        flags = 0
+        if self._settings["jetstream"]:
+            about = message.metadata
+            self._sequence = about.sequence.stream
+            flags = DUP if about.num_delivered > 1 else 0
+        self._store.take(
+            message.subject.encode("utf-8", "surrogateescape"),
+            headers.get(ID_HEADER, "").encode("utf-8", "surrogateescape"),
+            bytes(message.data),
+            flags,
+            headers.get(STAMP_HEADER, "").encode("utf-8", "surrogateescape"),
+        )
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, NotFoundError):
+        return "there is no such stream, or none for this subject"
+    if isinstance(error, (ServiceUnavailableError, NoRespondersError)):
+        return "JetStream is not enabled there"
+    if isinstance(error, TimeoutError):
+        return "it accepts the connection but does not answer"
+    text = failure_text(error).removeprefix("nats: ").strip("'\" ")
+    return f"the server refused us: {text.lower()}" if isinstance(error, Error) else text
