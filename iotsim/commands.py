@@ -234,6 +234,10 @@ class Book:
         """Return the letter with which a device has had a command; None: it has not."""
         return next((letter for letter in self._by_id.get(id, ()) if letter.place(slot) >= 0), None)
 
+    def under(self, id: str) -> list[Letter]:
+        """Return all that was sent under an id."""
+        return list(self._by_id.get(id, ()))
+
     def new_to(self, slots: Ints, id: str) -> Ints:
         """Return who has not had a command of that id: it is not done twice."""
         for letter in self._by_id.get(id, ()):

@@ -18,6 +18,7 @@ from iotsim.units import Duration, Instant, duration_text
 
 if TYPE_CHECKING:
     from iotsim.clock import Speed
+    from iotsim.listening.base import Ear
     from iotsim.members import Script
     from iotsim.result import Result
     from iotsim.run import Run
@@ -49,6 +50,7 @@ class Fleet:
     seed: int
     members: tuple[Members, ...]
     outlets: tuple[Outlet, ...]
+    ears: tuple[Ear, ...]
 
     def __init__(self, name: str, *, seed: int | None = None) -> None:
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
@@ -59,6 +61,7 @@ class Fleet:
         object.__setattr__(self, "seed", fresh_seed() if seed is None else check_seed(seed))
         object.__setattr__(self, "members", ())
         object.__setattr__(self, "outlets", ())
+        object.__setattr__(self, "ears", ())
 
     def __len__(self) -> int:
         return sum(member.count for member in self.members)
@@ -137,6 +140,37 @@ class Fleet:
         """
         outlet = outlet_of(url, topic, where, options)
         return self._with(outlets=(*self.outlets, outlet))
+
+    def listen_to(
+        self, url: str, topic: str | None = None, answer: str | None = None, *,
+        where: Where = "all", **options: Any,
+    ) -> Fleet:
+        """Return a fleet whose devices take commands from a broker, too; may be repeated.
+
+        A command is JSON such as `{"command": "reboot", "id": "c-17", "payload": {}}`; anything
+        else reaches scripted devices (`dev.commands()`) as text without a name. Devices that do
+        not listen acknowledge. Live runs at a pace only; offline nobody is connected.
+
+        Parameters
+        ----------
+        url : str
+            `mqtt://host:1883`, `nats://`, `amqp://`, `coap://`, or a secure one.
+        topic, answer : str, optional
+            Templates, as those of `publish_to`: "devices/{device_id}/commands", and that with
+            "/answers". A message that says where it wants its answer gets it there.
+        where : selector
+            Which devices.
+        **options
+            Of the protocol, such as `qos=1`.
+
+        Raises
+        ------
+        IotsimError
+            If the scheme, an option, a topic or the selector cannot be.
+        """
+        from iotsim.listening.base import ear_of
+
+        return self._with(ears=(*self.ears, ear_of(url, topic, answer, where, options)))
 
     def generate(
         self,
@@ -246,7 +280,7 @@ class Fleet:
 
     def _with(self, **changes: Any) -> Fleet:
         copy = object.__new__(Fleet)
-        for name in ("name", "seed", "members", "outlets"):
+        for name in ("name", "seed", "members", "outlets", "ears"):
             object.__setattr__(copy, name, changes.get(name, getattr(self, name)))
         return copy
 
@@ -256,6 +290,8 @@ class Fleet:
         yield "seed", f"seed {self.seed}"
         for outlet in self.outlets[:3]:
             yield "publishes to", f"→ {outlet}"
+        for ear in self.ears[:3]:
+            yield "listens to", f"← {ear}"
         if len(self.outlets) > 3:
             yield "publishes to", f"→ {len(self.outlets) - 3} more"
 

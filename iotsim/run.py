@@ -21,7 +21,8 @@ from iotsim.driver import Driver
 from iotsim.errors import BadValue, IotsimError, RunBroken
 from iotsim.members import Members
 from iotsim.result import Result, facts_html
-from iotsim.run_state import RunSnapshot, State, Wish, facts_of
+from iotsim.run_commands import RunCommands
+from iotsim.run_state import RunSnapshot, State, Wish, check_pace, facts_of
 from iotsim.run_verbs import Rehearsal, RunVerbs, act, answer_of, simulation_of
 from iotsim.run_views import RunViews
 from iotsim.selectors import Where
@@ -41,7 +42,7 @@ STOP_S = 5.0  # a stopped run is over by then, whatever a broker does
 DRAIN_S = 30.0  # a run that ends by itself waits so long for its brokers
 
 
-class Run(RunVerbs, RunViews):
+class Run(RunVerbs, RunCommands, RunViews):
     """A live run of a fleet or a scenario; made by `Fleet.start` and `Scenario.start`.
 
     Attributes
@@ -95,7 +96,8 @@ class Run(RunVerbs, RunViews):
         said = [action.note for action in self.actions if action.note]
         director = self._works.director
         ended = () if director is None else director.notes
-        return (*self._works.notes, *said, *ended, *troubles)
+        heard = [text for desk in self._works.desks for text in desk.notes]
+        return (*self._works.notes, *said, *ended, *troubles, *heard)
 
     @property
     def expectations(self) -> tuple[Expectation, ...]:
@@ -197,6 +199,7 @@ class Run(RunVerbs, RunViews):
             Simulated seconds per real second.
         """
         factor = check_speed(speed)
+        check_pace(self.fleet, factor)
         self._enter(lambda: self._set_speed(factor))
 
     def snapshot(self) -> RunSnapshot:
@@ -348,6 +351,7 @@ class Run(RunVerbs, RunViews):
             driver.stage = Stage(self.fleet, driver.simulation, self.actions, self._works.chunks,
                                  self._works.totals, self.snapshot)
             self.state = "running"
+            self._works.listen()
             for action in self._early:  # what was done while it was connecting
                 action()
             self._rehearsal = None

@@ -102,8 +102,8 @@ class Wish:
                 and self.to == other.to)
 
     def _content(self) -> tuple[Any, ...]:
-        return (self.fleet.spec(), self.fleet.outlets, self.duration_total_us, self.start_us,
-                self.backfill_us, self.scenario)
+        return (self.fleet.spec(), self.fleet.outlets, self.fleet.ears, self.duration_total_us,
+                self.start_us, self.backfill_us, self.scenario)
 
 
 def wish_of(
@@ -124,6 +124,7 @@ def wish_of(
     start_us = None if start is None else instant_us(start)
     if total_us is not None and start_us is not None:
         end_us_of(start_us, total_us)
+    check_pace(fleet, check_speed(speed))
     if (wall_us() if start_us is None else start_us) - backfill_us < _FIRST_US:
         raise BadValue("backfill", backfill, "goes back beyond the year 1, where no calendar here "
                        "begins", "Give less, or a later start.")
@@ -137,6 +138,13 @@ def wish_of(
         backfill_us=backfill_us,
         scenario=scenario,
     )
+
+
+def check_pace(fleet: Fleet, speed: float) -> None:
+    """Raise if commands are to come from outside in a time that leaves no room for them."""
+    if fleet.ears and math.isinf(speed):
+        raise BadValue("speed", "max", "leaves no time for commands to arrive: listen_to needs a "
+                       "paced run", "Give a number such as 60, or take listen_to away.")
 
 
 def facts_of(now: RunSnapshot, failure: Exception | None) -> Iterator[tuple[str, str]]:

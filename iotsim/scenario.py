@@ -116,10 +116,18 @@ class Scenario(ScenarioVerbs):
         """Return a scenario whose fleet publishes to a broker, too; see `Fleet.publish_to`."""
         return self._with(fleet=self.fleet.publish_to(url, topic, where=where, **options))
 
+    def listen_to(
+        self, url: str, topic: str | None = None, answer: str | None = None, *,
+        where: Where = "all", **options: Any,
+    ) -> Scenario:
+        """Return a scenario whose fleet takes commands from a broker; see `Fleet.listen_to`."""
+        heard = self.fleet.listen_to(url, topic, answer, where=where, **options)
+        return self._with(fleet=heard)
+
     def with_seed(self, seed: int) -> Scenario:
         """Return a scenario of the same devices under another seed."""
         other = Fleet(self.fleet.name, seed=seed)
-        return self._with(fleet=other._with(members=self.fleet.members,
+        return self._with(fleet=other._with(members=self.fleet.members, ears=self.fleet.ears,
                                             outlets=self.fleet.outlets))
 
     def generate(

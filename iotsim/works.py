@@ -15,11 +15,13 @@ from iotsim.destinations import Destination, destinations_of
 from iotsim.digest import Digest
 from iotsim.driver import Driver
 from iotsim.engine.live import LiveKernel
+from iotsim.engine.population import Population
 from iotsim.engine.simulation import Failures, Simulation
 from iotsim.errors import CutShort, IotsimError, RunBroken, Undelivered
 from iotsim.feeders import Switchboard
 from iotsim.intake import Intake
 from iotsim.links import STORED, Links
+from iotsim.listening.desk import Desk
 from iotsim.offline import kinds_of
 from iotsim.outlets import routes_of
 from iotsim.publishers.base import Identity, Publisher
@@ -55,6 +57,7 @@ class Works:
         self.intake = Intake(Digest(self.start_us), Capture(Bound()), None)
         self.acks = Acks()
         self.driver: Driver | None = None
+        self.desks: list[Desk] = []
         self.links: Links | None = None
         self.director: Director | None = None
         self._switchboard: Switchboard | None = None
@@ -76,6 +79,7 @@ class Works:
         for pump in self.pumps:
             await pump.open()
         board.prepare(fleet.members, self.groups)
+        await self._open_desks()
         self.links = Links(board)
         live_us = wall_us() if wish.start_us is None else wish.start_us
         self.start_us = live_us - wish.backfill_us
@@ -101,6 +105,24 @@ class Works:
         self.driver = Driver(simulation, clock, self.intake, board, self.links, end_us, director)
         self.director = director
         return self.driver
+
+    async def _open_desks(self) -> None:
+        fleet = self.wish.fleet
+        if not fleet.ears:
+            return
+        people = Population(fleet.seed)
+        for member, group in zip(fleet.members, self.groups, strict=True):
+            people.add(member, group, 0)
+        self.desks = [Desk(ear, people) for ear in fleet.ears]
+        await asyncio.gather(*(desk.open() for desk in self.desks))
+
+    def listen(self) -> None:
+        """Take commands from outside, as long as the run is neither in its past nor at its end."""
+        driver = self.driver
+        assert driver is not None, "a run that listens is open"
+        for desk in self.desks:
+            desk.begin(driver.simulation.deeds, driver.act,
+                       lambda: not (self._ending or driver.clock.hurries))
 
     def _make_pump(
         self, publisher: Publisher, devices: int, names: Sequence[Identity] | None
@@ -140,6 +162,8 @@ class Works:
             Real seconds for brokers to take what is left; it is over in little more.
         """
         self._ending = True
+        for desk in self.desks:
+            desk.stop()
         limit_s = monotonic() + budget_s
         driver, board = self.driver, self._switchboard
         if driver is not None and board is not None:
@@ -152,7 +176,8 @@ class Works:
             await self._try(driver.step_rest(), REST_S)
             await self._try(board.end(), 0.5)
         left_s = max(CLOSE_S, limit_s - monotonic() - END_S)
-        await asyncio.gather(*(self._try(pump.close(left_s), left_s + 0.5) for pump in self.pumps))
+        await asyncio.gather(*(self._try(pump.close(left_s), left_s + 0.5) for pump in self.pumps),
+                             *(self._try(desk.close(), CLOSE_S) for desk in self.desks))
         if driver is not None:
             if driver.behind:
                 self.note(CutShort(driver.behind))

@@ -1,0 +1,252 @@
+"""Commands by MQTT: one subscription for all devices; paho, on a thread of its own.
+
+A response topic and correlation data of MQTT 5 are honoured. The session outlives a broken
+connection by minutes, so that what was sent meanwhile comes with the next one (QoS 1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from iotsim.errors import BadValue, ConnectError
+from iotsim.listening.base import CLOSE_S, CONNECT_S, OUTFLOW_MAX, Ear, Message, Note, Take, Talk
+from iotsim.publishers.base import choice, whole
+from iotsim.seeding import fresh_seed
+from iotsim.tapping.settings import Wish, secured
+from iotsim.transport.addresses import Address, failure_text
+from iotsim.transport.tls import TLS
+
+OPTIONS: dict[str, Any] = {"qos": 1, "version": "5"}
+ANY = "+"
+LOOK_S = 0.005
+SESSION_EXPIRY_S = 300
+KEEPALIVE_S = 10
+TOPIC_BYTES_MAX = 65_535
+
+
+def settings_of(wish: Wish) -> dict[str, Any]:
+    """Return what a listener needs; raises BadValue."""
+    address = Address.parse(wish.url, 8883 if wish.scheme == "mqtts" else 1883)
+    return {
+        "url": str(address), "host": address.host, "port": address.port,
+        "version": choice("version", wish.options["version"], ("5", "3.1.1")),
+        "qos": whole("qos", wish.options["qos"], 0, 2),
+        **secured(wish, address, "MQTT", ("username", "password"), wish.scheme == "mqtts", "mqtts"),
+    }  # fmt: skip
+
+
+class _Session:
+    """A paho client with one subscription, and what it tells the loop."""
+
+    def __init__(
+        self, ear: Ear, pattern: str, heard: Callable[[Message], Any], note: Note, verb: str,
+        queued: int = OUTFLOW_MAX,
+    ) -> None:
+        self._settings, self._pattern = ear.settings, pattern
+        self._heard, self._note, self._verb = heard, note, verb
+        self._loop = asyncio.get_running_loop()
+        self._subscribed = asyncio.Event()
+        self._why = ""
+        self._ending = False
+        self._handed = self._published = 0
+        self._client = self._made(queued)
+
+    @property
+    def modern(self) -> bool:
+        """Whether it speaks MQTT 5."""
+        return bool(self._settings["version"] == "5")
+
+    async def open(self) -> None:
+        """Connect and subscribe; raises ConnectError."""
+        settings = self._settings
+        extra: dict[str, Any] = {}
+        if self.modern:
+            extra["properties"] = _expiry(PacketTypes.CONNECT, SESSION_EXPIRY_S)
+            extra["clean_start"] = paho.MQTT_CLEAN_START_FIRST_ONLY
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await self._loop.run_in_executor(None, lambda: self._client.connect(
+                    settings["host"], settings["port"], KEEPALIVE_S, **extra))
+                self._client.loop_start()
+                await self._subscribed.wait()
+        except (OSError, TimeoutError, ValueError) as error:
+            await self.close()
+            raise ConnectError(settings["url"], self._why or failure_text(error),
+                               verb=self._verb) from None
+        if self._why:
+            await self.close()
+            raise ConnectError(settings["url"], self._why, verb=self._verb)
+
+    def publish(self, topic: str, body: bytes, correlation: bytes | None = None) -> bool:
+        """Hand a message over, without waiting; False: there is no room."""
+        properties = None
+        if self.modern and correlation is not None:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.CorrelationData = correlation
+        qos = min(1, self._settings["qos"])
+        try:
+            code = self._client.publish(topic, body, qos, properties=properties).rc
+        except (ValueError, OSError):  # a response topic that is none
+            return False
+        self._handed += 1
+        return code in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_NO_CONN)
+
+    async def close(self) -> None:
+        """Let what was handed over go out, and end our session at the broker."""
+        self._ending = True
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                for _ in range(int(CLOSE_S / LOOK_S)):
+                    if self._published >= self._handed or not self._client.is_connected():
+                        break
+                    await asyncio.sleep(LOOK_S)
+                await self._loop.run_in_executor(None, self._end)
+        except TimeoutError:
+            pass
+
+    def _end(self) -> None:
+        self._client.disconnect(
+            properties=_expiry(PacketTypes.DISCONNECT, 0) if self.modern else None)
+        self._client.loop_stop()
+
+    # -- what paho calls, on its thread -----------------------------------------------------------
+
+    def _made(self, queued: int) -> paho.Client:
+        settings = self._settings
+        version = paho.MQTTv5 if self.modern else paho.MQTTv311
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"iotsim-devices-{os.getpid()}-{fresh_seed():x}",
+            protocol=version,
+            clean_session=None if self.modern else True,
+        )
+        client.suppress_exceptions = True
+        client.connect_timeout = CONNECT_S / 2
+        client.reconnect_delay_set(1, 2)
+        client.max_queued_messages_set(queued)
+        if settings["username"] or settings["password"]:
+            client.username_pw_set(settings["username"], settings["password"] or None)
+        if settings["tls"] is not None:
+            client.tls_set_context(TLS(**settings["tls"]).context())
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_subscribe = self._granted
+        client.on_message = self._message
+        client.on_publish = self._gone
+        return client
+
+    def _call(self, what: Callable[..., Any], *given: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(what, *given)
+        except RuntimeError:  # the loop is closed
+            pass
+
+    def _connected(self, client: paho.Client, _u: Any, _f: Any, code: Any, _p: Any) -> None:
+        if code.is_failure:
+            self._fail(f"the broker refused us: {code}")
+        else:
+            client.subscribe(self._pattern, self._settings["qos"])
+
+    def _granted(self, _c: Any, _u: Any, _mid: Any, codes: Any, _p: Any) -> None:
+        refused = [str(code) for code in codes if code.is_failure]
+        if refused:
+            self._fail(f"the broker refused the subscription: {refused[0]}")
+        else:
+            self._call(self._subscribed.set)
+
+    def _fail(self, why: str) -> None:
+        self._why = why
+        self._call(self._subscribed.set)
+        self._call(self._note, why)
+
+    def _disconnected(self, _c: Any, _u: Any, _f: Any, code: Any, _p: Any) -> None:
+        if not self._ending and not self._why:
+            self._call(self._note, f"the connection was lost ({code})")
+
+    def _gone(self, *_: Any) -> None:
+        self._published += 1
+
+    def _message(self, _client: Any, _user: Any, message: paho.MQTTMessage) -> None:
+        if message.retain:
+            self._call(self._note, "retained messages were left alone: they are of the past")
+            return
+        properties, reply = message.properties, None
+        wanted = getattr(properties, "ResponseTopic", "") if properties else ""
+        if wanted and not {"+", "#"} & set(wanted):
+            reply = (wanted, getattr(properties, "CorrelationData", None))
+        name = message._topic.decode("utf-8", "replace")
+        self._heard(Message(name, bytes(message.payload), reply))
+
+
+def _expiry(packet: int, seconds: int) -> Properties:
+    properties = Properties(packet)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = seconds
+    return properties
+
+
+class Heard:
+    """The devices' side: hands commands on, sends answers.
+
+    Parameters
+    ----------
+    ear : Ear
+    take : callable (Message) -> bool
+        From any thread.
+    note : callable (text)
+    topics : callable () -> list of str
+        Not needed here: one subscription takes them all in.
+    """
+
+    def __init__(
+        self, ear: Ear, take: Take, note: Note, topics: Callable[[], list[str]]
+    ) -> None:
+        self._session = _Session(ear, ear.pattern(ear.topic, ANY), take, note, "listen to")
+
+    async def open(self) -> None:
+        """Connect and subscribe; raises ConnectError."""
+        await self._session.open()
+
+    def answer(self, topic: str, body: bytes, reply: Any) -> bool:
+        """Send an answer: where the sender wanted it, else to the device's own topic."""
+        where, correlation = (topic, None) if reply is None else reply
+        if len(where.encode("utf-8", "replace")) > TOPIC_BYTES_MAX:
+            raise BadValue("response topic", where[:40], "is too long")
+        return self._session.publish(where, body, correlation)
+
+    async def close(self) -> None:
+        """End."""
+        await self._session.close()
+
+
+async def converse(ear: Ear, talk: Talk) -> None:
+    """Send commands as a platform would, and hear the answers until it is over."""
+    loop = asyncio.get_running_loop()
+
+    def heard(message: Message) -> None:
+        try:
+            loop.call_soon_threadsafe(talk.heard, message.body)
+        except RuntimeError:  # the loop is closed
+            pass
+
+    session = _Session(ear, talk.pattern, heard, lambda text: None, "send commands to",
+                       len(talk.requests) + 1)
+    await session.open()
+    try:
+        for place, (topic, body) in enumerate(talk.requests):
+            talk.sent(place)
+            if not session.publish(topic, body):
+                raise ConnectError(ear.settings["url"], "its queue of commands is full",
+                                   "Ask fewer devices at a time.", "send commands to")
+            if place % 100 == 99:
+                await asyncio.sleep(0)
+        await talk.over.wait()
+    finally:
+        await session.close()
