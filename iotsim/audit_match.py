@@ -155,7 +155,8 @@ def judged(came: Mask, again: Mask, evidence: Evidence) -> tuple[Codes, Codes]:
     whose[evidence.acknowledged & evidence.confirmed] = BROKERS
     code = np.full(len(came), LOST, dtype=np.uint8)
     code[evidence.refused & ~evidence.acknowledged] = REFUSED
-    code[evidence.unwatched & (code == LOST)] = UNKNOWN
+    # What was never sent needs no witness.
+    code[evidence.unwatched & (code == LOST) & (whose != SIMULATORS)] = UNKNOWN
     code[came] = OK
     code[came & evidence.undecided] = RECOVERED
     code[again] = DUPLICATED

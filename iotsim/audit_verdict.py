@@ -125,18 +125,19 @@ class Audit:
     def verdict(self) -> str:
         """What became of it all, in one line."""
         tail = "".join(f"; {note}" for note in self.notes)
-        if self.unknown:
-            why = f" ({self.ill or 'they left before or after it listened'})"
-            head = f"unknown: {self.unknown:,} of {self.sent:,} are missing, and the tap did not "
-            return ", ".join([f"{head}see everything{why}", *self._troubles()]) + tail
-        if self.complete:
-            head = f"ok: {self.sent:,} sent, {self.received:,} received, 0 lost"
-            return f"{head}, {self.duplicated:,} duplicated{self._latency_text()}{tail}"
-        troubles = [*self._troubles(), f"{self.lost_by_simulator:,} lost by the simulator"]
-        if self.lost_by_simulator and self.drops:
-            troubles[-1] += f" ({_listed(self.drops)})"
         count = f"{self.sent:,} sent, {self.received:,} received"
-        return f"{', '.join(troubles)}: {count}{self._latency_text()}{tail}"
+        if self.complete:
+            return (f"ok: {count}, 0 lost, {self.duplicated:,} duplicated{self._latency_text()}"
+                    f"{tail}")
+        own = f"{self.lost_by_simulator:,} lost by the simulator"
+        if self.lost_by_simulator and self.drops:
+            own += f" ({_listed(self.drops)})"
+        said = ", ".join([*self._troubles(), own])
+        if self.unknown:
+            why = self.ill or "they left before or after it listened"
+            return (f"unknown: {self.unknown:,} of {self.sent:,} did not come, and the tap did not "
+                    f"see everything ({why}); {said}{tail}")
+        return f"{said}: {count}{self._latency_text()}{tail}"
 
     def _troubles(self) -> Iterator[str]:
         if self.lost_by_broker:
