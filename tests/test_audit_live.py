@@ -1,0 +1,341 @@
+"""Sent against received through a real broker: what is lost, and whose loss it is."""
+
+import asyncio
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import iotsim
+from iotsim import Fleet, Scenario
+from iotsim.errors import BadValue
+from tests.rig import Rig
+
+
+def sensors(url, count=20, every="50ms", name="plant", **options):
+    made = Fleet(name, seed=42).add("temperature_sensor", count=count, every=every,
+                                    labels={"site": "north"})
+    return made.publish_to(url, **options)
+
+
+def run(coroutine):
+    return asyncio.run(coroutine)
+
+
+def law(audit):
+    """Every reading that left is in exactly one place."""
+    assert audit.sent == audit.received + audit.lost + audit.refused + audit.unknown
+    frame = audit.frame()
+    assert frame["sent"].sum() == audit.sent
+    return audit
+
+
+def test_a_clean_run_arrives_whole_and_its_latency_is_known(mosquitto):
+    broker = mosquitto()
+    with iotsim.tap(broker.url) as tap:
+        result = run(sensors(broker.url, stamp=True).run("1s"))
+        audit = law(result.audit(tap))
+        assert audit.complete
+        assert audit.verdict.startswith("ok: 400 sent, 400 received, 0 lost, 0 duplicated, latency")
+        assert audit.clock == "stamp"
+        assert 0 < audit.latency[0] <= audit.latency[1] <= audit.latency[2] < 5
+        slower = result.audit(tap, clock="timestamp")
+        assert slower.clock == "timestamp"
+        assert slower.latency[0] > audit.latency[0]  # the slot is in it, too
+        frame = audit.frame()
+        assert (frame["latency_p50"] <= frame["latency_p99"]).all()
+        assert (frame["latency_p99"] <= frame["latency_max"]).all()
+    assert result.audit(tap).verdict == audit.verdict  # closed, and none the worse
+    assert result.audit(tap.frame()).latency == audit.latency
+    axes = audit.plot()
+    assert axes.get_ylabel() == "latency, ms (since the hand-over)"
+
+
+@pytest.mark.parametrize("speed", [0.5, 4, "max"])
+def test_at_any_pace_but_the_highest_a_timestamp_is_a_time_of_day(mosquitto, speed):
+    broker = mosquitto()
+    with iotsim.tap(broker.url) as tap:
+        result = run(sensors(broker.url).run("1s", speed=speed))
+        audit = law(result.audit(tap))
+    assert audit.complete
+    if speed == "max":
+        assert np.isnan(audit.latency[0])
+        assert audit.verdict.endswith("at speed 'max' a timestamp is no time of day")
+    else:
+        assert 0 < audit.latency[0] < 5
+        assert audit.clock == "timestamp"
+
+
+def test_a_pause_and_another_speed_do_not_count_as_latency(mosquitto):
+    broker = mosquitto()
+
+    async def main():
+        live = sensors(broker.url).start()
+        await live.ready()
+        await asyncio.sleep(0.3)
+        live.pause()
+        await asyncio.sleep(1.5)
+        live.resume()
+        live.set_speed(3)
+        await asyncio.sleep(0.4)
+        return await live.stop()
+
+    with iotsim.tap(broker.url) as tap:
+        audit = law(run(main()).audit(tap))
+    assert audit.complete
+    assert 0 < audit.latency[0]
+    assert audit.latency[1] < 1.4
+
+
+def test_simulated_faults_lose_nothing(mosquitto):
+    broker = mosquitto()
+    story = (Scenario("outage", sensors(broker.url))
+             .at("200ms").inject("packet_loss", loss=0.3, duration="300ms")
+             .at("500ms").inject("disconnect", duration="300ms", store_and_forward=True)
+             .at("600ms").inject("disconnect", where="count=4", duration="400ms")
+             .at("900ms").inject("duplicate", duration="300ms")
+             .at("1000ms").inject("reorder", duration="400ms")
+             .at("1200ms").inject("latency_spike", latency_ms=150, duration="300ms")
+             .at("1300ms").inject("data_corruption", corruption_rate=0.5, duration="300ms")
+             .at("1400ms").inject("clock_drift", drift_rate_ms_per_sec=-300, duration="300ms")
+             .at("1500ms").inject("rate", factor=3, duration="200ms")
+             .lasting("2s"))
+    with iotsim.tap(broker.url) as tap:
+        audit = law(run(story.run()).audit(tap))
+    assert audit.complete, audit.verdict
+    assert audit.expected > 20
+    assert audit.duplicated == audit.out_of_order == audit.corrupted == audit.unexpected == 0
+    table = audit.by_fault().set_index("fault")
+    assert table.loc["packet_loss", "expected"] > 0
+    assert table.loc["duplicate", "sent"] > 100
+    assert table["lost_by_broker"].sum() == 0
+    assert set(audit.readings("expected")["whose"]) == {"packet_loss", "disconnect"}
+
+
+def test_what_the_broker_refuses_is_refused_and_said_why(mosquitto):
+    names = [f"temperature_sensor-{i:04d}" for i in range(10)]
+    acl = [f"topic write devices/{name}/telemetry" for name in names[1:]]
+    broker = mosquitto(acl=["topic read #", *acl])
+    with iotsim.tap(broker.url) as tap:
+        audit = law(run(sensors(broker.url, count=10).run("1s")).audit(tap))
+    assert (audit.sent, audit.received, audit.refused, audit.lost) == (200, 180, 20, 0)
+    assert dict(audit.reasons) == {"not authorized (135)": 20}
+    assert audit.verdict.startswith("20 refused (not authorized (135)), 0 lost by the simulator: ")
+    assert audit.ok
+    assert not audit.complete
+    refused = audit.readings("refused")
+    assert set(refused["device_id"]) == {names[0]}
+    assert set(refused["whose"]) == {"not authorized (135)"}
+    assert not refused["acked"].any()
+
+
+def test_a_broker_that_acknowledges_what_it_throws_away_is_blamed(mosquitto):
+    names = [f"temperature_sensor-{i:04d}" for i in range(10)]
+    acl = [f"topic write devices/{name}/telemetry" for name in names[1:]]
+    broker = mosquitto(acl=["topic read #", *acl])
+    # MQTT 3.1.1 has no word for no: a PUBACK says nothing.
+    with iotsim.tap(broker.url, version="3.1.1") as tap:
+        fleet = sensors(broker.url, count=10, version="3.1.1", audit_field="_seq")
+        result = run(fleet.run("1s"))
+        audit = law(result.audit(tap))
+    assert (audit.sent, audit.received, audit.lost_by_broker) == (200, 180, 20)
+    assert (audit.lost_by_simulator, audit.lost_in_flight, audit.duplicated) == (0, 0, 0)
+    assert audit.verdict.startswith(
+        "20 lost after the broker acknowledged them, 0 lost by the simulator: 200 sent")
+    frame = audit.frame().set_index("device_id")
+    assert frame.loc[names[0], "lost_by_broker"] == 20
+    assert frame["lost_by_broker"].sum() == 20
+
+
+def test_acknowledgements_that_are_cut_off_make_duplicates_and_lose_nothing(mosquitto):
+    broker = mosquitto()
+
+    async def main(tap):
+        async with Rig(broker.port, "cut on the way back", seed=3) as rig:
+            url = f"mqtt://127.0.0.1:{rig.port}"
+            live = sensors(url, every="20ms").start()
+            await live.ready()
+            async with asyncio.timeout(20):
+                while rig.struck < 4:
+                    await asyncio.sleep(0.05)
+            result = await live.stop()
+            with pytest.raises(BadValue, match="listens where this run did not publish to"):
+                result.audit(tap)
+            return result.audit(tap, publisher=url)
+
+    with iotsim.tap(broker.url) as tap:
+        audit = law(run(main(tap)))
+    assert audit.complete, audit.verdict
+    assert audit.recovered > 0
+    assert audit.duplicated > 0
+    assert audit.out_of_order == 0
+    doubled = audit.readings("duplicated")
+    assert (doubled["copies"] > 1).all()
+    assert doubled["copies"].sum() - len(doubled) == audit.duplicated
+
+
+def test_at_qos_0_what_a_lost_link_takes_along_was_in_flight(mosquitto):
+    broker = mosquitto()
+
+    async def main(tap):
+        async with Rig(broker.port, "cut on the way there", seed=5) as rig:
+            url = f"mqtt://127.0.0.1:{rig.port}"
+            live = sensors(url, every="20ms", qos=0).start()
+            await live.ready()
+            async with asyncio.timeout(20):
+                while rig.struck < 4:
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
+            return (await live.stop()).audit(tap, publisher=url)
+
+    with iotsim.tap(broker.url) as tap:
+        audit = law(run(main(tap)))
+    assert audit.lost_in_flight > 0
+    assert audit.lost_by_simulator == audit.lost_by_broker == 0
+    assert "lost in flight, where nobody acknowledged them" in audit.verdict
+    assert set(audit.readings("lost")["whose"]) == {"in flight"}
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_broker_that_is_killed_ends_the_tap_too_and_the_verdict_says_so(mosquitto, qos):
+    broker = mosquitto()
+
+    async def main(tap):
+        live = sensors(broker.url, every="20ms", qos=qos).start()
+        await live.ready()
+        await tap.received(200)
+        broker.kill()
+        await asyncio.sleep(0.3)
+        broker.start()
+        await tap.received(tap.count + 200, 15)
+        return await live.stop()
+
+    with iotsim.tap(broker.url) as tap:
+        audit = law(run(main(tap)).audit(tap))
+        assert not tap.ok
+    assert audit.lost == audit.lost_by_simulator == audit.out_of_order == 0
+    assert audit.unexpected == audit.corrupted == 0
+    assert audit.unknown > 0  # what came while the tap was away
+    assert audit.verdict.startswith("unknown: ")
+    assert "was disconnected 1 times" in audit.verdict
+    assert "0 lost by the simulator" in audit.verdict
+    assert not audit.ok
+
+
+def test_what_never_left_a_dead_brokers_queue_is_the_simulators_loss(mosquitto):
+    broker = mosquitto()
+
+    async def main(tap):
+        live = sensors(broker.url, every="20ms").start()
+        await live.ready()
+        await tap.received(200)
+        broker.kill()
+        await asyncio.sleep(1.0)
+        return await live.stop()
+
+    with iotsim.tap(broker.url) as tap:
+        result = run(main(tap))
+        audit = law(result.audit(tap))
+    (ledger,) = result.publishers.values()
+    assert audit.lost_by_simulator == ledger.dropped > 0
+    assert set(audit.readings("lost")["whose"]) == {"never sent"}
+    assert f"{ledger.dropped:,} lost by the simulator (stopped before it was sent)" in audit.verdict
+    assert not audit.ok
+
+
+def test_a_tap_that_is_full_is_no_witness(mosquitto):
+    broker = mosquitto()
+    with iotsim.tap(broker.url, capacity=10) as tap:
+        audit = law(run(sensors(broker.url).run("500ms")).audit(tap))
+    assert (audit.received, audit.unknown, audit.lost) == (10, 190, 0)
+    assert "over its capacity: 190 messages dropped" in audit.verdict
+    assert audit.verdict.startswith("unknown: 190 of 200 did not come, and the tap did not see")
+
+
+def test_a_tap_that_was_killed_is_no_witness(mosquitto):
+    broker = mosquitto()
+    with iotsim.tap(broker.url) as tap:
+
+        async def main():
+            live = sensors(broker.url).start()
+            await live.ready()
+            await tap.received(100)
+            held = len(tap.messages())
+            os.kill(tap._process.pid, signal.SIGKILL)
+            await asyncio.sleep(0.2)
+            return await live.stop(), held
+
+        result, held = run(main())
+        audit = law(result.audit(tap))
+    assert audit.received == held
+    assert audit.lost == 0
+    assert audit.unknown == audit.sent - held > 0
+    assert "process" in audit.verdict
+
+
+def test_a_tap_that_came_late_does_not_accuse_anybody(mosquitto):
+    broker = mosquitto()
+
+    async def main():
+        live = sensors(broker.url).start()
+        await live.ready()
+        await asyncio.sleep(0.5)
+        with iotsim.tap(broker.url) as tap:
+            await tap.received(100)
+            return (await live.stop()).audit(tap)
+
+    audit = law(run(main()))
+    assert audit.lost == 0
+    assert audit.unknown > 50
+    assert "they left before or after it listened" in audit.verdict
+
+
+def test_messages_of_another_run_are_told_apart(mosquitto):
+    broker = mosquitto()
+
+    async def main():
+        return await asyncio.gather(sensors(broker.url).run("500ms"),
+                                    sensors(broker.url, name="other").run("500ms"))
+
+    with iotsim.tap(broker.url) as tap:
+        one, other = (result.audit(tap) for result in run(main()))
+    for audit in (one, other):
+        assert audit.complete
+        assert (audit.sent, audit.foreign, audit.unexpected) == (200, 200, 0)
+        assert "200 of other runs or senders" in audit.verdict
+
+
+def test_sessions_of_the_devices_own_are_audited_alike(mosquitto):
+    broker = mosquitto()
+    story = (Scenario("own", sensors(broker.url, count=5, every="20ms", sessions="per-device"))
+             .at("300ms").inject("disconnect", where="count=2", duration="300ms",
+                                 store_and_forward=True)
+             .lasting("1s"))
+    with iotsim.tap(broker.url) as tap:
+        audit = law(run(story.run()).audit(tap))
+    assert audit.lost == audit.out_of_order == 0, audit.verdict
+    assert audit.ok
+
+
+def test_devices_that_join_and_leave_are_in_it(mosquitto):
+    broker = mosquitto()
+
+    async def main():
+        live = sensors(broker.url, count=5).start()
+        await live.ready()
+        await asyncio.sleep(0.2)
+        live.add("temperature_sensor", count=3, every="50ms", labels={"site": "south"})
+        await asyncio.sleep(0.3)
+        live.stop(where="site=north")
+        await asyncio.sleep(0.2)
+        live.inject("firmware_update", version="2", duration="100ms")
+        await asyncio.sleep(0.4)
+        return await live.stop()
+
+    with iotsim.tap(broker.url) as tap:
+        result = run(main())
+        audit = law(result.audit(tap))
+        assert audit.complete, audit.verdict
+        assert len(audit.frame()) == 8
+        assert law(result.audit(tap, where="site=south")).received > 10
