@@ -19,6 +19,7 @@ from iotsim.publishers.base import build
 from iotsim.publishers.coap_numbers import Numbers
 from iotsim.publishers.payload import Messages
 from tests.publishing import block, in_order_per_device, one, own, pumping, until
+from tests.servers.certificates import Certificates
 from tests.servers.coap import ScriptedPeer, libcoap, path_of, udp_port
 from tests.udp_proxy import UdpProxy, Weather
 
@@ -208,6 +209,121 @@ def test_a_stop_while_the_server_is_away_is_over_in_time_and_says_what_is_left(
         assert account.acknowledged == 10
         assert account.unknown == 8  # what was on its way
         assert dict(account.drops) == {"stopped before it was sent": 492}
+
+
+# -- DTLS -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return Certificates(tmp_path_factory.mktemp("dtls"))
+
+
+def _secure(libcoap, pair, *options):
+    server = libcoap(options=("-c", pair.cert, "-j", pair.key, *options))
+    return server, f"coaps://127.0.0.1:{server.port + 1}"
+
+
+@pytest.mark.parametrize("confirmable", [True, False])
+def test_libcoap_receives_over_dtls_exactly_what_was_sent(libcoap, files, confirmable):
+    server, url = _secure(libcoap, files.server, "-n")
+    messages = block(200, devices=15)
+    options = {"confirmable": confirmable, "rate": 500, "endpoints": 2}
+    account, errors = _publish(url, messages, ca=files.ca, **options)
+    assert (account.acknowledged, errors) == (200, ())
+
+    async def all_there():
+        await until(lambda: len(server.received()) >= 200, 10)
+
+    asyncio.run(all_there())
+    got = [(topic, payload) for _, _, topic, payload, _ in server.received()]
+    assert Counter(got) == Counter(zip(messages.topics, [p.decode() for p in messages.payloads],
+                                       strict=True))
+    named = url.replace("127.0.0.1", "localhost")
+    assert _publish(named, block(10), ca=files.ca, **options)[0].acknowledged == 10
+
+
+def test_a_dtls_certificate_is_verified_unless_it_is_said_otherwise(libcoap, files):
+    for pair, text in ((files.expired, "its certificate is not accepted: certificate has expired"),
+                       (files.elsewhere, "its certificate is not accepted: IP address mismatch")):
+        _, url = _secure(libcoap, pair, "-n")
+        with pytest.raises(ConnectError, match=text):
+            _publish(url, block(1), ca=files.ca)
+        assert _publish(url, block(10), verify=False)[0].acknowledged == 10
+    _, url = _secure(libcoap, files.server, "-n")
+    for options in ({"ca": files.stranger.ca}, {}):
+        with pytest.raises(ConnectError, match=r"its certificate is not accepted: .*certificate"):
+            _publish(url, block(1), **options)
+
+
+def test_a_server_that_asks_for_a_certificate_gets_ours(libcoap, files):
+    _, url = _secure(libcoap, files.server, "-C", files.ca)
+    for pair in (files.client("pump-1"), files.client("pump-2", password="marker")):
+        account, _ = _publish(url, block(10), ca=files.ca, cert=pair.cert, key=pair.key,
+                              key_password=pair.password)
+        assert account.acknowledged == 10
+    with pytest.raises(ConnectError, match="cannot publish to coaps://"):
+        _publish(url, block(10), ca=files.ca)
+
+
+def test_a_dtls_session_that_is_killed_is_made_again(libcoap, files):
+    server, url = _secure(libcoap, files.server, "-n")
+
+    async def publish():
+        async with pumping(url, ca=files.ca, **QUICK) as pump:
+            await pump.offer(0, block(100))
+            await _drained(pump)
+            server.kill()
+            await pump.offer(0, block(100, first=100))
+            await until(lambda: not pump.connected)
+            await asyncio.to_thread(server.start)
+            await _drained(pump, 30)
+        return pump.snapshot()
+
+    account = asyncio.run(publish())
+    assert account.acknowledged == 200
+    assert account.reconnects >= 1
+
+
+def test_a_dtls_handshake_survives_loss_and_names_what_is_no_dtls(libcoap, files, monkeypatch):
+    server, _ = _secure(libcoap, files.server, "-n")
+
+    async def publish():
+        lost = []
+
+        def rule(direction, number, data):
+            if number in (1, 4, 8):
+                lost.append(number)
+                return []
+            return [data, data]
+
+        async with UdpProxy(server.port + 1, rule) as proxy:
+            url = f"coaps://127.0.0.1:{proxy.port}"
+            async with pumping(url, ca=files.ca, **QUICK) as pump:
+                await pump.offer(0, block(20))
+                await _drained(pump)
+            return pump.snapshot(), lost
+
+    monkeypatch.setattr("iotsim.publishers.coap_link.CONNECT_S", 9.0)
+    account, lost = asyncio.run(publish())
+    assert account.acknowledged == 20
+    assert len(lost) == 3
+    monkeypatch.setattr("iotsim.publishers.coap_link.CONNECT_S", 0.5)
+    with pytest.raises(ConnectError, match="no answer to a DTLS handshake"):
+        _publish(f"coaps://127.0.0.1:{server.port}", block(1))
+    with pytest.raises(ConnectError, match="nothing listens there"):
+        _publish(f"coaps://127.0.0.1:{udp_port()}", block(1))
+
+
+def test_dtls_options_are_checked(files, tmp_path):
+    with pytest.raises(BadValue, match=r"ca=.* needs TLS. Use coaps:// in the URL"):
+        build("coap://h", ca=files.ca)
+    with pytest.raises(BadValue, match="is not a file"):
+        build("coaps://h", ca=str(tmp_path / "no.pem"))
+    with pytest.raises(BadValue, match=r"minimum='1.3' is beyond DTLS"):
+        build("coaps://h", tls=iotsim.TLS(minimum="1.3"))
+    assert "verify=False" in repr(build("coaps://h", verify=False))
+    assert build("coaps://h").url == "coaps://h:5684"
 
 
 # -- bad weather ------------------------------------------------------------------------------

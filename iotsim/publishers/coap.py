@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import unquote_to_bytes
 
-from iotsim.errors import BadValue
+from iotsim.errors import BadValue, MissingExtra
 from iotsim.publishers.base import (
     UNTRACED,
     Identity,
@@ -22,6 +22,10 @@ from iotsim.publishers.base import (
 )
 from iotsim.publishers.coap_codec import METHODS, SEGMENT_BYTES_MAX
 from iotsim.transport.addresses import Address
+from iotsim.transport.tls import TLS, TLS_OPTIONS, take_tls
+
+if TYPE_CHECKING:
+    from iotsim.publishers.coap_wire import Listener, Wire
 
 DEVICES_PER_ENDPOINT = 1000  # every 5 s that is 200/s, below what message ids allow
 ENDPOINTS_MAX = 64
@@ -35,6 +39,7 @@ _DEFAULTS: dict[str, Any] = {
     "ack_timeout_s": 2.0,
     "max_retransmit": 4,
     "rate": None,
+    **TLS_OPTIONS,
 }
 
 
@@ -63,6 +68,8 @@ class CoapPublisher:
     rate : int or None
         Messages a second that each endpoint sends at most; None is 2,000 for those that are not
         confirmable, as nothing else would slow them down, and no bound for others.
+    tls : TLS or None
+        None for plain UDP. `coaps://` is DTLS 1.2 with certificates; there are no pre-shared keys.
     """
 
     per_device: ClassVar[bool] = False
@@ -76,6 +83,7 @@ class CoapPublisher:
     ack_timeout_s: float = 2.0
     max_retransmit: int = 4
     rate: int | None = None
+    tls: TLS | None = None
     tracing: Tracing = UNTRACED
 
     @classmethod
@@ -85,12 +93,17 @@ class CoapPublisher:
         check_options(scheme, options, _DEFAULTS)
         limits, tracing = Limits.take(options), Tracing.take(options, can_stamp=False)
         given = with_defaults(options, _DEFAULTS)
-        address = Address.parse(url, 5683, path=True)
+        address = Address.parse(url, 5684 if scheme == "coaps" else 5683, path=True)
         if address.credentials:
             raise BadValue("url", str(address), "names a user, and CoAP knows none",
                            "Leave out what stands before the @.")
         base_path(address.path)
         endpoints, rate = given["endpoints"], given["rate"]
+        tls = take_tls(given, secure=scheme == "coaps", scheme="coaps")
+        if tls is not None:
+            tls.context()  # an error now, and not when it connects
+            if tls.minimum == "1.3":
+                raise BadValue("minimum", "1.3", "is beyond DTLS here", "Use TLS(minimum='1.2').")
         return cls(
             address=address,
             limits=limits,
@@ -101,6 +114,7 @@ class CoapPublisher:
             ack_timeout_s=_seconds("ack_timeout_s", given["ack_timeout_s"], 0.05, 10.0),
             max_retransmit=whole("max_retransmit", given["max_retransmit"], 0, 20),
             rate=None if rate is None else whole("rate", rate, 1, 1_000_000),
+            tls=tls,
             tracing=tracing,
         )
 
@@ -123,10 +137,25 @@ class CoapPublisher:
     def link(
         self, lane: int, run_id: str, verdicts: Verdicts, device: Identity | None = None
     ) -> Link:
-        """Return the link of one lane."""
+        """Return the link of one lane; raises MissingExtra if what it needs is not installed."""
+        if self.tls is not None:
+            try:
+                import iotsim.publishers.coap_dtls  # noqa: F401
+            except ModuleNotFoundError:
+                raise MissingExtra("publishing over coaps://", "pyOpenSSL", "coap") from None
         from iotsim.publishers.coap_link import CoapLink
 
         return CoapLink(self, f"{run_id}/{lane}", verdicts)
+
+    def wire(self, listener: Listener) -> Wire:
+        """Return an endpoint of ours that is not connected."""
+        if self.tls is not None:
+            from iotsim.publishers.coap_dtls import DtlsWire
+
+            return DtlsWire(listener, self.tls)
+        from iotsim.publishers.coap_wire import Wire
+
+        return Wire(listener)
 
 
 def base_path(path: str) -> list[bytes]:

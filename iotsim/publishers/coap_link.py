@@ -35,8 +35,8 @@ from iotsim.publishers.coap_wire import Wire
 from iotsim.seeding import fnv1a, squares64, unit
 from iotsim.transport.addresses import failure_text
 
-CONNECT_S = 3.0  # to look up the name
-PING_S = 5.0
+CONNECT_S = 4.0  # to look up the name, and to agree on keys
+PING_S = 4.0
 PING_EVERY_S = 0.5
 CLOSE_S = 0.4
 PAYLOAD_BYTES_MAX = 1024
@@ -82,7 +82,7 @@ class CoapLink:
         """Find out whether a CoAP server is there; return how many messages it is handed."""
         self._numbers = Numbers(self._drawn(), confirmable=self._confirmable)
         self._free_s = 0.0
-        wire = self._wire = Wire(self)
+        wire = self._wire = self._publisher.wire(self)
         pong = self._pong = asyncio.get_running_loop().create_future()
         try:
             await self._connect(wire)
@@ -102,7 +102,7 @@ class CoapLink:
             async with asyncio.timeout(CONNECT_S):
                 await wire.connect(address.host, address.port)
         except TimeoutError:
-            raise self._refusal("its name is not found in time") from None
+            raise self._refusal(wire.waits_for) from None
         except OSError as error:
             raise self._refusal(failure_text(error)) from None
 

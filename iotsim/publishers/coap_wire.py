@@ -24,6 +24,7 @@ class Wire(asyncio.DatagramProtocol):
 
     def __init__(self, listener: Listener) -> None:
         self.paused = False
+        self.waits_for = "its name is not found in time"
         self._listener: Listener | None = listener
         self._transport: Any = None
         self._ended = asyncio.Event()
