@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from iotsim.registry import PUBLIC, resolve
 
 if TYPE_CHECKING:
+    from iotsim import metrics as metrics
     from iotsim.errors import IotsimError as IotsimError
     from iotsim.fleet import Fleet as Fleet
     from iotsim.live_runs import runs as runs
@@ -45,6 +46,7 @@ __all__ = (  # equals registry.PUBLIC; a test holds them together
     "Tap",
     "Verification",
     "ids",
+    "metrics",
     "runs",
     "tap",
     "verify",

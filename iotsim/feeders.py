@@ -34,14 +34,14 @@ class Feeder:
     def __init__(self, pump: Pump, lane: int, moved: Callable[[], None]) -> None:
         self.pump, self.lane, self._moved = pump, lane, moved
         self._queue: deque[Messages] = deque()
-        self._rows = self._offering = 0
+        self.rows = self._offering = 0  # what it has not handed over
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def full(self) -> bool:
         """Whether the lane's devices have to wait."""
-        return self._rows >= FEEDER_ROWS
+        return self.rows >= FEEDER_ROWS
 
     @property
     def stuck(self) -> bool:
@@ -51,12 +51,12 @@ class Feeder:
     @property
     def empty(self) -> bool:
         """Whether everything was handed over."""
-        return not self._rows
+        return not self.rows
 
     def put(self, messages: Messages) -> None:
         """Take messages; they go on in the background."""
         self._queue.append(messages)
-        self._rows += len(messages)
+        self.rows += len(messages)
         self._filled.set()
         if self._task is None:
             self._task = asyncio.create_task(self._feed())
@@ -67,7 +67,7 @@ class Feeder:
                 messages = self._queue.popleft()
                 self._offering = len(messages)
                 await self.pump.offer(self.lane, messages)
-                self._rows -= self._offering
+                self.rows -= self._offering
                 self._offering = 0
                 self._moved()
             self._filled.clear()
@@ -79,8 +79,8 @@ class Feeder:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1.0)
             # What was being offered when it was cancelled is in the lane's own account.
-            self.pump.discard(self._rows - self._offering, "stopped before its lane had room")
-            self._rows = self._offering = 0
+            self.pump.discard(self.rows - self._offering, "stopped before its lane had room")
+            self.rows = self._offering = 0
             self._queue.clear()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from iotsim.clock import Speed
 from iotsim.errors import NameInUse, NoLoop
@@ -21,6 +21,19 @@ if TYPE_CHECKING:
     from iotsim.fleet import Fleet
     from iotsim.scenario import Scenario
 
+
+
+class Watch(Protocol):
+    """Somebody who must know which runs there are: metrics, while they are served."""
+
+    def begun(self, run: Run) -> None:
+        """Take note of a run that begins."""
+
+    def over(self, run: Run) -> None:
+        """Take note of a run that is over, on its own loop."""
+
+
+WATCHES: list[Watch] = []
 _LIVE: dict[str, Run] = {}
 
 
@@ -61,12 +74,16 @@ def _start(wish: Wish, replace: bool) -> Run:
 
 def _begun(wish: Wish) -> Run:
     run = _LIVE[wish.fleet.name] = Run(wish, _forget)
+    for watch in WATCHES:
+        watch.begun(run)
     return run
 
 
 def _forget(run: Run) -> None:
     if _LIVE.get(run.name) is run:
         del _LIVE[run.name]
+    for watch in tuple(WATCHES):
+        watch.over(run)
 
 
 async def run(

@@ -21,7 +21,8 @@ LAYERS = (
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
         "scenario_files director conditions condition_values context observed script script_choice "
         "script_names junit"),
-    (5, "doors", "plots audit_plot panels lab cli demo notebooks scenarios scenario_command __main__"),
+    (5, "doors", "metrics run_tally "
+        "plots audit_plot panels lab cli demo notebooks scenarios scenario_command __main__"),
 )
 
 
