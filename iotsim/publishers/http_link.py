@@ -34,7 +34,7 @@ from iotsim.publishers.http_order import Entry, Line, Order
 from iotsim.publishers.http_request import Requests, retry_after_s
 from iotsim.transport.addresses import failure_text
 
-PROBE_S = 6.0  # to connect and to answer a HEAD
+PROBE_S = 5.0  # to connect and to answer a HEAD
 END_S = 0.1  # for connections to be gone
 BODY_S = 1.0  # for the rest of an answer whose verdict is known
 TRIES_MAX = 8
@@ -101,7 +101,7 @@ class HttpLink:
             await ended(session)
             if isinstance(error, ConnectError) or not isinstance(error, Exception):
                 raise
-            raise self._refusal(why_not(error)) from None
+            raise self._refusal(why_not(error), self._advice(error)) from None
         self._session, self._sockets = session, sockets
         self._order.clear()
         self._answered_s = monotonic()
@@ -133,6 +133,16 @@ class HttpLink:
 
     def _refusal(self, why: str, todo: str = "") -> ConnectError:
         return ConnectError(self._publisher.url, why, todo)
+
+    def _advice(self, error: Exception) -> str:
+        # Whether our certificate is accepted shows only after the handshake, as a bare end.
+        tls = self._publisher.tls
+        ended_late = isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError)
+        if tls is None or not ended_late or isinstance(error, aiohttp.ClientConnectorError):
+            return ""
+        if tls.cert is None:
+            return "Perhaps it wants a certificate of ours: cert=, key=."
+        return "Perhaps it does not accept our cert=."
 
     def drop(self) -> None:
         """End all connections at once; no verdict comes after it."""
@@ -219,8 +229,7 @@ class HttpLink:
         body = self._requests.content(items)
         began_s = monotonic()
         try:
-            # The second deadline is for a library that forgets the first.
-            async with asyncio.timeout(self._publisher.timeout_s + 2.0):
+            async with asyncio.timeout(self._publisher.timeout_s):
                 answer = await session.post(
                     self._target(items[0][0]),
                     data=body if len(body) < DIRECT_BYTES_MAX else io.BytesIO(body),

@@ -171,7 +171,7 @@ class Endpoint:
                 self.news.notify_all()
 
     async def _read(self, request):
-        body = await request.read()
+        body = await request.content.read()
         key = request.headers.get("Idempotency-Key", "")
         seen = self._counts[key] = self._counts.get(key, -1) + 1
         path, _, query = request.raw_path.partition("?")
