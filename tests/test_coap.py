@@ -108,6 +108,22 @@ def test_a_tap_answers_404_where_it_does_not_listen_and_lives_alone_on_its_port(
         iotsim.tap("coap://127.0.0.1:0", audit="x")
 
 
+def test_a_tap_that_is_overrun_says_so():
+    async def publish(tap):
+        async with pumping(tap.url, confirmable=False, rate=1_000_000) as pump:
+            for n in range(10):
+                await pump.offer(0, block(1000, first=n * 1000))
+            await _drained(pump)
+            await until(lambda: "the system dropped" in tap.health)
+        return pump.snapshot()
+
+    with iotsim.tap("coap://127.0.0.1:0") as tap:
+        account = asyncio.run(publish(tap))
+        assert account.acknowledged == 10_000
+        assert tap.count < 10_000
+    assert "may be missing" in tap.health
+
+
 # -- libcoap's server -------------------------------------------------------------------------
 
 

@@ -20,6 +20,8 @@ from iotsim.transport.addresses import Address, failure_text
 TOPIC = "#"
 OPTIONS: dict[str, Any] = {"audit_field": "_seq"}
 END_S = 0.4
+LOOK_S = 0.25
+_DROPS = ("/proc/net/udp", "/proc/net/udp6")  # Linux; elsewhere nobody tells
 
 
 def settings_of(wish: Wish) -> dict[str, Any]:
@@ -68,10 +70,11 @@ class Source:
 
     async def _serve(self) -> None:
         host = self._settings["host"]
+        sink = Sink(self._settings, self._store)
         try:
             port = free_udp_port(host, self._settings["port"])
             context = await Context.create_server_context(
-                Sink(self._settings, self._store),
+                sink,
                 bind=(host, port),
                 transports=["udp6" if sys.platform == "linux" else "simplesocketserver"],
             )
@@ -81,10 +84,22 @@ class Source:
         self._store.connected()
         shown = f"[{host}]" if ":" in host else host
         self._store.subscribed(url=f"coap://{shown}:{port}")
-        await self._over.wait()
+        while not self._over.is_set():
+            await self._rest()
+            count = dropped_datagrams(port)
+            if count and sink.unconfirmed:
+                self._store.fail(f"the system dropped {count:,} datagrams before they were read: "
+                                 "messages that are not confirmable may be missing")
         try:
             async with asyncio.timeout(END_S):
                 await context.shutdown()
+        except TimeoutError:
+            pass
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await self._over.wait()
         except TimeoutError:
             pass
 
@@ -94,6 +109,7 @@ class Sink(Resource):  # type: ignore[misc]  # it has no types
 
     def __init__(self, settings: dict[str, Any], store: Store) -> None:
         super().__init__()
+        self.unconfirmed = 0
         self._field = settings["audit_field"]
         self._below = settings["topic"].endswith("#")
         self._path = settings["topic"].removesuffix("#").strip("/").split("/")
@@ -106,6 +122,7 @@ class Sink(Resource):  # type: ignore[misc]  # it has no types
         rest = path[len(self._path):]
         if path[: len(self._path)] != self._path or (rest and not self._below):
             return Message(code=NOT_FOUND)
+        self.unconfirmed += request.mtype != CON
         self._store.take(
             "/".join(path).encode("utf-8", "replace"),
             self._ident(request.payload),
@@ -136,3 +153,16 @@ def free_udp_port(host: str, port: int) -> int:
     with socket.socket(family, kind) as probe:
         probe.bind(where)
         return int(probe.getsockname()[1])
+
+
+def dropped_datagrams(port: int) -> int:
+    """Return how many datagrams the system threw away that were sent to a local UDP port."""
+    count = 0
+    for name in _DROPS:
+        try:
+            with open(name, encoding="ascii") as table:
+                rows = [line.split() for line in table][1:]
+        except OSError:
+            continue
+        count += sum(int(row[-1]) for row in rows if row[1].endswith(f":{port:04X}"))
+    return count
