@@ -88,7 +88,7 @@ class JetStreamLink(NatsLink):
     def send(self, tokens: Sequence[int], items: Sequence[Item]) -> bool:
         """Hand messages to the transport in one write; False if it holds more than 256 kB."""
         wire = self._wire
-        if wire is None:
+        if wire is None or not wire.alive:  # soon these are unknown
             return False
         age_s = monotonic() - items[0][3]
         if age_s > self._window_s:

@@ -193,7 +193,7 @@ class NatsLink:
     def send(self, tokens: Sequence[int], items: Sequence[Item]) -> bool:
         """Hand messages to the transport in one write; False if it holds more than 256 kB."""
         wire = self._wire
-        if wire is None:
+        if wire is None or not wire.alive:  # soon these are unknown
             return False
         batch = self._framer.frames(items)
         refused = {tokens[i]: why for i, why in batch.refused}

@@ -195,8 +195,13 @@ class Wire(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the transport; never waits."""
-        if self._transport is not None and data:
+        if self.alive and data and self._transport is not None:
             self._transport.write(data)
+
+    @property
+    def alive(self) -> bool:
+        """Whether what is written may arrive; soon after it ends the owner is told."""
+        return self._transport is not None and not self._transport.is_closing()
 
     async def close(self) -> None:
         """Flush, and return when the connection is closed."""
