@@ -194,7 +194,8 @@ def _corrupted(sent: Sent, received: Received, found: Joined, field_name: str | 
     arrivals = np.flatnonzero((found.row_of >= 0) & sent.mine[found.row_of])
     arrivals = arrivals[np.argsort(found.row_of[arrivals], kind="stable")]
     row_of, payloads = found.row_of[arrivals], received.payloads
-    for rows, bodies in sent.payloads(np.unique(row_of), field_name):
+    once = row_of[np.diff(row_of, prepend=-1) > 0]
+    for rows, bodies in sent.payloads(once, field_name):
         low, high = np.searchsorted(row_of, [rows[0], rows[-1] + 1])
         place = np.searchsorted(rows, row_of[low:high]).tolist()
         differs = [payloads[i] != bodies[k]

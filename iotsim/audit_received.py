@@ -97,7 +97,7 @@ def received_of(source: Any) -> Received:
     try:
         topics, payloads, ids = _columns([tuple(message) for message in source], 3)
         return _checked(topics, ids, payloads)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, IndexError):
         raise BadValue("tap", type(source).__name__, "is nothing that has received messages",
                        "Give a tap, its frame(), or its messages().") from None
 
@@ -122,7 +122,7 @@ def _checked(topics: Sequence[Any], ids: Sequence[Any], payloads: Sequence[Any])
 
 
 def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
+    return [[row[i] for row in rows] for i in range(count)]
 
 
 def _ints(values: Iterable[int]) -> Ints:

@@ -56,7 +56,8 @@ def destinations_of(ways: Sequence[Way], names: Sequence[str]) -> tuple[Destinat
 def confirms(publisher: Publisher) -> bool:
     """Return whether a publisher's acknowledgements are the peer's own.
 
-    A publisher may say so itself (`confirms`); else it does unless its QoS is 0 or it is NATS core.
+    One that can choose says so (`confirms`, CoAP's `confirmable`, MQTT's `qos`); others confirm,
+    except NATS core.
 
     Examples
     --------
@@ -64,8 +65,5 @@ def confirms(publisher: Publisher) -> bool:
     >>> confirms(build("mqtt://broker", qos=0)), confirms(build("mqtt://broker", qos=1))
     (False, True)
     """
-    said = getattr(publisher, "confirms", None)
-    if said is not None:
-        return bool(said)
-    scheme = publisher.url.partition(":")[0]
-    return getattr(publisher, "qos", 1) != 0 and scheme not in ("nats", "nats+tls")
+    chosen = (getattr(publisher, name, True) for name in ("confirms", "confirmable", "qos"))
+    return all(chosen) and publisher.url.partition(":")[0] not in ("nats", "nats+tls")
