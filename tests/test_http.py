@@ -103,6 +103,27 @@ def test_a_batch_is_an_array_or_lines_of_the_very_documents(endpoint, kind):
     assert server.running_most <= 3
 
 
+def test_a_batch_that_is_not_full_waits_a_little_for_more(endpoint):
+    server = endpoint()
+
+    async def publish(**options):
+        async with pumping(server.url, batch=100, connections=1, **options) as pump:
+            for n in range(90):
+                await pump.offer(0, documents(1, n))
+                await asyncio.sleep(0.001)
+            await _drained(pump)
+            return pump.snapshot().acknowledged
+
+    assert asyncio.run(publish(linger_s=0.5)) == 90
+    assert len(server.got) <= 3
+    before = len(server.got)
+    assert asyncio.run(publish(linger_s=0)) == 90
+    assert len(server.got) - before > 5
+    for part in (server.got[:before], server.got[before:]):
+        sent = [d["n"] for one in part for d in json.loads(one.body)]
+        assert sent == list(range(90))
+
+
 def test_a_batch_with_a_place_for_the_topic_has_one_topic(endpoint):
     server = endpoint()
     account, _ = post(server.url, documents(300, devices=6), batch=20, topic_in="query")
@@ -308,11 +329,13 @@ def test_requests_of_one_device_never_run_together(endpoint):
 @given(st.data())
 def test_lines_let_nobody_overtake_and_keep_a_written_batch_together(data):
     batch = data.draw(st.integers(1, 4))
-    order = Order(batch, 3, by_topic=False)
+    order = Order(batch, 3, by_topic=False, patient=batch > 1 and data.draw(st.booleans()))
     items = [("t", b"", f"run/d-{data.draw(st.integers(0, 4))}/{n}/0", 0.0) for n in range(30)]
     waiting, flying, done, written = list(range(30)), [], [], {}
     for _ in range(120):
         act = data.draw(st.integers(0, 3))
+        if order.waits and data.draw(st.booleans()):
+            order.hurry()
         if act == 0 and waiting:
             token = waiting.pop(0)
             order.add(token, items[token])
@@ -575,6 +598,8 @@ def test_a_server_that_cannot_be_trusted_is_an_error_at_the_start(endpoint, file
         ("http://h", {"qos": 1}, "no http option called 'qos'"),
         ("http://h", {"batch": 0}, "from 1 to 10,000"),
         ("http://h", {"connections": 1001}, "from 1 to 1,000"),
+        ("http://h", {"linger_s": 1}, "needs batches"),
+        ("http://h", {"linger_s": 6, "batch": 2}, "from 0 to 5"),
         ("http://h", {"timeout_s": 21}, "from 0.05 to 20"),
         ("http://h", {"timeout_s": float("nan")}, "from 0.05 to 20"),
         ("http://h", {"timeout_s": True}, "from 0.05 to 20"),

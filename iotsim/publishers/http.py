@@ -33,6 +33,8 @@ BATCH_MAX = 10_000
 CONNECTIONS_MAX = 1000
 TIMEOUT_S_MAX = 20.0  # beyond, a lane would take the connection for dead
 BATCH_ID_FIELD = "_id"
+CONNECTIONS, CONNECTIONS_OF_BATCHES = 8, 2  # the fewer, the fuller each batch
+LINGER_S, LINGER_S_MAX = 0.1, 5.0
 TOPIC_PLACES = ("query", "header", "path")
 _HEADERS_BYTES_MAX = 16_384
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
@@ -44,7 +46,8 @@ _SAFE = "!$&'()*+,;=:@/?%-._~"
 _DEFAULTS: dict[str, Any] = {
     "batch": 1,
     "body": "json",
-    "connections": 8,
+    "connections": None,
+    "linger_s": None,
     "headers": None,
     "timeout_s": 10.0,
     "probe": True,
@@ -69,7 +72,10 @@ class HttpPublisher:
     body : {"json", "ndjson"}
         What a batch is: a JSON array, or one document per line.
     connections : int
-        How many requests may run at a time; those of one device follow each other.
+        How many requests may run at a time (8, or 2 of batches); those of one device follow
+        each other.
+    linger_s : float
+        How long a batch that is not full waits for more (0.1).
     topic_in : {"query", "header", "path"} or None
         Where the topic stands: `?topic=`, the header `Iotsim-Topic`, or levels after the path.
         None: nowhere, which is the default of batches; else a batch has one topic.
@@ -85,7 +91,8 @@ class HttpPublisher:
     limits: Limits
     batch: int = 1
     body: str = "json"
-    connections: int = 8
+    connections: int = CONNECTIONS
+    linger_s: float = 0.0
     topic_in: str | None = "query"
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     timeout_s: float = 10.0
@@ -120,15 +127,19 @@ class HttpPublisher:
         if who and any(name.lower() == "authorization" for name, _ in headers):
             raise BadValue("headers", "Authorization", "is given beside credentials",
                            "Give one of the two.")
+        connections = given["connections"]
+        if connections is None:
+            connections = CONNECTIONS if batch == 1 else CONNECTIONS_OF_BATCHES
         return cls(
             address=address,
             limits=limits,
             batch=batch,
             body=body,
-            connections=whole("connections", given["connections"], 1, CONNECTIONS_MAX),
+            connections=whole("connections", connections, 1, CONNECTIONS_MAX),
+            linger_s=_linger(given["linger_s"], batch),
             topic_in=topic_in,
             headers=headers,
-            timeout_s=_timeout(given["timeout_s"]),
+            timeout_s=_seconds("timeout_s", given["timeout_s"], 0.05, TIMEOUT_S_MAX),
             probe=flag("probe", given["probe"]),
             tls=tls,
             credentials=who,
@@ -218,8 +229,16 @@ def _usable(who: Credentials) -> Credentials:
     return who
 
 
-def _timeout(given: Any) -> float:
+def _linger(given: Any, batch: int) -> float:
+    if batch == 1 and given is not None:
+        raise BadValue("linger_s", given, "needs batches", "Give batch=100, say, or leave it out.")
+    if batch == 1:
+        return 0.0
+    return LINGER_S if given is None else _seconds("linger_s", given, 0.0, LINGER_S_MAX)
+
+
+def _seconds(name: str, given: Any, low: float, high: float) -> float:
     number = not isinstance(given, bool) and isinstance(given, int | float)
-    if not number or not math.isfinite(given) or not 0.05 <= given <= TIMEOUT_S_MAX:
-        raise BadValue("timeout_s", given, "cannot be used", "Give seconds from 0.05 to 20.")
+    if not number or not math.isfinite(given) or not low <= given <= high:
+        raise BadValue(name, given, "cannot be used", f"Give seconds from {low:g} to {high:g}.")
     return float(given)

@@ -73,7 +73,9 @@ class HttpLink:
         self._requests = Requests(publisher)
         self._backoff = Backoff(name)
         by_topic = publisher.topic_in is not None
-        self._order = Order(publisher.batch, publisher.connections, by_topic)
+        shares, patient = publisher.connections, publisher.linger_s > 0
+        self._order = Order(publisher.batch, shares, by_topic, patient)
+        self._linger: asyncio.TimerHandle | None = None
         self._origin = str(URL(f"{publisher.address.scheme}://{publisher.address.authority}"))
         self._targets: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -150,6 +152,9 @@ class HttpLink:
         for timer in self._rests.values():
             timer.cancel()
         self._rests.clear()
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         this = asyncio.current_task() if self._running else None
         for task in self._running:
             if task is not this:
@@ -190,7 +195,19 @@ class HttpLink:
             else:
                 self._order.add(token, item)
         self._start()
+        self._wait_for_more()
         return True
+
+    def _wait_for_more(self) -> None:
+        # Batches that are not full leave together, so long after the first began to wait.
+        if self._linger is None and self._session is not None and self._order.waits:
+            loop = asyncio.get_running_loop()
+            self._linger = loop.call_later(self._publisher.linger_s, self._hurry)
+
+    def _hurry(self) -> None:
+        self._linger = None
+        self._order.hurry()
+        self._start()
 
     def _start(self) -> None:
         # One task for each connection that is needed; it goes on while there is something to do.
@@ -217,6 +234,7 @@ class HttpLink:
                 return
             if line not in self._rests:
                 self._order.free(line)
+                self._wait_for_more()
             found = self._order.take()
             if found is None:
                 return
@@ -335,6 +353,7 @@ class HttpLink:
         self._rests.pop(line, None)
         self._order.free(line)
         self._start()
+        self._wait_for_more()
 
     def _give_back(self, tokens: Sequence[int], rest_s: float = 0.0) -> None:
         doubtful = [token for token in tokens if token in self._doubtful]

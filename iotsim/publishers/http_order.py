@@ -50,10 +50,13 @@ class Order:
         Into how many lines batches are sorted.
     by_topic : bool
         Whether a batch must have one topic.
+    patient : bool
+        Whether a batch that is not full waits for `hurry`.
     """
 
-    def __init__(self, batch: int, shares: int, by_topic: bool) -> None:
+    def __init__(self, batch: int, shares: int, by_topic: bool, patient: bool = False) -> None:
         self._batch = batch
+        self._patient = patient
         self._lines: dict[object, Line] = {}
         self._ready: deque[Line] = deque()
         self._groups: dict[int, tuple[int, ...]] = {}  # token → the batch it was written in
@@ -102,6 +105,18 @@ class Order:
         elif self._lines.get(line.key) is line:
             del self._lines[line.key]
 
+    @property
+    def waits(self) -> bool:
+        """Whether a batch that is not full waits."""
+        return self._patient and any(
+            line.pending and not line.busy and not line.listed for line in self._lines.values()
+        )
+
+    def hurry(self) -> None:
+        """Let batches leave that are not full."""
+        for line in self._lines.values():
+            self._list(line, hurry=True)
+
     def split(self, line: Line, chunk: Sequence[Entry]) -> None:
         """Put a batch back as two."""
         middle = len(chunk) // 2
@@ -133,7 +148,11 @@ class Order:
     def _group(self, tokens: list[int]) -> None:
         self._groups.update(dict.fromkeys(tokens, tuple(tokens)))
 
-    def _list(self, line: Line) -> None:
+    def _list(self, line: Line, hurry: bool = False) -> None:
+        if self._patient and not hurry and len(line.pending) < self._batch and not (
+            line.pending and line.pending[0][0] in self._groups  # was written before
+        ):
+            return
         if not line.listed and self._can_leave(line):
             line.listed = True
             self._ready.append(line)
