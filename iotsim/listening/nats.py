@@ -1,0 +1,185 @@
+"""Commands by NATS: one subscription for all devices, with a client of its own per connection.
+
+nats-py's own reconnection can hang, and a dead server is not always noticed: each connection is
+looked at, and another one made. A topic's "/" are "." in its subject; a reply subject is honoured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import BadSubjectError
+
+from iotsim.errors import ConnectError
+from iotsim.listening.base import CONNECT_S, Ear, Message, Note, Take, Talk
+from iotsim.listening.steady import Answer, Outflow, Steady, Up, first_of
+from iotsim.publishers.nats_greeting import read_creds
+from iotsim.tapping.nats import settings_of as tap_settings_of
+from iotsim.tapping.settings import Wish
+from iotsim.transport.addresses import failure_text
+from iotsim.transport.tls import TLS
+
+OPTIONS: dict[str, Any] = {"tls_first": False}
+ANY = "*"
+LOOK_S = 2.0  # how often it looks whether the server is there, and for how long
+LEAVE_S = 0.3
+PENDING_MAX = 100_000
+
+
+def settings_of(wish: Wish) -> dict[str, Any]:
+    """Return what a listener needs; raises BadValue."""
+    options = {**wish.options, "stream": None, "deliver": "new"}
+    return {**tap_settings_of(Wish(wish.url, wish.scheme, None, options)), "separator": "."}
+
+
+def _options(settings: Any, broken: Callable[[], Any], said: list[Exception]) -> dict[str, Any]:
+    async def complained(error: Exception) -> None:
+        said.append(error)
+        del said[1:]
+
+    async def ended() -> None:
+        broken()
+
+    secure = settings["tls"] is not None
+    made: dict[str, Any] = {
+        "servers": [f"{'tls' if secure else 'nats'}://{settings['authority']}"],
+        "name": "iotsim devices", "allow_reconnect": False, "max_reconnect_attempts": 1,
+        "connect_timeout": 4, "error_cb": complained, "closed_cb": ended, "disconnected_cb": ended,
+        "pending_size": -1,
+    }  # fmt: skip
+    names = {"username": "user", "password": "password", "token": "token"}
+    made |= {their: settings[ours] for ours, their in names.items() if settings[ours]}
+    if settings["creds"]:
+        key = "user_credentials" if read_creds(settings["creds"])[0] else "nkeys_seed"
+        made[key] = settings["creds"]
+    if secure:
+        made |= {"tls": TLS(**settings["tls"]).context(), "tls_hostname": settings["host"],
+                 "tls_handshake_first": settings["tls_first"]}
+    return made
+
+
+class _Connection:
+    """One client with one subscription, from its beginning to its end."""
+
+    def __init__(self, ear: Ear, pattern: str, heard: Callable[[Message], Any]) -> None:
+        self._settings, self._pattern, self._heard = ear.settings, pattern, heard
+        self._broken = asyncio.Event()
+        self._said: list[Exception] = []
+        self.client = Client()
+
+    async def __aenter__(self) -> Client:
+        try:
+            async with asyncio.timeout(CONNECT_S - 1):
+                await self.client.connect(
+                    **_options(self._settings, self._broken.set, self._said))
+                await self.client.subscribe(
+                    self._pattern, cb=self._message, pending_msgs_limit=PENDING_MAX,
+                    pending_bytes_limit=0)
+                await self.client.flush(4)
+            if self._said:  # such as a subscription that is not permitted
+                raise self._said[0]
+        except BaseException as error:
+            await self.__aexit__()
+            if isinstance(error, Exception) and self._said:  # what it says itself is less
+                raise self._said[0] from None
+            raise
+        return self.client
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self.client.close()
+        except Exception:  # it cannot end: nobody waits for it
+            with suppress(Exception):
+                self.client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+
+    async def lasting(self) -> None:
+        """Wait until the connection is gone, or the server does not answer."""
+        while not self._broken.is_set():
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._broken.wait()
+            except TimeoutError:
+                async with asyncio.timeout(LOOK_S):
+                    await self.client.flush(int(LOOK_S) + 1)
+
+    async def _message(self, message: Msg) -> None:
+        self._heard(Message(message.subject, bytes(message.data), message.reply or None))
+
+
+class Heard:
+    """The devices' side: hands commands on, sends answers.
+
+    Parameters
+    ----------
+    ear : Ear
+    take : callable (Message) -> bool
+    note : callable (text)
+    topics : callable () -> list of str
+        Not needed here: one subscription takes them all in.
+    """
+
+    def __init__(
+        self, ear: Ear, take: Take, note: Note, topics: Callable[[], list[str]]
+    ) -> None:
+        self._ear, self._take, self._note = ear, take, note
+        self._outflow = Outflow()
+        self._steady = Steady(ear.settings["url"], note, self._session, words)
+
+    async def _session(self, up: Up) -> None:
+        made = _Connection(self._ear, self._ear.pattern(self._ear.topic, ANY), self._take)
+        async with made as client:
+
+            async def send(batch: Sequence[Answer]) -> None:
+                for topic, body, reply in batch:
+                    try:
+                        await client.publish(reply or topic, body)
+                    except BadSubjectError:
+                        self._note("somebody wanted an answer where there can be none")
+                await client.flush(4)
+
+            up()
+            await first_of(made.lasting(), self._outflow.run(send))
+
+    async def open(self) -> None:
+        """Connect and subscribe; raises ConnectError."""
+        await self._steady.open()
+
+    def answer(self, topic: str, body: bytes, reply: Any) -> bool:
+        """Send an answer: where the sender wanted it, else to the device's own subject."""
+        return self._outflow.put((topic, body, reply))
+
+    async def close(self) -> None:
+        """End."""
+        await self._outflow.empty()
+        await self._steady.close()
+
+
+async def converse(ear: Ear, talk: Talk) -> None:
+    """Send commands as a platform would, and hear the answers until it is over."""
+    made = _Connection(ear, talk.pattern, lambda message: talk.heard(message.body))
+    try:
+        client = await made.__aenter__()
+    except Exception as error:
+        raise ConnectError(ear.settings["url"], words(error), verb="send commands to") from None
+    try:
+        for place, (topic, body) in enumerate(talk.requests):
+            talk.sent(place)
+            await client.publish(topic, body)
+        await client.flush(4)
+        await first_of(talk.over.wait(), made.lasting())
+    finally:
+        await made.__aexit__()
+
+
+def words(error: BaseException) -> str:
+    """Return why there is no connection."""
+    if isinstance(error, TimeoutError):
+        return "it accepts the connection but does not answer"
+    text = failure_text(error).removeprefix("nats: ").strip("'\" ")
+    return text.lower() if "nats" in type(error).__module__ else text

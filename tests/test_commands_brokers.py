@@ -1,0 +1,268 @@
+"""Commands that reach devices through a broker, as a platform sends them; what the platform gets."""
+
+import asyncio
+import json
+
+import pytest
+
+import iotsim
+from iotsim import Fleet
+from iotsim.errors import BadValue, ConnectError, UnknownName
+from tests.live import until
+from tests.publishing import until as soon
+from tests.servers.nats import nats_server  # noqa: F401  (a fixture)
+from tests.servers.platforms import AmqpPlatform, MqttPlatform, NatsPlatform
+from tests.servers.rabbit import rabbit_node  # noqa: F401  (a fixture)
+
+pytestmark = pytest.mark.broker
+
+
+async def meter(dev):
+    every = 5
+    while True:
+        command = await dev.commands().get(every)
+        if command is None:
+            dev.emit(power=dev.draw("power", "gaussian", mean=400, stddev=25), every=every)
+        elif command.name == "set":
+            every = command.payload["every"]
+            command.ack(every=every)
+        elif command.name == "":
+            command.fail(str(command.payload)[:20])
+        elif command.name != "ignore":
+            command.fail(f"no {command.name}")
+
+
+def meters(name="listening", count=3):
+    return Fleet(name, seed=7).add(meter, count=count, every="5s").add("pump", count=2)
+
+
+def whole(coroutine):
+    """Run to the end and check that no task is left, but for what a client ends in a moment."""
+
+    async def main():
+        result = await coroutine
+        await until(lambda: all(task.done() or task is asyncio.current_task()
+                                for task in asyncio.all_tasks()), 2)
+        return result
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(params=["mqtt", "nats", "amqp"])
+def there(request):
+    """(url, the platform of a protocol)."""
+    if request.param == "mqtt":
+        url = request.getfixturevalue("mosquitto")().url
+        return url, MqttPlatform
+    if request.param == "nats":
+        return request.getfixturevalue("nats_server")().url, NatsPlatform
+    return request.getfixturevalue("rabbit").url, AmqpPlatform
+
+
+def test_devices_answer_a_platform_and_the_session_is_the_same_again(there, tmp_path):
+    url, kind = there
+
+    async def main():
+        async with kind(url) as platform:
+            run = meters().listen_to(url).start(speed=20)
+            await run.ready()
+            await platform.send("meter-0000", {"command": "set", "id": "a", "every": 2})
+            await platform.send("meter-0001", {"name": "dance", "command_id": 5})
+            await platform.send("pump-0001", {"command": "stop", "id": "b"})
+            await platform.answered(3)
+            assert platform.of("a") == {"meter-0000": {
+                "status": "ack", "command_id": "a", "device_id": "meter-0000",
+                "result": {"every": 2}}}
+            assert platform.of("5")["meter-0001"]["error"] == "no dance"
+            assert platform.of("b")["pump-0001"] == {
+                "status": "acknowledged", "command_id": "b", "device_id": "pump-0001"}
+            await until(lambda: run.snapshot().readings > 20)
+            return await run.stop()
+
+    result = whole(main())
+    assert not result.errors
+    assert not result.notes, result.notes
+    found = result.commands()
+    assert sorted(found["command_id"]) == ["5", "a", "b"]
+    assert set(found["by"]) == {url}
+    path = result.save(tmp_path / "heard.iotsim")
+    assert iotsim.verify(path, devices={"meter": meter})
+    assert result.to_scenario().generate().digest == result.digest
+    assert 2 in set(result.frame()["every"].dropna())
+
+
+def test_an_answer_goes_where_it_is_wanted(there):
+    url, kind = there
+
+    async def main():
+        async with kind(url) as platform:
+            run = meters().listen_to(url).start(speed=20)
+            await run.ready()
+            await platform.send("meter-0002", {"command": "set", "id": "a", "every": 1},
+                                reply="replies/mine")
+            await platform.answered(1)
+            await run.stop()
+            return platform.answers
+
+    [(topic, said)] = whole(main())
+    assert topic in ("replies/mine", "replies.mine")
+    assert said["status"] == "ack"
+
+
+def test_what_comes_twice_is_answered_twice_and_done_once(there):
+    url, kind = there
+
+    async def main():
+        async with kind(url) as platform:
+            run = meters().listen_to(url).start(speed=20)
+            await run.ready()
+            for _ in range(5):
+                await platform.send("meter-0000", {"command": "set", "id": "a", "every": 2})
+                await platform.send("meter-0000", {"command": "ignore", "id": "z"})
+            await platform.answered(5)
+            result = await run.stop()
+            return result, platform.answers
+
+    result, answers = whole(main())
+    assert len(answers) == 5
+    assert all(said["result"] == {"every": 2} for _, said in answers)
+    assert [action.parameters["id"] for action in result.actions if action.verb == "command"] == [
+        "a", "z"]
+
+
+HOSTILE = [
+    b"", b"\x00\xff\xfe", b"reboot", b"null", b"[1, 2]", b"17", b'"text"', b"{", b'{"command": 5}',
+    b'{"command": ""}', b'{"command": "a\\u0000b"}', b'{"name": ["x"]}', b'{"id": "only"}',
+    b"[" * 500 + b"]" * 500, b'{"command": "x", "p": ' + b"[" * 99 + b"]" * 99 + b"}",
+    json.dumps({"command": "n" * 200}).encode(), b'{"command": "ok", "id": {"a": 1}}',
+    b'{"command": "ok", "id": "' + b"i" * 300 + b'"}', b'{"a": 1e999}', b'{"a": NaN}',
+    "{\"command\": \"\u202egnp\"}".encode(), b"<img onerror=1>", b"\r\n\r\nHTTP/1.1 200",
+]
+
+
+def test_what_is_no_command_hurts_nobody(there, tmp_path):
+    url, kind = there
+
+    async def main():
+        async with kind(url) as platform:
+            run = meters().listen_to(url).start(speed=20)
+            await run.ready()
+            for body in HOSTILE:
+                await platform.send("meter-0000", body)
+            await platform.send("meter-0000", b"x" * 70_000)
+            await platform.send("nobody-0000", {"command": "set"})
+            await platform.send("meter-0000", {"command": "set", "id": "end", "every": 3})
+            await soon(lambda: platform.of("end"), 15)
+            await until(lambda: len(run.notes) >= 2)
+            result = await run.stop()
+            return result, platform.answers
+
+    result, answers = whole(main())
+    assert not result.errors
+    assert len(answers) == len(HOSTILE) + 2
+    assert any("over 65,536 bytes" in note for note in result.notes)
+    assert any("for nobody who is here" in note for note in result.notes)
+    path = result.save(tmp_path / "hostile.iotsim")
+    assert iotsim.verify(path, devices={"meter": meter})
+    made = {"meter": meter}
+    exec(result.to_scenario().code(), made)
+    assert made["scenario"].generate().digest == result.digest
+
+
+def test_a_command_through_the_broker_is_a_round_trip(there):
+    url, _ = there
+
+    async def main():
+        run = meters().listen_to(url).start(speed=20)
+        await run.ready()
+        found = await run.command("set", payload={"every": 2}, via=url)
+        some = await run.command("ignore", "id=meter-0001|pump-0000", via=url, timeout="500ms")
+        nobody = await run.command("set", "id=nobody", via=url)
+        await run.stop()
+        return found, some, nobody
+
+    found, some, nobody = whole(main())
+    assert list(found["status"]) == ["ack"] * 3 + ["acknowledged"] * 2
+    assert (found["latency"] > 0).all()
+    assert (found["latency"] < 10).all()
+    assert found["sent"].notna().all()
+    assert set(found["by"]) == {url}
+    assert dict(zip(some["device_id"], some["status"], strict=True)) == {
+        "meter-0001": "timeout", "pump-0000": "acknowledged"}
+    assert some["latency"].isna().tolist() == [True, False]
+    assert nobody.empty
+    assert "matches no device" in nobody.attrs["note"]
+
+
+def test_a_flood_is_bounded_and_the_run_goes_on(there):
+    url, kind = there
+    count = 10_000 if url.startswith("nats") else 2_000
+
+    async def main():
+        async with kind(url) as platform:
+            run = meters().listen_to(url).start(speed=1)
+            await run.ready()
+            for first in range(0, count, 100):
+                await asyncio.gather(*(
+                    platform.send(f"pump-000{i % 2}", {"command": "go", "id": f"f-{i}"})
+                    for i in range(first, first + 100)))
+            await platform.send("meter-0000", {"command": "set", "id": "end", "every": 3})
+            await soon(lambda: platform.of("end"), 60)
+            result = await run.stop()
+            return result, platform.answers
+
+    result, answers = whole(main())
+    assert not result.errors
+    done = len(result.commands())
+    lost = sum(int(note.rsplit("×", 1)[1].replace(",", "")) for note in result.notes
+               if "came faster" in note)
+    if url.startswith("nats"):  # core NATS tells nobody what it has dropped
+        assert len(answers) > 1000
+    else:
+        assert done + lost == count + 1
+        assert len(answers) == done
+
+
+def test_an_address_that_cannot_be_is_one_error(there):
+    url, _ = there
+    scheme = url.partition(":")[0]
+
+    async def refused():
+        run = meters().listen_to(f"{scheme}://127.0.0.1:1").start()
+        with pytest.raises(ConnectError, match="cannot listen to .*:1: nothing listens there"):
+            await run.ready()
+        return await run.stop()
+
+    result = whole(refused())
+    assert len(result.errors) == 1
+
+
+def test_a_run_without_pace_cannot_listen(there):
+    url, _ = there
+    fleet = meters().listen_to(url)
+
+    async def main():
+        with pytest.raises(BadValue, match="listen_to needs a paced run"):
+            fleet.start(speed="max")
+        run = fleet.start(speed=5)
+        with pytest.raises(BadValue, match="listen_to needs a paced run"):
+            run.set_speed("max")
+        return await run.stop()
+
+    whole(main())
+    assert fleet.generate("1m").rows
+
+
+def test_options_are_checked_and_secrets_are_not_shown(there):
+    url, _ = there
+    with pytest.raises(UnknownName, match="quos"):
+        meters().listen_to(url, quos=1)
+    with pytest.raises(BadValue, match="wildcard"):
+        meters().listen_to(url, topic="devices/+/commands")
+    with pytest.raises(BadValue, match="url scheme"):
+        meters().listen_to("gopher://x")
+    scheme, rest = url.split("//")
+    fleet = meters().listen_to(f"{scheme}//ann:s3cret@{rest}")
+    assert "s3cret" not in f"{fleet!r}{fleet.ears}{fleet._repr_html_()}"
+    assert fleet == meters().listen_to(f"{scheme}//ann:s3cret@{rest}")
+    assert hash(fleet) is not None
