@@ -10,7 +10,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-CALM_AFTER = 4  # connections, so that what is in trouble can come out of it
+CALM_AFTER = 3  # connections, so that what is in trouble can come out of it
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,16 @@ class Rule:
 CALM = Rule()
 
 
-def _rules(name, chance):
+def _rules(name, chance, up, down):
     calm = itertools.repeat(CALM)
     few = range(CALM_AFTER)
+
+    def there():
+        return chance.randint(*up)
+
+    def back():
+        return chance.randint(*down)
+
     match name:
         case "calm":
             return calm
@@ -46,17 +53,17 @@ def _rules(name, chance):
         case "one byte at a time":
             return itertools.chain([Rule(piece=1)], calm)
         case "cut on the way there":
-            return itertools.chain([Rule(up=chance.randint(500, 6000)) for _ in few], calm)
+            return itertools.chain([Rule(up=there()) for _ in few], calm)
         case "cut on the way back":
-            return itertools.chain([Rule(down=chance.randint(50, 1500)) for _ in few], calm)
+            return itertools.chain([Rule(down=back()) for _ in few], calm)
         case "half-open":
-            return itertools.chain([Rule(up=chance.randint(2000, 6000), then="hang")], calm)
+            return itertools.chain([Rule(up=there(), then="hang") for _ in few], calm)
         case "stalled there":
-            return itertools.chain([Rule(up=chance.randint(1000, 4000), then="stall")], calm)
+            return itertools.chain([Rule(up=there(), then="stall") for _ in few], calm)
         case "stalled back":
-            return itertools.chain([Rule(down=chance.randint(100, 800), then="stall")], calm)
+            return itertools.chain([Rule(down=back(), then="stall") for _ in few], calm)
         case "refused for a while":
-            return itertools.chain([Rule(up=chance.randint(1000, 3000))],
+            return itertools.chain([Rule(up=there()) for _ in few],
                                    [Rule(refuse=True) for _ in few], calm)
     raise ValueError(name)
 
@@ -68,6 +75,16 @@ MISFORTUNES = ("late", "one byte at a time", "cut on the way there", "cut on the
 class Rig:
     """Listens on a free port and forwards to `port`, as its misfortune says.
 
+    Parameters
+    ----------
+    port : int
+    name : str
+        One of `MISFORTUNES`, or "calm".
+    seed : int
+    up, down : (int, int)
+        After how many bytes from and to the client it strikes, at least and at most; the first
+        connection must be able to shake hands.
+
     Attributes
     ----------
     connections : int
@@ -76,9 +93,9 @@ class Rig:
         How often something happened; a test that wants trouble checks that there was some.
     """
 
-    def __init__(self, port, name="calm", seed=1):
+    def __init__(self, port, name="calm", seed=1, up=(1000, 6000), down=(100, 1500)):
         self.target, self.name, self.seed = port, name, seed
-        self._rules = _rules(name, random.Random(f"{name} {seed}"))
+        self._rules = _rules(name, random.Random(f"{name} {seed}"), up, down)
         self.connections = self.struck = 0
         self._tasks = set()
 
