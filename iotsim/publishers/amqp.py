@@ -129,7 +129,7 @@ class AmqpPublisher:
             limits=limits,
             vhost=vhost,
             exchange=checked_name("exchange", given["exchange"]),
-            exchange_type=_checked_kind(given["exchange_type"]),
+            exchange_type=checked_kind(given["exchange_type"]),
             declare=flag("declare", given["declare"]),
             separator=_checked_separator(given["separator"]),
             persistent=flag("persistent", given["persistent"]),
@@ -203,7 +203,8 @@ def checked_name(name: str, value: Any) -> str:
     return value
 
 
-def _checked_kind(value: Any) -> str:
+def checked_kind(value: Any) -> str:
+    """Return a type of exchange, or raise."""
     if not isinstance(value, str) or not _KIND.fullmatch(value):
         raise BadValue("exchange_type", value, "is unknown",
                        "Use one of: topic, direct, fanout, headers, or a plugin's x-….")

@@ -179,16 +179,17 @@ class Account:
                     self._came_back = tag
                     return
 
-    def reopened(self, close: commands.Channel.Close, said: str, write: Write) -> bool:
+    def reopened(self, close: commands.Channel.Close, write: Write) -> bool:
         """Begin a channel anew where the broker named the one message that it minds.
 
         That one is refused, and all else without a verdict is written again in its order.
         False, and nothing is done, if none was named.
         """
-        is_culprit = self.printer.culprit(close, said)
-        if is_culprit is None:
+        culprit = self.printer.culprit(close)
+        if culprit is None:
             return False
-        guilty = next((tag for tag, (_, item) in self._pending.items() if is_culprit(item)), 0)
+        why, is_it = culprit
+        guilty = next((tag for tag, (_, item) in self._pending.items() if is_it(item)), 0)
         if not guilty and self._confirms:
             return False
         again = [entry for tag, entry in self._pending.items() if tag != guilty]
@@ -196,12 +197,12 @@ class Account:
         refusals: Refusals = []
         if guilty:
             token, item = self._pending[guilty]
-            refusals.append((token, said))
+            refusals.append((token, why))
             following = self._next(item)
             if following is not None:
                 again.append(following)
         else:
-            self._verdicts.notice(f"the broker did not take a message: {said}")
+            self._verdicts.notice(f"the broker did not take a message: {why}")
         self._begin_channel()
         for token, item in again:
             self._print(token, item, out, refusals)

@@ -38,7 +38,7 @@ from iotsim.transport.addresses import failure_text
 CONNECT_S = 5.0  # for TCP and TLS
 HANDSHAKE_S = 4.0
 CLOSE_S = 0.4
-_MESSAGE_CODES = frozenset({311, 406, 501, 502, 503, 505})  # that a message may have earned
+_MESSAGE_CODES = frozenset({311, 406, 501, 502, 503, 505, 541})  # that a message may have earned
 _SAID_CHARS = 300
 
 _Answer = TypeVar("_Answer", bound=Frame)
@@ -252,7 +252,7 @@ class AmqpLink:
             return
         if isinstance(close, commands.Channel.Close):
             self._returning = None
-            if self._account.reopened(close, said, partial(self._reopen, wire)):
+            if self._account.reopened(close, partial(self._reopen, wire)):
                 return
             what = "channel"
         else:
@@ -272,9 +272,7 @@ class AmqpLink:
     def gone(self, loss: Loss) -> None:
         """Take the end of the wire."""
         if self._answer is not None and not self._answer.done():
-            why = f"the broker ended the connection during the handshake ({loss.why})"
-            if loss.blame == "other":
-                why = loss.why
+            why = f"no handshake came about: {loss.why}"
             self._answer.set_exception(
                 self._refusal(why, "Is it an AMQP 0-9-1 broker, and TLS as the URL says?"))
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
+from typing import TypeAlias
 
 from pamqp import commands
 
@@ -20,6 +21,7 @@ from iotsim.publishers.base import Item
 DENIED_S = 60.0  # after which a topic that was denied is tried again
 TOPICS_MAX = 200_000
 SHORT_BYTES_MAX = 255
+DENIED = "we may not write to its topic (403)"
 SIZE_MAX = 1 << 29  # RabbitMQ can be told to take so much, and not more
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
@@ -32,6 +34,9 @@ _BODY = struct.Struct(">BHI")
 _END = b"\xce"
 _PROPERTIES = 0x9088  # content type, delivery mode, message id, app id
 _HEADERS = 0x2000
+
+# What is wrong with a message, and whether one is it.
+Culprit: TypeAlias = tuple[str, Callable[[Item], bool]]
 
 
 class Printer:
@@ -47,7 +52,7 @@ class Printer:
         self._mode = b"\x02" if publisher.persistent else b"\x01"
         self._app = _short(b"iotsim") + _END
         self._keys: dict[str, bytes | str] = {}  # topic → routing key, or why there is none
-        self._denied: dict[bytes, tuple[float, str]] = {}  # routing key → until (s), why
+        self._denied: dict[bytes, float] = {}  # routing key → until (s)
         self._size_max = SIZE_MAX
 
     def printed(self, item: Item) -> bytes | str:
@@ -64,11 +69,9 @@ class Printer:
         if len(name) > SHORT_BYTES_MAX:
             return f"message id over {SHORT_BYTES_MAX} bytes"
         if len(payload) > self._size_max:
-            return f"larger than the broker takes ({self._size_max:,} bytes)"
-        if self._denied:
-            until_s, why = self._denied.get(key, (0.0, ""))
-            if monotonic() < until_s:
-                return why
+            return self._too_large
+        if self._denied and monotonic() < self._denied.get(key, 0.0):
+            return DENIED
         sent = str(stamp_us()).encode() if self._stamp else b""
         return self.frames(key, name, payload, sent)
 
@@ -121,10 +124,8 @@ class Printer:
         """Let every topic be tried again."""
         self._denied.clear()
 
-    def culprit(
-        self, close: commands.Channel.Close, said: str
-    ) -> Callable[[Item], bool] | None:
-        """Return how to tell the message that closed the channel; None if none is named.
+    def culprit(self, close: commands.Channel.Close) -> Culprit | None:
+        """Return what may be wrong with one message, and how to tell it; None if nothing is said.
 
         From then on messages like it are not printed: for a minute those to a topic that may
         not be written to, for ever those that are too large.
@@ -133,16 +134,19 @@ class Printer:
         if (close.class_id, close.method_id) != _PUBLISH_METHOD:
             return None
         if found := _DENIED.search(text):
+            key = found[1]
             if len(self._denied) >= TOPICS_MAX:
                 self._denied.clear()
-            self._denied[found[1].encode()] = (monotonic() + DENIED_S, said)
-            key = found[1]
-            return lambda item: self.key(item) == key
+            self._denied[key.encode()] = monotonic() + DENIED_S
+            return DENIED, lambda item: self.key(item) == key
         if found := _TOO_LARGE.search(text):
-            self._size_max = int(found[2])
-            size = int(found[1])
-            return lambda item: len(item[1]) == size
+            size, self._size_max = int(found[1]), int(found[2])
+            return self._too_large, lambda item: len(item[1]) == size
         return None
+
+    @property
+    def _too_large(self) -> str:
+        return f"larger than the broker takes ({self._size_max:,} bytes)"
 
 
 def _short(data: bytes) -> bytes:

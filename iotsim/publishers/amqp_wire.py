@@ -133,9 +133,9 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner, unless it ended the connection itself."""
+        # A broker says what it minds before it closes: a bare close is no message's fault.
         self.closed.set()
-        why = "the peer closed the connection" if exc is None else failure_text(exc)
-        self._end(Loss(why, "cut"))
+        self._end(Loss("the peer closed the connection" if exc is None else failure_text(exc)))
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the transport; never waits."""

@@ -110,7 +110,7 @@ class Rabbit:
             "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"), "RABBITMQ_LOGS": "-",
             "RABBITMQ_ALLOW_INPUT": "1",  # an Erlang shell on its standard input, and no wrapper
             "RABBITMQ_CONF_ENV_FILE": str(home / "none"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 -kernel inet_dist_use_interface "
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 -kernel inet_dist_use_interface "
                                                    "{127,0,0,1}",
         }  # fmt: skip
         if self._epmd is None:
@@ -124,7 +124,8 @@ class Rabbit:
             [find_rabbitmq()], env=environment, cwd=home, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-        threading.Thread(target=self._read, args=(self._node.stdout,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self._node.stdout,), daemon=True)
+        self._reader.start()
         self._await(lambda: any(" completed with " in s for s in self._lines), START_S)
 
     def kill(self):
@@ -132,6 +133,7 @@ class Rabbit:
         os.killpg(self._node.pid, signal.SIGKILL)
         self._node.wait(END_S)
         self._node.stdin.close()
+        self._reader.join(END_S)
 
     def restart(self):
         self.kill()
@@ -177,12 +179,8 @@ class Rabbit:
 
     def stop(self):
         """End node and epmd, whatever state they are in, and forget everything."""
-        if self._node is not None:
-            if self._node.poll() is None:
-                os.killpg(self._node.pid, signal.SIGKILL)
-                self._node.wait(END_S)
-            self._node.stdin.close()
-            self._node.stdout.close()
+        if self._node is not None and self._node.poll() is None:
+            self.kill()
         if self._epmd is not None:
             self._epmd.kill()
             self._epmd.wait(END_S)
@@ -215,11 +213,12 @@ class Rabbit:
         ]))  # fmt: skip
 
     def _read(self, pipe):
-        for line in pipe:
-            with self._news:
-                self._lines.append(line.decode(errors="replace").rstrip())
-                del self._lines[:-2000]
-                self._news.notify_all()
+        with pipe:
+            for line in pipe:
+                with self._news:
+                    self._lines.append(line.decode(errors="replace").rstrip())
+                    del self._lines[:-2000]
+                    self._news.notify_all()
 
     def _await(self, condition, timeout_s):
         node, until_s = self._node, time.monotonic() + timeout_s
@@ -230,8 +229,8 @@ class Rabbit:
                 self._news.wait(0.1)
 
 
-@pytest.fixture(scope="session")
-def rabbit(tmp_path_factory):
+@pytest.fixture(scope="module", name="rabbit")
+def rabbit_node(tmp_path_factory):
     """A node for tests that leave it alive."""
     if find_rabbitmq() is None:
         lacking("RabbitMQ is not installed (apt-get install rabbitmq-server)")
@@ -245,8 +244,8 @@ def rabbit(tmp_path_factory):
         yield broker
 
 
-@pytest.fixture(scope="module")
-def doomed_rabbit():
+@pytest.fixture(scope="module", name="doomed_rabbit")
+def doomed_rabbit_node():
     """A node that tests may kill; they leave it running."""
     if find_rabbitmq() is None:
         lacking("RabbitMQ is not installed (apt-get install rabbitmq-server)")
@@ -276,7 +275,10 @@ class Consumer:
 
     async def consume(self):
         """Take all in, from now on."""
-        await self.queue.consume(self.messages.append, no_ack=True)
+        await self.queue.consume(self._take, no_ack=True)
+
+    async def _take(self, message):
+        self.messages.append(message)
 
     async def __aexit__(self, *_):
         await self._connection.close()

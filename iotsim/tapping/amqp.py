@@ -1,0 +1,217 @@
+"""A tap's source for AMQP: aio-pika, the client that publishing does not use.
+
+The queue is durable and not ours alone, so that it outlives a broker's restart and a lost
+connection: what is published meanwhile waits in it. A queue that the tap has made ends with it,
+or five minutes after it was last used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import aio_pika
+import aiormq
+from aio_pika.abc import (
+    AbstractChannel,
+    AbstractConnection,
+    AbstractIncomingMessage,
+    AbstractQueue,
+)
+
+from iotsim.errors import BadValue
+from iotsim.publishers.amqp import EXCHANGE, address_of, checked_kind, checked_name
+from iotsim.seeding import fresh_seed
+from iotsim.tapping.settings import Wish, secured
+from iotsim.tapping.store import DUP, Store
+from iotsim.transport.addresses import failure_text
+from iotsim.transport.tls import TLS
+
+TOPIC = "#"
+OPTIONS: dict[str, Any] = {"exchange": EXCHANGE, "exchange_type": "topic", "queue": None}
+CONNECT_S = 8.0
+CLOSE_S = 0.4
+RETRY_S = 0.5
+HEARTBEAT_S = 2
+PREFETCH = 5_000
+ACK_EVERY_S = 0.02
+QUEUE_EXPIRES_MS = 300_000
+AT_LEAST_ONCE = 1
+
+
+def settings_of(wish: Wish) -> dict[str, Any]:
+    """Return what the worker needs, as plain JSON values; raises BadValue."""
+    address, vhost = address_of(wish.url)
+    topic = TOPIC if wish.topic is None else wish.topic
+    if not isinstance(topic, str) or len(topic.encode("utf-8", "replace")) > 255:
+        raise BadValue("topic", topic, "is no binding key", "Give one such as 'devices.*.#'.")
+    queue = wish.options["queue"]
+    return {
+        "url": str(address), "host": address.host, "port": address.port, "topic": topic,
+        "vhost": vhost,
+        "exchange": checked_name("exchange", wish.options["exchange"]),
+        "exchange_type": checked_kind(wish.options["exchange_type"]),
+        "queue": None if queue is None else checked_name("queue", queue),
+        **secured(wish, address, "AMQP", ("username", "password"), wish.scheme == "amqps", "amqps"),
+    }  # fmt: skip
+
+
+class Source:
+    """Consumes a queue, and hands what arrives to the store."""
+
+    def __init__(self, settings: dict[str, Any], store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._name = settings["queue"] or f"iotsim-tap-{os.getpid()}-{fresh_seed():x}"
+        self._own = settings["queue"] is None
+        self._begun = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+        self._last: AbstractIncomingMessage | None = None  # not yet acknowledged
+
+    def run(self) -> None:
+        """Connect, and consume until `close`; connect again where that ends."""
+        asyncio.run(self._run())
+
+    def close(self) -> None:
+        """Say goodbye, and delete the queue if it is the tap's own."""
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._ended.set)
+            except RuntimeError:  # it has ended already
+                pass
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        while not self._ended.is_set():
+            try:
+                await self._session()
+            except (aiormq.AMQPError, OSError, TimeoutError) as error:
+                why = _why(error)
+                if not self._begun:
+                    self._store.fail(why)
+                    return
+            try:
+                async with asyncio.timeout(RETRY_S):
+                    await self._ended.wait()
+            except TimeoutError:
+                pass
+
+    async def _session(self) -> None:
+        connection = await self._connected()
+        gone = asyncio.Event()
+        connection.close_callbacks.add(lambda *_: gone.set())
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                queue = await self._found(connection) if self._begun or not self._own else None
+                if queue is None:
+                    queue = await self._made(connection)
+                queue.channel.close_callbacks.add(lambda *_: gone.set())
+                await queue.consume(self._take)
+            self._begun = True
+            self._store.connected()
+            self._store.subscribed()
+            await self._stay(gone)
+            if self._own and self._ended.is_set():
+                async with asyncio.timeout(CLOSE_S):
+                    await queue.delete(if_unused=False, if_empty=False)
+        finally:
+            self._last = None
+            self._store.tell(connected=False)
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await connection.close()
+            except (aiormq.AMQPError, OSError, TimeoutError):
+                pass
+
+    async def _connected(self) -> AbstractConnection:
+        settings = self._settings
+        who = {"login": settings["username"], "password": settings["password"]}
+        tls = None if settings["tls"] is None else TLS(**settings["tls"])
+        ways = ["plain"]
+        if not settings["username"]:
+            who = {"login": "guest", "password": "guest"}
+            if tls is not None and tls.cert is not None:
+                ways = ["external", "plain"]
+        async with asyncio.timeout(CONNECT_S):
+            for way in ways:
+                try:
+                    connection: AbstractConnection = await aio_pika.connect(
+                        host=settings["host"], port=settings["port"],
+                        virtualhost=settings["vhost"], ssl=tls is not None,
+                        ssl_context=None if tls is None else tls.context(), **who,
+                        heartbeat=HEARTBEAT_S, auth=way, name="iotsim-tap",
+                    )  # fmt: skip
+                    return connection
+                except (aiormq.exceptions.AuthenticationError, NotImplementedError):
+                    if way == ways[-1]:
+                        raise
+        raise AssertionError("one of the ways returns or raises")
+
+    async def _found(self, connection: AbstractConnection) -> AbstractQueue | None:
+        # The queue as it is, with what has come in meanwhile.
+        channel = await _channel(connection)
+        try:
+            return await channel.declare_queue(self._name, passive=True)
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            if not self._own:
+                raise
+            self._store.tell(losses=self._store.state["losses"] + 1)
+            return None
+
+    async def _made(self, connection: AbstractConnection) -> AbstractQueue:
+        settings = self._settings
+        name, kind = settings["exchange"], settings["exchange_type"]
+        channel = await _channel(connection)
+        try:
+            exchange = await channel.declare_exchange(name, kind, passive=True)
+        except aiormq.exceptions.ChannelNotFoundEntity:  # as the publisher would make it
+            channel = await _channel(connection)
+            exchange = await channel.declare_exchange(name, kind, durable=True)
+        queue = await channel.declare_queue(
+            self._name, durable=True, arguments={"x-expires": QUEUE_EXPIRES_MS})
+        await queue.bind(exchange, settings["topic"])
+        return queue
+
+    async def _stay(self, gone: asyncio.Event) -> None:
+        # Acknowledges what came since the last time, until the connection or the tap ends.
+        while not (gone.is_set() or self._ended.is_set()):
+            try:
+                async with asyncio.timeout(ACK_EVERY_S):
+                    await gone.wait()
+            except TimeoutError:
+                pass
+            last, self._last = self._last, None
+            if last is not None and not gone.is_set():
+                async with asyncio.timeout(CONNECT_S):
+                    await last.ack(multiple=True)
+
+    async def _take(self, message: AbstractIncomingMessage) -> None:
+        sent = message.headers.get("sent", "")
+        self._store.take(
+            (message.routing_key or "").encode("utf-8", "surrogateescape"),
+            (message.message_id or "").encode("utf-8", "surrogateescape"),
+            message.body,
+            AT_LEAST_ONCE | (DUP if message.redelivered else 0),
+            sent.encode("utf-8", "surrogateescape") if isinstance(sent, str) else b"",
+        )
+        self._last = message
+
+
+async def _channel(connection: AbstractConnection) -> AbstractChannel:
+    channel = await connection.channel(publisher_confirms=False)
+    await channel.set_qos(PREFETCH)
+    return channel
+
+
+def _why(error: BaseException) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, aiormq.exceptions.AuthenticationError):
+        return f"the broker refused us: {text}"
+    if isinstance(error, (OSError, TimeoutError)):  # aiormq's connection errors are OSErrors
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        return failure_text(cause).rstrip(".")
+    if "Connection.OpenOk" in text:  # aiormq does not pass on what the broker said
+        return "the broker refused us: is there such a vhost, and may we use it?"
+    return f"the broker refused us: {text}"
