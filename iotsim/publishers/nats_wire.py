@@ -66,7 +66,7 @@ class Wire(asyncio.Protocol):
         self._rest = b""
         self._greeted = False
         # Almost all that a publisher to a stream hears is runs of these.
-        ack = rb"MSG %b\d+ %d \d+\r\n\{\"stream\":\"[^\"\\]*\",[^}]*\}\r\n" % (
+        ack = rb"MSG %b\d+ %d +\d+\r\n\{\"stream\":\"[^\"\\]*\",[^}]*\}\r\n" % (
             re.escape(inbox.encode()), INBOX_SID)
         self._acks = re.compile(rb"(?:%b)+" % ack)
         self._tokens = re.compile(rb"MSG %b(\d+) " % re.escape(inbox.encode()))
