@@ -29,6 +29,11 @@ def cpu_s() -> float:
     return time.process_time()
 
 
+def thread_cpu_s() -> float:
+    """Return the seconds of processor time that this thread has used."""
+    return time.thread_time()
+
+
 def wall_us() -> int:
     """Return the wall clock in microseconds since 1970, cut to whole milliseconds."""
     return time.time_ns() // 1_000_000 * 1000

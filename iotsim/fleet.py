@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from iotsim.clock import Speed
     from iotsim.listening.base import Ear
     from iotsim.members import Script
+    from iotsim.preflight_fleet import Preflight
     from iotsim.result import Result
     from iotsim.run import Run
 
@@ -272,6 +273,38 @@ class Fleet:
 
         return start_run(self, duration, speed=speed, start=start, capture=capture, to=to,
                          replace=replace, backfill=backfill)
+
+    def preflight(
+        self,
+        duration: Duration | None = None,
+        *,
+        speed: Speed = 1,
+        capture: Any = "10m",
+        to: str | Path | None = None,
+        connect: bool = True,
+    ) -> Preflight:
+        """Look whether a run would fit: open files, ports, memory, disk, and every publisher.
+
+        Connects to every broker and goes away again (nothing is published), and makes a few
+        thousand messages to see how fast this machine is; ten seconds at most.
+
+        Parameters
+        ----------
+        duration : duration, optional
+            Of simulated time; until stopped if not given.
+        connect : bool
+            Whether brokers may be asked at all.
+        speed, capture, to
+            As for `run`.
+
+        Examples
+        --------
+        >>> Fleet("plant", seed=42).add("pump", count=50).preflight("10m").ok
+        True
+        """
+        from iotsim.preflight_fleet import preflight
+
+        return preflight(self, duration, speed=speed, capture=capture, to=to, connect=connect)
 
     def spec(self) -> dict[str, Any]:
         """Return what determines the readings, as plain JSON values."""

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PYTHON = (3, 11)
+PORTS_ELSEWHERE = (49_152, 65_535)  # where nobody says: the range that IANA names
+PORTS_SHARE = 0.9
 FILES_SPARE = 64  # the interpreter's own, a notebook's, a few libraries
 
 
@@ -67,7 +69,7 @@ def look(need: Need) -> list[Finding]:
     if need.ports:
         found.append(_ports(need.ports))
     if need.connections:
-        found.append(_files(need.connections))
+        found.append(file_finding(need.connections))
     if need.memory_bytes:
         found.append(_memory(need.memory_bytes))
     return found
@@ -117,7 +119,8 @@ def _ports(count: int) -> Finding:
     return Finding("ports", True, f"{count} free on 127.0.0.1")
 
 
-def _files(connections: int) -> Finding:
+def file_finding(connections: int) -> Finding:
+    """Return whether so many sockets may be open beside what a process has open anyway."""
     needed = connections + FILES_SPARE
     try:
         import resource
@@ -131,11 +134,31 @@ def _files(connections: int) -> Finding:
                    f"Raise it in this shell with: ulimit -n {2 * needed}")
 
 
+def port_finding(connections: int) -> Finding:
+    """Return whether this machine has local ports for so many connections to one peer."""
+    low, high = _local_ports()
+    there = high - low + 1
+    text = f"{there:,} for connections to one peer, {connections:,} needed"
+    if connections <= PORTS_SHARE * there:
+        return Finding("local ports", True, text)
+    return Finding("local ports", False, f"{text}, and others need some. Widen it with: sysctl -w "
+                   'net.ipv4.ip_local_port_range="1024 65535", or use several brokers.')
+
+
+def _local_ports() -> tuple[int, int]:
+    try:
+        low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()
+        return int(low), int(high)
+    except (OSError, ValueError):
+        return PORTS_ELSEWHERE
+
+
 def _memory(needed_bytes: int) -> Finding:
     free_bytes = memory_free_bytes()
     if free_bytes is None:
-        return Finding("memory", True, f"about {_size(needed_bytes)} needed; cannot be looked up")
-    text = f"{_size(free_bytes)} free, about {_size(needed_bytes)} needed"
+        return Finding("memory", True,
+                       f"about {size_text(needed_bytes)} needed; cannot be looked up")
+    text = f"{size_text(free_bytes)} free, about {size_text(needed_bytes)} needed"
     if free_bytes >= needed_bytes:
         return Finding("memory", True, text)
     return Finding("memory", False, f"{text}. Choose fewer devices or a shorter run.")
@@ -170,5 +193,12 @@ def memory_used_bytes() -> int | None:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _size(count: int) -> str:
+def size_text(count: float) -> str:
+    """Return a number of bytes as people say it.
+
+    Examples
+    --------
+    >>> size_text(2_500_000_000), size_text(1)
+    ('2.5 GB', '1 MB')
+    """
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6)):,} MB"

@@ -15,7 +15,8 @@ LAYERS = (
     (3, "engine and the shapes of its readings", "engine capture acks frames arrow digest rebuilt"),
     (3, "carriers", "transport publishers outlets broker embedded_broker tapping listening"),
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
-        "run_state works progress verification replaying taps preflight quality verdict loop_lag stage links waiting "
+        "run_state works progress verification replaying taps preflight preflight_fleet "
+        "preflight_probe preflight_rates quality verdict loop_lag stage links waiting "
         "checkpoints events run_verbs run_commands run_views live_runs destinations audit audit_match "
         "audit_sent audit_received audit_tables audit_verdict"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
