@@ -22,13 +22,14 @@ from iotsim.audit_match import (
     judged,
     overtaken,
 )
-from iotsim.audit_received import Received, received_of, settle, url_of
+from iotsim.audit_received import Received, listens_to, received_of, settle, url_of
 from iotsim.audit_sent import Sent, departure_order, sent_of, wall_us_of
 from iotsim.audit_tables import Table
 from iotsim.audit_verdict import Audit
 from iotsim.destinations import Destination
 from iotsim.errors import BadValue
 from iotsim.faults.base import NEVER_US
+from iotsim.links import STORED
 from iotsim.publishers.base import choice, text
 from iotsim.readings import Ints
 from iotsim.result import Result
@@ -75,7 +76,7 @@ def audit(
     text("audit_field", audit_field)
     late_us = duration_us(late, "late")
     destinations = _chosen(result, publisher, url_of(source))
-    sent = sent_of(result, destinations, where)
+    sent = sent_of(result, destinations, where, listens_to(source))
     verdicts = _verdicts(result, sent, destinations)
     settle(source, int((sent.mine & verdicts[0]).sum()))
     received = received_of(source)
@@ -117,7 +118,7 @@ def audit(
         examples=tuple((received.topics[i], received.ids[i])
                        for i in strange.unexpected[:EXAMPLES_MAX]),
         clock=clock_name, ill=received.ill,
-        notes=_notes(result, clock_name, strange, totals["expected"], by_payload=by_payload),
+        notes=_notes(result, clock_name, strange, totals, by_payload=by_payload),
     )
 
 
@@ -297,14 +298,17 @@ def _drops(result: Result, destinations: Sequence[Destination]) -> dict[str, int
     drops: dict[str, int] = {}
     for one in destinations:
         for reason, count in result.publishers[one.name].drops.items():
-            drops[reason] = drops.get(reason, 0) + count
+            if reason != STORED:  # what a fault kept was never to be sent
+                drops[reason] = drops.get(reason, 0) + count
     return drops
 
 
 def _notes(
-    result: Result, clock: str, strange: _Strange, withheld: int, *, by_payload: bool
+    result: Result, clock: str, strange: _Strange, totals: Mapping[str, int], *,
+    by_payload: bool,
 ) -> tuple[str, ...]:
-    found = []
+    sent, withheld = totals["sent"], totals["expected"]
+    found = [] if sent else ["no reading that was listened to has left a device"]
     if result.capture.evicted_rows:
         found.append(f"of the {result.capture.rows:,} readings that are held (see capture=)")
     if by_payload:

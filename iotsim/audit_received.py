@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +61,40 @@ class Received:
 def url_of(source: Any) -> str:
     """Return where it was listened, if a tap is what there is."""
     return source.url if isinstance(source, Tap) else ""
+
+
+def listens_to(source: Any) -> Callable[[str], object] | None:
+    """Return what says whether a tap listens to a topic; None: to all that anybody could send.
+
+    Of the bindings of AMQP nothing is known here: such a tap counts as one that listens to all.
+    """
+    if not isinstance(source, Tap):
+        return None
+    scheme = source.url.partition(":")[0]
+    if scheme in ("mqtt", "mqtts") and not source.topic.startswith("$"):
+        return matcher(source.topic, "/", "+", "#")
+    if scheme.startswith("nats"):
+        match = matcher(source.topic, ".", "*", ">")
+        return lambda topic: match(topic.replace("/", "."))
+    return None
+
+
+def matcher(pattern: str, sign: str, one: str, rest: str) -> Callable[[str], object]:
+    """Return what matches topics with a pattern: levels between signs, wildcards for one or more.
+
+    Examples
+    --------
+    >>> match = matcher("devices/+/telemetry", "/", "+", "#")
+    >>> [bool(match(topic)) for topic in ("devices/a/telemetry", "devices/a/b/telemetry")]
+    [True, False]
+    """
+    *head, last = pattern.split(sign)
+    levels = [f"[^{sign}]*" if level == one else re.escape(level) for level in head]
+    if last == rest:
+        tail = f"({re.escape(sign)}.*)?" if head else ".*"
+    else:
+        tail = re.escape(sign) * bool(head) + (f"[^{sign}]*" if last == one else re.escape(last))
+    return re.compile(re.escape(sign).join(levels) + tail, re.DOTALL).fullmatch
 
 
 def settle(source: Any, expected: int) -> None:

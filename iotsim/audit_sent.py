@@ -6,7 +6,7 @@ brokers said of each message.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from iotsim.readings import Group, Ints, Readings
 from iotsim.selectors import Where, select
 
 if TYPE_CHECKING:
+    from iotsim.engine.simulation import Simulation
     from iotsim.result import Result
 
 Mask = npt.NDArray[np.bool_]
@@ -115,8 +116,11 @@ class Sent:
                 for i, n, j, k in keys]
 
 
-def sent_of(result: Result, destinations: Sequence[Destination], where: Where) -> Sent:
-    """Return what a run sent.
+def sent_of(
+    result: Result, destinations: Sequence[Destination], where: Where,
+    listens: Callable[[str], object] | None = None,
+) -> Sent:
+    """Return what a run sent; the audit is about devices whose topics somebody listens to.
 
     Raises
     ------
@@ -134,6 +138,7 @@ def sent_of(result: Result, destinations: Sequence[Destination], where: Where) -
     parts: list[tuple[Ints, ...]] = []
     pieces: list[Piece] = []
     names: dict[int, list[str]] = {}
+    heard: dict[tuple[int, int], Mask] = {}
     for chunk in chunks:
         whole = deeds.as_left(chunk, result.end_us)
         for readings, destination in _apart(whole, destinations):
@@ -141,6 +146,11 @@ def sent_of(result: Result, destinations: Sequence[Destination], where: Where) -
             mine = np.zeros(len(readings), dtype=np.bool_)
             if destination is not None and chosen is not None:
                 mine = chosen[readings.device]
+                if listens is not None:
+                    key = destination.number, readings.group.index
+                    if key not in heard:
+                        heard[key] = _heard(destination, readings.group, history, listens)
+                    mine &= heard[key][readings.device]
             first = pieces[-1].first + len(pieces[-1].readings) if pieces else 0
             pieces.append(Piece(readings, destination, mine, first))
             lane = -1 if destination is None else destination.number
@@ -151,6 +161,17 @@ def sent_of(result: Result, destinations: Sequence[Destination], where: Where) -
                           np.fromiter(map(hash, ids), np.int64, len(ids)),
                           *_marked(readings, causes)))
     return _sent(result.run_id, pieces, list(causes), parts)
+
+
+def _heard(
+    destination: Destination, group: Group, history: Simulation,
+    listens: Callable[[str], object],
+) -> Mask:
+    member, mask = history.population.members[group.index], destination.masks[group.index]
+    found = np.zeros(len(group), dtype=np.bool_)
+    for i in np.flatnonzero(mask).tolist():
+        found[i] = bool(listens(destination.outlet.topic_of(member, group, i)))
+    return found
 
 
 def _sent(

@@ -228,11 +228,13 @@ def seconds_text(seconds: float) -> str:
 
     Examples
     --------
-    >>> seconds_text(0.0142), seconds_text(2.5), seconds_text(0.00042)
-    ('14 ms', '2.5 s', '0.42 ms')
+    >>> seconds_text(0.0142), seconds_text(2.5), seconds_text(0.00042), seconds_text(0.0998)
+    ('14 ms', '2.5 s', '0.42 ms', '100 ms')
     """
-    return f"{seconds * 1e3:.2g} ms" if abs(seconds) < 0.1 else (
-        f"{seconds * 1e3:.0f} ms" if abs(seconds) < 1 else f"{seconds:.3g} s")
+    milli = seconds * 1e3
+    if abs(milli) >= 1000:
+        return f"{seconds:.3g} s"
+    return f"{milli:.{0 if abs(milli) >= 10 else 1 if abs(milli) >= 1 else 2}f} ms"
 
 
 def _listed(reasons: Mapping[str, int]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iotsim.feeders import Way
+from iotsim.outlets import Outlet
 from iotsim.publishers.base import Publisher
 
 
@@ -31,14 +32,17 @@ class Destination:
         The key of every message that holds its id; empty: none.
     masks : mapping of group index to bool array
         Which devices of the group publish here.
+    outlet : Outlet
+        Who says under which topics.
     """
 
     number: int
     name: str
     url: str
-    confirms: bool = True
-    audit_field: str = ""
-    masks: Mapping[int, npt.NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    confirms: bool
+    audit_field: str
+    masks: Mapping[int, npt.NDArray[np.bool_]] = field(repr=False)
+    outlet: Outlet = field(repr=False)
 
 
 def destinations_of(ways: Sequence[Way], names: Sequence[str]) -> tuple[Destination, ...]:
@@ -47,7 +51,7 @@ def destinations_of(ways: Sequence[Way], names: Sequence[str]) -> tuple[Destinat
         Destination(
             number, name, way.route.publisher.url, confirms(way.route.publisher),
             way.route.publisher.tracing.audit_field,
-            {index: lanes >= 0 for index, lanes in way.groups.items()},
+            {index: lanes >= 0 for index, lanes in way.groups.items()}, way.route.outlet,
         )
         for number, (way, name) in enumerate(zip(ways, names, strict=False))
     )

@@ -3,6 +3,7 @@
 import math
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,3 +104,35 @@ def test_looking_up_while_another_thread_adds_never_tears():
             break
     thread.join(10)
     assert len(seen) == len(wanted)
+
+
+def test_each_publisher_has_verdicts_of_its_own_with_reasons():
+    acks = Acks()
+    acks.add(["a", "b"], "acknowledged", [0.5, 0.25], publisher=1)
+    acks.add(["a"], "refused: quota", [], publisher=2)
+    acks.add(["c"], "unknown", [], publisher=1)
+    acks.add(["c"], "acknowledged", [1.0], publisher=1)
+    acks.add(["d"], "unknown", [], publisher=1)
+    hashes = np.array([hash(name) for name in "abcde"])
+    acked, unknown, refused = acks.verdicts(hashes, 1)
+    assert acked.tolist() == [True, True, True, False, False]
+    assert unknown.tolist() == [False, False, True, True, False]
+    assert not refused.any()
+    acked, unknown, refused = acks.verdicts(hashes, 2)
+    assert not acked.any()
+    assert not unknown.any()
+    assert [acks.reasons[code] for code in refused.tolist()] == ["refused: quota", "", "", "", ""]
+    # For a frame, a link that was lost is no verdict.
+    assert known(acks, "c", "d")[0] == (True, 1.0)
+    assert known(acks, "d")[0][0] is None
+
+
+def test_more_reasons_than_can_be_told_apart_share_one():
+    acks = Acks()
+    for n in range(400):
+        acks.add([f"m{n}"], f"refused: {n}", [])
+    hashes = np.array([hash(f"m{n}") for n in range(400)])
+    _, _, refused = acks.verdicts(hashes, 0)
+    told = [acks.reasons[code] for code in refused.tolist()]
+    assert told[:250] == [f"refused: {n}" for n in range(250)]
+    assert told[399] == "refused: for one of many reasons"

@@ -241,6 +241,46 @@ def test_an_acknowledged_message_that_did_not_come_is_the_brokers_loss():
     assert set(lost["id"]) == {ident for _, _, ident in sent[-3:]}
 
 
+async def odd(dev):
+    n = 0
+    while True:
+        n += 1
+        dev.emit(level=n / 3, word="on" if n % 2 else None, many=[n, {"a": None}], flag=n > 3,
+                 **({"rare": n} if n % 3 == 0 else {}))
+        dev.emit(level=float(n))
+        await dev.sleep()
+
+
+def test_what_scripted_devices_say_is_compared_byte_by_byte_too():
+    made = (Fleet("odd", seed=3).add(odd, count=3, every="1s")
+            .add("temperature_sensor", count=2, every="1s").publish_to("memory:odd"))
+    story = (Scenario("odd", made).at("3s").inject("noise", stddev=2, duration="3s")
+             .at("4s").inject("duplicate", duration="2s").lasting("9s"))
+    result = asyncio.run(story.run(speed="max", start=START))
+    sent = memory.messages("odd")
+    audit = result.audit(sent)
+    assert audit.complete, audit.verdict
+    assert audit.sent == len(sent) > 70
+    spoilt = [(topic, body.replace(b"3", b"4") if i % 2 else body, name)
+              for i, (topic, body, name) in enumerate(sent)]
+    assert result.audit(spoilt).corrupted == sum(p != q for (_, p, _), (_, q, _)
+                                                 in zip(sent, spoilt, strict=True))
+
+
+def test_what_a_device_stores_at_the_end_was_withheld_and_not_lost():
+    made = fleet("stored")
+    story = (Scenario("stored", made)
+             .at("5s").inject("disconnect", store_and_forward=True, where="count=3")
+             .at("6s").inject("latency_spike", latency_ms=9000, where="count=2")
+             .lasting("9s"))
+    result = asyncio.run(story.run(speed="max", start=START))
+    audit = result.audit(memory.messages("stored"))
+    assert audit.complete, audit.verdict
+    assert audit.expected == 12
+    assert set(audit.readings("expected")["whose"]) == {"disconnect"}
+    assert not audit.drops
+
+
 def test_a_table_of_a_tap_saved_earlier_is_as_good_as_the_tap():
     result, sent = ran()
     frame = pd.DataFrame({"topic": [t for t, _, _ in sent], "payload": [p for _, p, _ in sent],
