@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from aiocoap import Message
 from aiocoap.numbers.codes import Code
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import iotsim
@@ -28,6 +28,7 @@ __all__ = ("libcoap",)  # a fixture
 pytestmark = pytest.mark.broker
 
 QUICK = {"ack_timeout_s": 0.05}
+SOCKET_HOLDS = 180  # datagrams at least, of a server that has no time to read them
 
 
 def traced(messages):
@@ -56,14 +57,15 @@ def _publish(url, *blocks, seconds=20, **options):
 
 @pytest.mark.parametrize("confirmable", [True, False])
 def test_every_message_arrives_once_and_in_order_per_device(confirmable):
-    sent = [traced(block(300, first=n * 300, devices=20)) for n in range(3)]
+    count = 300 if confirmable else SOCKET_HOLDS // 3
+    sent = [traced(block(count, first=n * count, devices=20)) for n in range(3)]
 
     async def publish(tap):
         async with pumping(tap.url, confirmable=confirmable, rate=1000) as pump:
             for messages in sent:
                 await pump.offer(0, messages)
             await _drained(pump)
-            assert await tap.received(900, 20), tap.count
+            assert await tap.received(3 * count, 20), tap
         return pump.snapshot()
 
     with iotsim.tap("coap://127.0.0.1:0") as tap:
@@ -71,7 +73,7 @@ def test_every_message_arrives_once_and_in_order_per_device(confirmable):
         got = tap.messages()
         frame = tap.frame()
         assert tap.ok, tap.health
-    assert account.acknowledged == account.offered == 900
+    assert account.acknowledged == account.offered == 3 * count
     assert account.retries == account.reconnects == 0
     assert Counter(got) == Counter(m for b in sent for m in zip(b.topics, b.payloads, b.ids,
                                                                 strict=True))
@@ -131,16 +133,16 @@ def test_a_tap_that_is_overrun_says_so():
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_libcoap_receives_exactly_what_was_sent(libcoap, method, confirmable):
     server = libcoap()
-    messages = block(300, devices=15)
+    messages = block(SOCKET_HOLDS - 15, devices=15)
     account, errors = _publish(f"{server.url}/base/v%201", block(15), messages, method=method,
                                confirmable=confirmable, rate=1000)
-    assert (account.acknowledged, errors) == (315, ())
+    assert (account.acknowledged, errors) == (SOCKET_HOLDS, ())
     kind = "CON" if confirmable else "NON"
     expected = [(kind, method, f"base/v 1/{t}", p.decode(), "application/json")
                 for b in (block(15), messages) for t, p in zip(b.topics, b.payloads, strict=True)]
 
     async def all_there():
-        await until(lambda: len(server.received()) >= 315, 10)
+        await until(lambda: len(server.received()) >= SOCKET_HOLDS, 10)
 
     asyncio.run(all_there())
     got = server.received()
@@ -243,13 +245,13 @@ def _secure(libcoap, pair, *options):
 @pytest.mark.parametrize("confirmable", [True, False])
 def test_libcoap_receives_over_dtls_exactly_what_was_sent(libcoap, files, confirmable):
     server, url = _secure(libcoap, files.server, "-n")
-    messages = block(200, devices=15)
+    messages = block(150, devices=15)
     options = {"confirmable": confirmable, "rate": 500, "endpoints": 2}
     account, errors = _publish(url, messages, ca=files.ca, **options)
-    assert (account.acknowledged, errors) == (200, ())
+    assert (account.acknowledged, errors) == (150, ())
 
     async def all_there():
-        await until(lambda: len(server.received()) >= 200, 10)
+        await until(lambda: len(server.received()) >= 150, 10)
 
     asyncio.run(all_there())
     got = [(topic, payload) for _, _, topic, payload, _ in server.received()]
@@ -354,12 +356,12 @@ WEATHER = {
 
 @pytest.mark.parametrize("name", list(WEATHER))
 def test_confirmable_messages_come_through(name):
-    sent = traced(block(300, devices=30))
+    sent = traced(block(200, devices=40))
 
     async def publish(tap):
         async with (
             UdpProxy(int(tap.url.rsplit(":", 1)[1]), WEATHER[name], seed=7) as proxy,
-            pumping(f"coap://127.0.0.1:{proxy.port}", window=16, **QUICK) as pump,
+            pumping(f"coap://127.0.0.1:{proxy.port}", window=20, **QUICK) as pump,
         ):
             await pump.offer(0, sent)
             await _drained(pump, 40)
@@ -370,12 +372,12 @@ def test_confirmable_messages_come_through(name):
     with iotsim.tap("coap://127.0.0.1:0") as tap:
         account, trouble = asyncio.run(publish(tap))
         ids = [ident for _, _, ident in tap.messages()]
-    assert account.acknowledged == 300
+    assert account.acknowledged == 200
     assert account.unknown == account.refused == 0
     assert trouble > 50
     assert set(ids) == set(sent.ids)
     # The server knows what came twice; only a message that was given up comes as a new one.
-    assert len(ids) - 300 <= account.retries
+    assert len(ids) - 200 <= account.retries
     assert in_order_per_device(dict.fromkeys(ids))
 
 
@@ -625,7 +627,8 @@ def test_message_ids_that_are_used_up_are_not_used_again_but_another_port_is(mon
     assert any("used up for 145 s" in text for text in errors)
 
 
-@given(st.integers(0, 2**64), st.lists(st.floats(0, 100), max_size=200))
+@settings(max_examples=12)
+@given(st.integers(0, 2**64), st.lists(st.floats(0, 200), min_size=30, max_size=40))
 def test_no_message_id_is_given_twice_within_its_lifetime(first, steps):
     numbers, now_s, last = Numbers(first), 0.0, {}
     numbers_taken = 0
@@ -744,7 +747,7 @@ def test_a_peer_that_speaks_something_else_is_one_clear_line(says, text):
 
 
 def test_options_are_checked_and_listed():
-    with pytest.raises(UnknownName, match=r"Known: ack_timeout_s, .*confirmable, endpoints, max"):
+    with pytest.raises(UnknownName, match=r"Known: ack_timeout_s, .*confirmable, endpoints, key, "):
         build("coap://h", qos=1)
     for name, value in (("method", "GET"), ("confirmable", 1), ("window", 0), ("endpoints", 0),
                         ("ack_timeout_s", 0), ("max_retransmit", -1), ("rate", 0),
@@ -784,8 +787,8 @@ def test_the_query_of_the_url_goes_with_every_request():
 @given(st.lists(st.binary(max_size=255), max_size=6), st.lists(st.binary(max_size=255), max_size=3),
        st.binary(max_size=50), st.integers(0, 65_535), st.binary(min_size=1, max_size=8))
 def test_aiocoap_reads_what_we_write(path, query, payload, number, token):
-    body = codec.request_body(path, query, bool(payload))
-    data = codec.head(codec.CON, 2, number, token) + body + payload
+    data = codec.head(codec.CON, 2, number, token) + codec.request_options(path, query)
+    data += codec.PAYLOAD_FOLLOWS + payload if payload else b""
     if _texts(path, query):  # aiocoap reads no others
         seen = Message.decode(data)
         assert (seen.mtype, seen.code, seen.mid) == (0, Code.POST, number)

@@ -29,7 +29,7 @@ NAMES = {
     "5.04": "Gateway Timeout", "5.05": "Proxying Not Supported",
 }  # fmt: skip
 _HEAD = struct.Struct("!BBH")
-_PAYLOAD = b"\xff"
+PAYLOAD_FOLLOWS = b"\xff"
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Option: TypeAlias = tuple[int, bytes]
@@ -99,12 +99,12 @@ def options_of(options: Iterable[Option]) -> bytes:
     return b"".join(parts)
 
 
-def request_body(path: Iterable[bytes], query: Iterable[bytes], payload_follows: bool) -> bytes:
-    """Return what stands between the token and the payload of a request with JSON."""
+def request_options(path: Iterable[bytes], query: Iterable[bytes]) -> bytes:
+    """Return what stands behind the token of a request with JSON."""
     options: list[Option] = [(URI_PATH, segment) for segment in path]
     options.append((CONTENT_FORMAT, bytes([JSON])))
     options += [(URI_QUERY, part) for part in query]
-    return options_of(options) + (_PAYLOAD if payload_follows else b"")
+    return options_of(options)
 
 
 def topic_path(topic: str) -> list[bytes]:

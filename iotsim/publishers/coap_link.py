@@ -19,6 +19,7 @@ from iotsim.publishers.coap_codec import (
     EMPTY,
     METHODS,
     NON,
+    PAYLOAD_FOLLOWS,
     RST,
     TOKEN_BYTES,
     Heard,
@@ -26,7 +27,7 @@ from iotsim.publishers.coap_codec import (
     code_text,
     head,
     read,
-    request_body,
+    request_options,
     topic_path,
 )
 from iotsim.publishers.coap_exchanges import AHEAD, Exchanges, device_of
@@ -42,6 +43,7 @@ CLOSE_S = 0.4
 PAYLOAD_BYTES_MAX = 1024
 BURST = 64  # messages that need no answer, in one go
 ANSWERED_MAX = 256
+TOPICS_MAX = 10_000  # whose options are kept
 _PIGGYBACKED = 0x40 | ACK << 4 | TOKEN_BYTES
 _RESPONSE, _CLIENT_ERROR = 0x40, 0x80  # from 2.00, from 4.00
 
@@ -63,6 +65,7 @@ class CoapLink:
         self._verdicts = verdicts
         self._base = base_path(publisher.address.path)
         self._query = publisher.query
+        self._options: dict[str, bytes] = {}  # by topic
         self._confirmable = publisher.confirmable
         self._rate = publisher.rate or (None if publisher.confirmable else RATE_NON)
         self._key, self._draws = fnv1a(name) | 1, 0
@@ -186,8 +189,13 @@ class CoapLink:
         topic, payload = item[0], item[1]
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise ValueError("larger than 1,024 bytes: CoAP would need block-wise transfer")
-        path = (*self._base, *topic_path(topic))
-        return request_body(path, self._query, bool(payload)) + payload
+        options = self._options.get(topic)
+        if options is None:
+            options = request_options((*self._base, *topic_path(topic)), self._query)
+            if len(self._options) >= TOPICS_MAX:
+                self._options.clear()
+            self._options[topic] = options
+        return options + PAYLOAD_FOLLOWS + payload if payload else options
 
     def _send_at_once(self, messages: Sequence[tuple[int, bytes]]) -> bool:
         # Accepted by the socket is all that is known of them.
