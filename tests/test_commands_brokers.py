@@ -1,4 +1,4 @@
-"""Commands that reach devices through a broker, as a platform sends them; what the platform gets."""
+"""Commands that reach devices through a broker as a platform sends them, and what that gets."""
 
 import asyncio
 import json
@@ -229,7 +229,7 @@ def test_an_address_that_cannot_be_is_one_error(there):
 
     async def refused():
         run = meters().listen_to(f"{scheme}://127.0.0.1:1").start()
-        with pytest.raises(ConnectError, match="cannot listen to .*:1: nothing listens there"):
+        with pytest.raises(ConnectError, match=r"cannot listen to .*:1: nothing listens there"):
             await run.ready()
         return await run.stop()
 
