@@ -381,6 +381,34 @@ def test_confirmable_messages_come_through(name):
     assert in_order_per_device(dict.fromkeys(ids))
 
 
+def test_an_acknowledgement_that_is_lost_makes_no_duplicate():
+    sent = traced(block(100, devices=50))
+
+    async def publish(tap):
+        seen = set()
+
+        def rule(direction, number, data):
+            mid = data[2:4]
+            if direction == "up" or data[0] >> 4 & 3 != 2 or mid in seen:
+                return [data]
+            seen.add(mid)
+            return []
+
+        async with (
+            UdpProxy(int(tap.url.rsplit(":", 1)[1]), rule) as proxy,
+            pumping(f"coap://127.0.0.1:{proxy.port}", window=50, **QUICK) as pump,
+        ):
+            await pump.offer(0, sent)
+            await _drained(pump)
+        return pump.snapshot(), len(seen)
+
+    with iotsim.tap("coap://127.0.0.1:0") as tap:
+        account, lost = asyncio.run(publish(tap))
+        ids = [ident for _, _, ident in tap.messages()]
+    assert account.acknowledged == lost == 100
+    assert sorted(ids) == sorted(sent.ids)
+
+
 def test_what_is_given_up_while_the_server_talks_is_unknown_and_goes_out_again():
     chosen = "devices/d-3/telemetry"
 
