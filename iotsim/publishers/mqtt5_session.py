@@ -223,13 +223,13 @@ class Mqtt5Link:
     ) -> bool:
         # False if one of them is too large.
         numbers = self._free_numbers(len(items)) if self._qos else range(len(items))
-        parts, largest = self._framer.frames(items, numbers, sent=sent)
+        packets, largest = self._framer.frames(items, numbers, sent)
         if largest > self._size_max:
             return False
         if self._qos:
             self._tokens.update(zip(numbers, tokens, strict=True))
             self._last_id = numbers[-1]
-        wire.write(b"".join(parts))
+        wire.write(packets)
         return True
 
     def _send_each(

@@ -16,6 +16,7 @@ from iotsim.publishers.base import Item
 
 PACKET_BYTES_MAX = 268_435_455 + 5  # what the protocol can say
 TEXT_BYTES_MAX = 65_535
+HEADER_BYTES_MAX = 5
 FEW = 16  # messages, for which numpy takes longer than a plain look
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
@@ -36,16 +37,18 @@ def varint(number: int) -> bytes:
             return bytes(out)
 
 
-_VARINTS = [varint(n) for n in range(2048)]
+_VARINTS = [varint(n) for n in range(4096)]
 _LENGTHS = [n.to_bytes(2, "big") for n in range(256)]
-_IDS = [b"\x26\x00\x02id" + size for size in _LENGTHS]  # the user property "id"
+_ID = b"\x26\x00\x02id"  # the user property "id"
+_IDS = [_ID + size for size in _LENGTHS]
 _SENT = b"\x26\x00\x04sent"
 
 
 def odd(items: Sequence[Item]) -> bool:
     """Return whether there may be anything in topics or ids that cannot be sent."""
-    text = "".join([part for item in items for part in (item[0], item[2])])
-    if not text.isascii() or "+" in text or "#" in text or not all(item[0] for item in items):
+    topics = [item[0] for item in items]
+    text = "".join(topics + [item[2] for item in items])
+    if not text.isascii() or "+" in text or "#" in text or not all(topics):
         return True
     if len(items) < FEW:
         return not text.isprintable()
@@ -85,65 +88,81 @@ class Framer:
         self._qos, self._properties = qos, properties
 
     def frames(
-        self,
-        items: Iterable[Item],
-        numbers: Iterable[int],
-        *,
-        again: bool = False,
-        sent: str = "",
-    ) -> tuple[list[bytes], int]:
-        """Return the parts of one packet after the other, to be joined, and the largest size.
+        self, items: Sequence[Item], numbers: Sequence[int], sent: str = ""
+    ) -> tuple[bytes, int]:
+        """Return packets in one piece, and the size of the largest or more.
 
         Parameters
         ----------
-        items : iterable of (topic, payload, id, time)
-            With nothing odd in them, or looked at by `why_not`.
-        numbers : iterable of int
+        items : sequence of (topic, payload, id, time)
+            With nothing `odd` in them.
+        numbers : sequence of int
             Their packet ids; not looked at for QoS 0.
-        again : bool
-            Whether they were sent before (DUP).
         sent : str
-            Of the user property "sent"; none where it is empty.
+            The user property "sent"; none where it is empty.
         """
+        labels: Iterable[bytes] = repeat(b"")
+        if self._qos:
+            labels = np.array(numbers, ">u2").view("V2").tolist()
+        try:
+            parts, largest = (self._with_id if self._properties else self._plain)(
+                items, labels, _stamp(sent)
+            )
+        except IndexError:  # beyond the tables
+            whole = [self.frame(*one, sent=sent) for one in zip(items, numbers, strict=True)]
+            return b"".join(whole), max(map(len, whole))
+        return b"".join(parts), largest + HEADER_BYTES_MAX
+
+    def _with_id(
+        self, items: Iterable[Item], labels: Iterable[bytes], stamp: bytes
+    ) -> tuple[list[bytes], int]:
         parts: list[bytes] = []
-        add = parts.extend
-        head = self._again if again and self._qos else self._head
-        stamp = _SENT + _length(len(sent)) + sent.encode() if sent and self._properties else b""
-        fixed = 2 + (2 if self._qos else 0)
-        largest = 0
-        for (topic, payload, ident, _), number in zip(items, numbers, strict=False):
-            name = topic.encode()
-            count = len(name)
-            size = fixed + count + len(payload)
-            if self._properties:
-                mark = ident.encode()
-                inner = 7 + len(mark) + len(stamp)
-                around = _VARINTS[inner] if inner < 2048 else varint(inner)
-                size += len(around) + inner
+        add, head = parts.extend, self._head
+        largest, more = 0, 7 + len(stamp)
+        fixed = 3 + more + (2 if self._qos else 0)
+        for (topic, payload, ident, _), label in zip(items, labels, strict=False):
+            named, marked = len(topic), len(ident)
+            inner = marked + more
+            size = fixed + named + marked + len(payload)
+            if inner > 127:  # its length takes two bytes
+                size += 1
             if size > largest:
                 largest = size
-            add((
-                head,
-                _VARINTS[size] if size < 2048 else varint(size),
-                _LENGTHS[count] if count < 256 else _length(count),
-                name,
-            ))
-            if self._qos:
-                parts.append(number.to_bytes(2, "big"))
-            if self._properties:
-                add((around, _id_key(mark), mark, stamp, payload))
-            else:
-                parts.append(payload)
-        return parts, 1 + len(varint(largest)) + largest
+            add((head, _VARINTS[size], _LENGTHS[named], topic.encode(), label, _VARINTS[inner],
+                 _IDS[marked], ident.encode(), stamp, payload))
+        return parts, largest
+
+    def _plain(
+        self, items: Iterable[Item], labels: Iterable[bytes], _stamp: bytes
+    ) -> tuple[list[bytes], int]:
+        parts: list[bytes] = []
+        add, head = parts.extend, self._head
+        largest, fixed = 0, 2 + (2 if self._qos else 0)
+        for (topic, payload, _, _), label in zip(items, labels, strict=False):
+            named = len(topic)
+            size = fixed + named + len(payload)
+            if size > largest:
+                largest = size
+            add((head, _VARINTS[size], _LENGTHS[named], topic.encode(), label, payload))
+        return parts, largest
 
     def frame(self, item: Item, number: int, *, again: bool = False, sent: str = "") -> bytes:
-        """Return one packet."""
-        return b"".join(self.frames((item,), repeat(number), again=again, sent=sent)[0])
+        """Return one packet, whatever its lengths; `again` if it was sent before (DUP)."""
+        name, payload = item[0].encode(), item[1]
+        body = _length(name) + name
+        if self._qos:
+            body += number.to_bytes(2, "big")
+        if self._properties:
+            mark = item[2].encode()
+            inner = _ID + _length(mark) + mark + _stamp(sent)
+            body += varint(len(inner)) + inner
+        head = self._again if again and self._qos else self._head
+        return b"".join((head, varint(len(body) + len(payload)), body, payload))
 
 
-def _length(count: int) -> bytes:
-    return count.to_bytes(2, "big")
+def _stamp(sent: str) -> bytes:
+    return _SENT + _length(sent.encode()) + sent.encode() if sent else b""
 
 
-def _id_key(mark: bytes) -> bytes:
-    return _IDS[len(mark)] if len(mark) < 256 else b"\x26\x00\x02id" + _length(len(mark))
+def _length(text: bytes) -> bytes:
+    return len(text).to_bytes(2, "big")
