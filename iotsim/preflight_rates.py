@@ -89,7 +89,7 @@ def rate_finding(
         return _too_long(name, publisher, payload_bytes)
     if math.isinf(rate_hz):
         return Finding(name, True, f"{how}; the fleet waits for it")
-    text = f"{how}; the fleet makes {rate_hz:,.0f}/s"
+    text = f"{how}; its devices make {rate_hz:,.0f}/s"
     if publisher.per_device:
         text += f", on {lanes:,} sessions of its devices"
     if rate_hz <= SHARE * ceiling_hz:

@@ -45,7 +45,7 @@ def test_a_broker_is_asked_for_its_window_and_nothing_is_left_or_published(mosqu
     found = named(fleet.preflight())[broker.url]
     assert found.ok, found
     assert found.text.startswith("20 in flight at ")
-    assert found.text.endswith("the fleet makes 100/s")
+    assert found.text.endswith("its devices make 100/s")
     assert not [one for one in threading.enumerate() if one.name == "iotsim preflight"]
 
 
@@ -53,7 +53,7 @@ def test_a_window_that_is_too_small_says_how_many_connections_would_do():
     publisher = build("mqtt://127.0.0.1:1883", qos=1)
     found = rate_finding("x", publisher, "mqtt", Contact(20, 0.002), 1, 20_000.0, 200)
     assert found == Finding(
-        "x", False, "20 in flight at 2.0 ms round trip = 10,000/s; the fleet makes 20,000/s. Use "
+        "x", False, "20 in flight at 2.0 ms round trip = 10,000/s; its devices make 20,000/s. Use "
         "connections=3, or raise the broker's max_inflight_messages.")
     assert rate_finding("x", publisher, "mqtt", Contact(20, 0.002), 3, 20_000.0, 200).ok
 
@@ -63,7 +63,7 @@ def test_a_fleet_that_wants_more_than_its_window_is_not_ok(mosquitto):
     fleet = sensors("narrow", 5000, every="100ms").publish_to(broker.url, qos=1)
     found = named(fleet.preflight())[broker.url]
     assert not found.ok
-    assert "the fleet makes 50,000/s. Use connections=" in found.text
+    assert "its devices make 50,000/s. Use connections=" in found.text
 
 
 def test_at_full_speed_the_fleet_waits_for_its_publishers(mosquitto):

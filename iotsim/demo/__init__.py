@@ -78,6 +78,7 @@ def demo(plan: Plan, say: Say) -> int:
     folder = _fresh(plan.folder)
     with _broker(plan) as broker:
         _introduce(plan, broker, report)
+        _look_ahead(plan, broker, report)
         with _tap(plan, broker) as listener:
             run, result, waited_s = asyncio.run(_live(plan, broker, listener, report))
             messages = [(payload, name) for _, payload, name in listener.messages()]
@@ -86,7 +87,7 @@ def demo(plan: Plan, say: Say) -> int:
     for error in result.errors:
         report.hold(False, str(error))
     _table(plan, result, found := audit(result, messages, has_ids=not plan.embedded), report)
-    _told(found, plan, run, waited_s, report)
+    _told(found, plan, run, result.quality, waited_s, report)
     _proofs(found, plan, result, report)
     _files(folder, result, report)
     return _verdict(report, monotonic() - began_s)
@@ -98,6 +99,23 @@ def _fits(plan: Plan, report: Report) -> bool:
         report.line(finding.name, finding.text)
         report.hold(finding.ok, f"{finding.name}: {finding.text}")
     return not report.problems
+
+
+def _look_ahead(plan: Plan, broker: Broker, report: Report) -> None:
+    # What a pre-flight finds is worth knowing; whether it was right is seen in what follows.
+    flight = plan.fleet(broker.url).preflight(f"{plan.duration_us}us", speed=plan.speed,
+                                              capture="all")
+    shown: set[str] = set()
+    for finding in flight.findings:
+        name = "pre-flight" if not shown else ""
+        text = finding.text if finding.name != broker.url else f"broker: {finding.text}"
+        if not finding.ok:
+            text = f"does not fit: {text}"
+        elif finding.name not in ("own speed", broker.url):
+            continue  # it was looked at before there was a broker
+        if finding.name not in shown:  # each device type has a publisher of its own, alike
+            report.line(name, text)
+        shown.add(finding.name)
 
 
 def _fresh(folder: Path) -> Path:
@@ -243,7 +261,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
             yield "  ".join("─" * width for width in widths)
 
 
-def _told(found: Audit, plan: Plan, run: Run, waited_s: float, report: Report) -> None:
+def _told(
+    found: Audit, plan: Plan, run: Run, quality: str, waited_s: float, report: Report
+) -> None:
     none_lost = report.hold(not found.lost, f"{found.lost:,} readings never arrived")
     none_foreign = report.hold(not found.foreign,
                                f"{found.foreign:,} messages arrived that nobody sent")
@@ -255,6 +275,7 @@ def _told(found: Audit, plan: Plan, run: Run, waited_s: float, report: Report) -
         report.line("", f"the subscriber was done {waited_s:.0f} s after the last message")
     late_s = run.snapshot().lateness_p99_s
     report.line("", f"99 % of the readings left within {late_s * 1000:,.0f} ms of their time")
+    report.line("", f"quality: {quality}")
     if plan.embedded and none_lost and none_foreign:
         report.line("", "every payload is the run's, byte for byte (MQTT 3.1.1 carries no message "
                     "ids: no digest of what was received)")
