@@ -1,0 +1,107 @@
+"""Ten thousand devices over a broker that is killed twice: nothing is lost by the simulator."""
+
+import asyncio
+
+import aio_pika
+import pytest
+
+import iotsim
+from iotsim import Fleet, Profile
+from iotsim.publishers import pump as pump_module
+from tests.live import START
+from tests.matrix import mosquitto, nats
+from tests.publishing import CheckedLedger
+from tests.servers.rabbit import Rabbit
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
+
+DEVICES, LASTS_S, EVERY_S, SPEED = 10_000, 60, 10, 6
+ROWS = DEVICES * LASTS_S // EVERY_S
+
+
+async def until(condition, timeout_s=20):
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.0005)  # in flight is a matter of milliseconds
+
+
+def fleet(url, **options):
+    unit = Profile("unit", {"value": {"type": "gaussian", "mean": 20, "stddev": 2,
+                                      "resolution": 0.01}}, telemetry_interval=f"{EVERY_S}s")
+    return Fleet("ten thousand", seed=4).add(unit, count=DEVICES).publish_to(url, **options)
+
+
+async def lived(made, server):
+    """A run in which the broker is killed after a fifth and after three fifths."""
+    run = made.start(f"{LASTS_S}s", speed=SPEED, start=START, capture="all")
+    ledger = run._works.pumps
+    await run.ready()
+    for share in (0.2, 0.6):
+        await until(lambda share=share: run.snapshot().readings > share * ROWS, 60)
+        await until(lambda: any(pump.snapshot().in_flight for pump in run._works.pumps))
+        server.kill()
+        await asyncio.to_thread(server.start)
+        await until(lambda: all(pump.connected == pump.lanes for pump in run._works.pumps), 60)
+    return await run.wait(), [pump._ledger for pump in ledger]
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """Every ledger asserts the law at every step."""
+    monkeypatch.setattr(pump_module, "Ledger", CheckedLedger)
+
+
+def assert_all_accounted(result, ledgers):
+    (ledger,), = (result.publishers.values(),)
+    assert result.rows == ROWS
+    assert ledger.balanced
+    assert ledger.acknowledged == ledger.offered == ROWS, ledger
+    assert ledger.reconnects >= 2
+    assert all(one.moves > 100 for one in ledgers)
+    assert any(("unknown", "in_flight") in one.seen for one in ledgers), "nobody was in flight"
+    assert not result.errors
+
+
+def test_over_mqtt(checked):
+    # What mosquitto acknowledged and had not delivered when it was killed is gone: it says that
+    # it keeps nothing. The tap was there, and was cut off, too.
+    with mosquitto() as broker, iotsim.tap(broker.url) as tap:
+        result, ledgers = asyncio.run(lived(fleet(broker.url, qos=1), broker))
+        assert_all_accounted(result, ledgers)
+        audit = result.audit(tap)
+    assert audit.lost_by_simulator == 0, audit.verdict
+    assert audit.received + audit.lost_by_broker + audit.unknown == ROWS, audit.verdict
+    assert "was disconnected 2 times" in audit.verdict
+
+
+def test_over_amqp(checked):
+    async def queue(url):
+        async with await aio_pika.connect(url) as connection:
+            channel = await connection.channel()
+            exchange = await channel.declare_exchange("iot.telemetry", "topic", durable=True)
+            kept = await channel.declare_queue("kept", durable=True)
+            await kept.bind(exchange, "#")
+
+    with Rabbit() as server:
+        asyncio.run(queue(server.url))
+        result, ledgers = asyncio.run(lived(fleet(server.url), server))
+        assert_all_accounted(result, ledgers)
+        with iotsim.tap(server.url, queue="kept") as tap:
+            tap.wait(ROWS, 30)
+            audit = result.audit(tap)
+    assert audit.lost_by_simulator == 0, audit.verdict
+    assert audit.received == ROWS, audit.verdict
+    assert audit.ok, audit.verdict
+
+
+def test_over_jetstream(checked):
+    with nats(jetstream=True) as server:
+        server.add_stream("KEPT", ("devices.>",))
+        result, ledgers = asyncio.run(lived(fleet(server.jetstream_url), server))
+        assert_all_accounted(result, ledgers)
+        with iotsim.tap(server.jetstream_url, "devices.>", stream="KEPT", deliver="all") as tap:
+            tap.wait(ROWS, 30)
+            audit = result.audit(tap)
+    assert audit.ok, audit.verdict
+    assert audit.received == ROWS
+    assert audit.duplicated == 0, "JetStream knows messages by their id"
