@@ -10,7 +10,7 @@ import pytest
 import iotsim
 from iotsim import Fleet, Scenario
 from iotsim.errors import BadValue
-from tests.rig import Rig
+from tests.rig import CALM_AFTER, Rig
 
 
 def sensors(url, count=20, every="50ms", name="plant", **options):
@@ -156,7 +156,7 @@ def test_acknowledgements_that_are_cut_off_make_duplicates_and_lose_nothing(mosq
             live = sensors(url, every="20ms").start()
             await live.ready()
             async with asyncio.timeout(20):
-                while rig.struck < 4:
+                while rig.struck < CALM_AFTER:
                     await asyncio.sleep(0.05)
             result = await live.stop()
             with pytest.raises(BadValue, match="listens where this run did not publish to"):
@@ -183,7 +183,7 @@ def test_at_qos_0_what_a_lost_link_takes_along_was_in_flight(mosquitto):
             live = sensors(url, every="20ms", qos=0).start()
             await live.ready()
             async with asyncio.timeout(20):
-                while rig.struck < 4:
+                while rig.struck < CALM_AFTER:
                     await asyncio.sleep(0.05)
             await asyncio.sleep(0.3)
             return (await live.stop()).audit(tap, publisher=url)
