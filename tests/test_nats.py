@@ -440,6 +440,8 @@ class Scripted:
         (b"INFO {broken\r\n", "does not speak NATS"),
         (b"INFO []\r\n", "does not speak NATS"),
         (b"-ERR 'maximum connections exceeded'\r\n", "refused us: maximum connections exceeded"),
+        (b'INFO {"headers":true}\r\n-ERR \'maximum connections exceeded\'\r\n',
+         "refused us: maximum connections exceeded"),
         (b'INFO {"headers":false}\r\n', "takes no headers. Use ids=False"),
     ],
 )
@@ -469,6 +471,34 @@ def test_nobody_and_a_server_that_greets_and_then_is_silent():
         asyncio.run(silent())
     with pytest.raises(ConnectError, match="host name is unknown"):
         publish("nats://no-such-host.invalid", block(1))
+
+
+def test_a_server_with_no_room_for_another_says_so(nats_server):
+    server = nats_server(more="max_connections: 1")
+    with (
+        iotsim.tap(server.url),
+        pytest.raises(ConnectError, match=r"maximum connections exceeded\. Use fewer conn"),
+    ):
+        publish(server.url, block(1))
+
+
+def test_a_server_may_say_more_of_itself_at_any_time():
+    def answer(peer, writer, line):
+        writer.write(b'INFO {"max_payload":500}\r\nPING\r\n+OK\r\n')
+        if line == b"PING":
+            writer.write(b"PONG\r\n")
+
+    async def work():
+        async with Scripted(answer=answer) as peer, pumping(peer.url) as pump:
+            await pump.offer(0, block(10))
+            await drained(pump)
+            await pump.offer(0, one("big", b"x" * 500))
+            await drained(pump)
+            return pump.snapshot(), peer.received
+
+    account, received = asyncio.run(work())
+    assert (account.acknowledged, account.refused) == (10, 1)
+    assert b"PONG" in received
 
 
 def test_an_mqtt_broker_is_no_nats_server(mosquitto):

@@ -51,10 +51,11 @@ class JetStreamLink(NatsLink):
     # -- connection -------------------------------------------------------------------------------
 
     async def _agree(self, wire: Wire) -> None:
-        await self._ask(f"SUB {self._inbox}* {INBOX_SID}\r\nPING\r\n".encode())
+        await self._ask("pong", f"SUB {self._inbox}* {INBOX_SID}\r\nPING\r\n".encode())
         stream = self._publisher.stream
         asked = f"STREAM.INFO.{stream}" if stream else "INFO"
-        answer = await self._ask(f"PUB $JS.API.{asked} {self._inbox}{_API} 0\r\n\r\n".encode())
+        request = f"PUB $JS.API.{asked} {self._inbox}{_API} 0\r\n\r\n".encode()
+        answer = await self._ask("api", request)
         if answer is not None:  # None: we may not ask
             self._understand(*answer)
         self._opened += 1
@@ -153,7 +154,7 @@ class JetStreamLink(NatsLink):
         self._heard = True
         name = subject.removeprefix(self._inbox)
         if name == _API:
-            self._answer((headers, payload))
+            self._answer("api", (headers, payload))
         if name.startswith(_ASKED):
             self._informed_of(int(name.removeprefix(_ASKED)), payload)
         if not name.isdecimal() or int(name) not in self._flight:
@@ -211,7 +212,7 @@ class JetStreamLink(NatsLink):
 
     def _deny(self, subject: str) -> None:
         if subject.startswith("$JS.API."):
-            self._answer(None)
+            self._answer("api", None)
             return
         for token, (_, topic) in self._flight.items():
             if topic.replace("/", ".") == subject:

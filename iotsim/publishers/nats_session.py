@@ -14,7 +14,7 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from iotsim.errors import ConnectError
 from iotsim.publishers.base import Blame, Item, Loss, Verdicts
@@ -42,6 +42,7 @@ _ADVICE = (
 )
 
 Fence: TypeAlias = tuple[list[int], list[Item]]
+Word: TypeAlias = Literal["info", "pong", "api"]
 
 
 class NatsLink:
@@ -62,6 +63,8 @@ class NatsLink:
         self._inbox = ""
         self._wire: Wire | None = None
         self._step: asyncio.Future[Any] | None = None  # what `open` or `close` waits for
+        self._awaited: Word = "info"
+        self._failure: ConnectError | None = None  # of `open`, while it waits for nothing of ours
         self._fences: deque[Fence | None] = deque()  # one for each PING without its PONG
         self._denied: set[str] = set()
         self._ping: asyncio.TimerHandle | None = None
@@ -85,11 +88,13 @@ class NatsLink:
             reached = self._wire is wire
             self.drop()
             wire.abort()
+            if not isinstance(error, OSError) or isinstance(error, ConnectError):
+                raise
+            if self._failure is not None:
+                raise self._failure from None
             if isinstance(error, TimeoutError):
                 raise self._silence(reached) from None
-            if isinstance(error, OSError) and not isinstance(error, ConnectError):
-                raise self._refusal(failure_text(error)) from None
-            raise
+            raise self._refusal(failure_text(error)) from None
         finally:
             self._end_step()
         self._arm_ping()
@@ -97,7 +102,7 @@ class NatsLink:
 
     async def _connect(self, wire: Wire) -> None:
         address, first = self._publisher.address, self._publisher.tls_first
-        self._expect()
+        self._expect("info")
         async with asyncio.timeout(CONNECT_S):
             await asyncio.get_running_loop().create_connection(
                 lambda: wire, address.host, address.port,
@@ -118,28 +123,40 @@ class NatsLink:
             raise self._refusal("the server takes no headers", "Use ids=False and no stamp=.")
         self._framer.payload_bytes_max = int(info.get("max_payload", 1024 * 1024))
         who = self._publisher.credentials
-        await self._ask(greeting(self._name, who, info, context is not None) + _PING)
+        await self._ask("pong", greeting(self._name, who, info, context is not None) + _PING)
 
     async def _agree(self, wire: Wire) -> None:
         """Do what else a connection begins with."""
 
-    def _expect(self) -> asyncio.Future[Any]:
-        self._step = asyncio.get_running_loop().create_future()
+    def _expect(self, word: Word) -> asyncio.Future[Any]:
+        self._step, self._awaited = asyncio.get_running_loop().create_future(), word
         return self._step
 
-    async def _ask(self, data: bytes) -> Any:
+    async def _ask(self, word: Word, data: bytes) -> Any:
         # Write what is answered; `open` and `close` wait for one answer at a time.
-        step = self._expect()
-        if self._wire is None:
+        if self._failure is not None:
+            raise self._failure
+        step = self._expect(word)
+        if self._wire is None or not self._wire.alive:
             raise ConnectionResetError
         self._wire.write(data)
         return await step
 
-    def _answer(self, value: Any) -> bool:
-        # Whether somebody waits for an answer; it is theirs then.
-        if self._step is None or self._step.done():
+    def _answer(self, word: Word, value: Any) -> bool:
+        # Whether somebody waits for this answer; it is theirs then.
+        if self._step is None or self._step.done() or self._awaited != word:
             return False
         self._step.set_result(value)
+        return True
+
+    def _fail(self, error: ConnectError) -> bool:
+        # Whether it is `open` (or `close`) that fails.
+        if self._step is None:
+            return False
+        if self._step.done():
+            self._failure = self._failure or error
+        else:
+            self._step.set_exception(error)
         return True
 
     def _end_step(self) -> None:
@@ -163,6 +180,7 @@ class NatsLink:
         self._fences.clear()
         self._denied.clear()
         self._leaving = False
+        self._failure = None
 
     def drop(self) -> None:
         """End the connection at once; no verdict comes after it."""
@@ -179,7 +197,7 @@ class NatsLink:
             return
         try:
             async with asyncio.timeout(CLOSE_S):
-                await self._ask(_PING)
+                await self._ask("pong", _PING)
                 await wire.close()
         except (TimeoutError, OSError):
             pass
@@ -222,7 +240,7 @@ class NatsLink:
     def informed(self, info: dict[str, Any]) -> None:
         """Take the greeting; later, a new size of payloads, or that the server will leave."""
         self._heard = True
-        if self._answer(info):
+        if self._answer("info", info):
             return
         size = info.get("max_payload")
         if isinstance(size, int):
@@ -236,7 +254,7 @@ class NatsLink:
         """Take that the server has read all that was written before a PING."""
         self._heard = True
         if not self._fences:
-            self._answer(None)
+            self._answer("pong", None)
             return
         fence = self._fences.popleft()
         if fence is None:
@@ -260,15 +278,13 @@ class NatsLink:
             self._deny(found[1] if found else "")
             return
         todo = next((advice for sign, advice in _ADVICE if sign in lower), "")
-        refusal = self._refusal(f"the server refused us: {lower}", todo)
-        if self._step is not None and not self._step.done():
-            self._step.set_exception(refusal)
+        if self._fail(self._refusal(f"the server refused us: {lower}", todo)):
             return
         blame: Blame = "message" if lower.startswith(_MESSAGE_ERRORS) else "other"
         self.gone(Loss(f"the server ended the connection: {lower}", blame))
 
     def _deny(self, subject: str) -> None:
-        if self._publisher.fence:
+        if self._publisher.fence and subject:
             self._denied.add(subject)
         else:
             self._verdicts.notice(f"{DENIED}: {subject!r:.80}")
@@ -284,10 +300,8 @@ class NatsLink:
 
     def gone(self, loss: Loss) -> None:
         """Take the end of the wire."""
-        step = self._step
-        if step is not None and not step.done():
-            why = f"the connection ended during the handshake ({loss.why})"
-            step.set_exception(self._refusal(why, "Is it a NATS server, and TLS as the URL says?"))
+        why = f"the connection ended during the handshake ({loss.why})"
+        if self._fail(self._refusal(why, "Is it a NATS server, and TLS as the URL says?")):
             self.drop()
             return
         had = self._wire is not None
