@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 import iotsim
+from iotsim import Fleet
 from iotsim.clock import monotonic
 from iotsim.publishers import http_link
 from iotsim.publishers.base import build
 from iotsim.publishers.http_link import HttpLink
+from tests.proxy import Proxy
 from tests.publishing import block, in_order_per_device, own, pumping, until
 from tests.servers.http import Reply, endpoint  # noqa: F401
 from tests.test_http import documents, post
@@ -321,6 +323,32 @@ def test_a_tap_that_comes_back_on_its_port_gets_the_rest():
                     return {ident for tap in (first, second) for _, _, ident in tap.messages()}
 
     assert len(asyncio.run(publish())) == 200
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 20}])
+def test_the_audit_of_a_run_whose_answers_get_lost_finds_duplicates_and_no_loss(options):
+    answers = Counter()
+    fleet = Fleet("plant", seed=42).add("temperature_sensor", count=60)
+
+    def cut_some(number, data):
+        answers["all"] += 1
+        return None if answers["all"] % 15 == 0 else data
+
+    async def publish(tap):
+        async with Proxy(int(tap.url.split(":")[2].split("/")[0]), cut_some) as proxy:
+            url = f"http://127.0.0.1:{proxy.port}/in"
+            run = fleet.publish_to(url, stamp=True, **options).start(speed=20)
+            await until(lambda: tap.count > 600, 20)
+            return await run.stop()
+
+    with iotsim.tap("http://127.0.0.1:0/in") as tap:
+        result = asyncio.run(publish(tap))
+        found = result.audit(tap, publisher=next(iter(result.publishers)))
+    assert found.duplicated > 0
+    assert found.lost == found.unexpected == found.corrupted == 0, found
+    assert found.ok
+    assert found.sent == found.received == len(result.frame())
+    assert not result.errors
 
 
 # -- the end ----------------------------------------------------------------------------------

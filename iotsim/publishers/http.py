@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 from iotsim.errors import BadValue, MissingExtra
 from iotsim.publishers.base import (
@@ -172,6 +172,7 @@ class HttpPublisher:
         who = self.credentials
         parts = [part.partition("=")[2] for part in self.address.query.split("&")]
         basic = b64encode(f"{who.username}:{who.password}".encode()).decode()
+        parts += [unquote_plus(part) for part in parts]
         found = {basic, who.password, who.token, *parts, *(value for _, value in self.headers)}
         return tuple(sorted((text for text in found if len(text) > 3), key=len, reverse=True))
 

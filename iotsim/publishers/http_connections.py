@@ -113,4 +113,6 @@ def why_not(error: BaseException) -> str:
         return "the peer reset the connection"
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
         return "what answers there does not speak HTTP"
+    if isinstance(error, aiohttp.ClientError) and not isinstance(error, OSError):
+        return f"the request could not be made ({type(error).__name__})"  # its text has the URL
     return failure_text(error)

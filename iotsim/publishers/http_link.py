@@ -32,7 +32,6 @@ from iotsim.publishers.http_connections import (
 )
 from iotsim.publishers.http_order import Entry, Line, Order
 from iotsim.publishers.http_request import Requests, retry_after_s
-from iotsim.transport.addresses import failure_text
 
 PROBE_S = 5.0  # to connect and to answer a HEAD
 END_S = 0.1  # for connections to be gone
@@ -168,9 +167,6 @@ class HttpLink:
 
     async def close(self) -> None:
         """Wait a moment for answers that are due, then end all connections."""
-        session = self._session
-        if session is None:
-            return
         self._give_back(self._order.withdraw())
         try:
             if self._running:
@@ -229,7 +225,7 @@ class HttpLink:
                 await self._carry(session, line, chunk)
             except Exception as error:  # a fault of ours must not lose the account
                 if self._session is session:
-                    self._lose(f"the link failed: {type(error).__name__}: {failure_text(error)}")
+                    self._lose(f"the link failed: {type(error).__name__}")
             if self._session is not session:
                 return
             if line not in self._rests:
