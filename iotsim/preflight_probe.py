@@ -166,7 +166,7 @@ class _Deaf:
     def returned(self, tokens: Sequence[int], rest_s: float = 0.0) -> None:
         pass
 
-    def uncertain(self, tokens: Sequence[int]) -> None:
+    def uncertain(self, tokens: Sequence[int], reason: str = "") -> None:
         pass
 
     def notice(self, text: str) -> None:

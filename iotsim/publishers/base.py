@@ -125,10 +125,12 @@ class Verdicts(Protocol):
         that counts tries itself; nothing is handed over for `rest_s`, if the peer asked for it.
         """
 
-    def uncertain(self, tokens: Sequence[int]) -> None:
+    def uncertain(self, tokens: Sequence[int], reason: str = "") -> None:
         """Take back what was written and got no verdict, while the link lives.
 
-        It is unknown until it goes out again, under the same id, before everything newer.
+        It is unknown until it goes out again, under the same id, before everything newer. With
+        a reason it counts as a try, and after 8 of them the message is refused for it; without
+        one, the link counts itself.
         """
 
     def lost(self, loss: Loss) -> None:

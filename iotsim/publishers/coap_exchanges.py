@@ -184,7 +184,7 @@ class Exchanges:
         self._close(exchange)
         line = self._lines.pop(exchange.device)
         self._verdicts.returned([token for token, _ in line.waiting])
-        self._verdicts.uncertain([exchange.token])
+        self._verdicts.uncertain([exchange.token], "no answer")
         self.launch()
 
     # -- hearing ------------------------------------------------------------------------------

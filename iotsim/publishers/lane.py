@@ -19,7 +19,7 @@ from iotsim.publishers.connector import Connector
 from iotsim.publishers.lane_settings import DROPPED, LaneSettings
 from iotsim.publishers.payload import Messages
 
-TRIES_MAX = 8  # of one message that the peer refuses for now
+TRIES_MAX = 8  # of one message that the peer refuses for now, or leaves without an answer
 BATCH = 512  # messages joined in one write
 
 
@@ -293,8 +293,14 @@ class Lane:
         self._ledger.move("in_flight", "queued", len(back))
         self._kick()
 
-    def uncertain(self, tokens: Sequence[int]) -> None:
-        """Take back messages whose fate is unknown; they go out before everything newer."""
+    def uncertain(self, tokens: Sequence[int], reason: str = "") -> None:
+        """Take back what got no verdict, to go out first; refuse what had 8 tries for a reason."""
+        if reason:
+            counted = {token: self._tries.get(token, 0) + 1 for token in tokens
+                       if token in self._flight}
+            self._tries |= counted
+            spent = [token for token, tries in counted.items() if tries >= TRIES_MAX]
+            self.refused(spent, f"{reason}, {TRIES_MAX} times")
         back = self._take_back(tokens)
         self._ledger.move("in_flight", "unknown", len(back))
         self._tell([self._waiting[token][2] for token in back], "unknown", ())
