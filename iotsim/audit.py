@@ -37,6 +37,7 @@ from iotsim.selectors import Where
 from iotsim.units import Duration, duration_us
 
 EXAMPLES_MAX = 5
+UNDER_WAY_US = 1_000_000  # what left so shortly before a tap was closed may not have arrived
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -89,7 +90,7 @@ def audit(
     evidence = Evidence(
         sent.withheld > 0, verdicts[0], verdicts[1], verdicts[2] > 0,
         _flags(sent, destinations), _corrupted(sent, received, found, audit_field),
-        _unwatched(received, left_us, len(sent)),
+        _unwatched(received, sent, left_us, found.arrival_of >= 0),
         bool(result.acks is not None and result.acks.evicted),
     )
     came = found.arrival_of >= 0
@@ -206,15 +207,26 @@ def _corrupted(sent: Sent, received: Received, found: Joined, field_name: str | 
     return wrong
 
 
-def _unwatched(received: Received, left_us: Any, rows: int) -> Any:
-    # A tap that was ill may have missed anything; one that listened later, what left before.
+def _unwatched(received: Received, sent: Sent, left_us: Any, came: Any) -> Any:
+    # A tap that was ill may have missed anything. One that began later has missed what left
+    # before, up to the first that came of each device: of a queue that was kept for it, the rest
+    # is its to tell. One that was closed has missed what was still on its way.
     if received.ill:
-        return np.ones(rows, dtype=np.bool_)
-    outside = np.zeros(rows, dtype=np.bool_)
+        return np.ones(len(came), dtype=np.bool_)
+    outside = np.zeros(len(came), dtype=np.bool_)
+    if not (received.since_us or received.until_us):
+        return outside
+    stream = sent.slot * 65536 + sent.lane + 1
+    _, place = np.unique(stream, return_inverse=True)
+    place = place.reshape(-1)
+    first_us = np.full(len(came), np.inf)
+    last_us = np.full(len(came), -np.inf)
+    np.minimum.at(first_us, place[came], left_us[came])
+    np.maximum.at(last_us, place[came], left_us[came])
     if received.since_us:
-        outside |= left_us < received.since_us
+        outside |= (left_us < received.since_us) & (left_us < first_us[place])
     if received.until_us:
-        outside |= left_us > received.until_us
+        outside |= (left_us > received.until_us - UNDER_WAY_US) & (left_us > last_us[place])
     return outside
 
 

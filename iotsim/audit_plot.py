@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,8 @@ def _decorate(ax: Any, audit: Audit, edges_us: Ints, *, known: bool) -> None:
 
 
 def _headline(audit: Audit) -> str:
-    words = audit.verdict if len(audit.verdict) <= 110 else f"{audit.verdict[:109]}…"
-    return f"{audit.name} · {words}".replace("$", r"\$")
+    words = textwrap.wrap(f"{audit.name} · {audit.verdict}", 96, max_lines=2, placeholder=" …")
+    return "\n".join(words).replace("$", r"\$")
 
 
 def _times(time_us: Ints) -> npt.NDArray[np.datetime64]:

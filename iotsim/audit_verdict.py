@@ -147,7 +147,7 @@ class Audit:
         if self.refused:
             yield f"{self.refused:,} refused ({_listed(self.reasons)})"
         for count, what in ((self.corrupted, "corrupted"), (self.unexpected, "unexpected"),
-                            (self.out_of_order, "out of order")):
+                            (self.out_of_order, "out of order"), (self.duplicated, "duplicated")):
             if count:
                 yield f"{count:,} {what}"
 

@@ -43,6 +43,7 @@ def test_a_clean_run_arrives_whole_and_its_latency_is_known(mosquitto):
         slower = result.audit(tap, clock="timestamp")
         assert slower.clock == "timestamp"
         assert slower.latency[0] > audit.latency[0]  # the slot is in it, too
+        assert (audit.late, result.audit(tap, late="1us").late) == (0, 400)
         frame = audit.frame()
         assert (frame["latency_p50"] <= frame["latency_p99"]).all()
         assert (frame["latency_p99"] <= frame["latency_max"]).all()
@@ -288,6 +289,21 @@ def test_a_tap_that_came_late_does_not_accuse_anybody(mosquitto):
     assert audit.lost == 0
     assert audit.unknown > 50
     assert "they left before or after it listened" in audit.verdict
+
+
+def test_what_was_kept_for_a_tap_is_no_excuse(mosquitto):
+    # As a stream or a durable queue has it: all that came had left before anybody listened.
+    broker = mosquitto()
+    with iotsim.tap(broker.url) as tap:
+        result = run(sensors(broker.url).run("500ms"))
+        assert tap.wait(200)
+        tap._fetched()
+        tap.since_us += 5_000_000
+        del tap._records[107:109]
+        tap._state["count"] -= 2
+        tap.close()
+        audit = law(result.audit(tap))
+    assert (audit.lost_by_broker, audit.unknown) == (2, 0)
 
 
 def test_a_tap_that_listens_to_some_devices_says_nothing_of_the_others(mosquitto):
