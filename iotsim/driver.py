@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
+from logging import DEBUG
 from typing import Any
 
 from iotsim.actions import Action
@@ -22,7 +23,9 @@ from iotsim.errors import IotsimError
 from iotsim.faults.base import NEVER_US
 from iotsim.feeders import Feeder, Switchboard, Way
 from iotsim.intake import Intake
+from iotsim.journal import Journal
 from iotsim.links import Links
+from iotsim.logs import LOG
 from iotsim.members import Members
 from iotsim.publishers.ledger import Latency
 from iotsim.quality import Judge
@@ -70,6 +73,7 @@ class Driver:
         self.frontier_us = self.acted_us = simulation.start_us
         self.end_us = end_us
         self.stage: Stage | None = None
+        self.journal: Journal | None = None
         self._director, self._links, self._stopped = director, links, False
         self._waiting = False  # for the end of a slot
         self.late_rows = 0
@@ -366,6 +370,8 @@ class Driver:
             self.late_rows += self.judge.handed(readings, due_us, late_s,
                                                 scripted=isinstance(source, int))
         self.intake.add(readings)
+        if self.journal is not None and LOG.isEnabledFor(DEBUG):
+            self.journal.readings(readings)
         self._links.put(source, readings, until_us)
 
     def _release(self, until_us: int) -> None:

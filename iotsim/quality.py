@@ -18,7 +18,7 @@ does. At speed "max", and while history is filled in, pace does not matter: such
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -145,11 +145,14 @@ class Judge:
     lag : LoopLag
     cores : float
         How much processor time this process used in the last whole second, in cores.
+    each_second : callable (), optional
+        Whoever wants to look about once a second, too.
     """
 
     def __init__(self, clock: PacedClock, board: Switchboard, start_us: int) -> None:
         self.lag = LoopLag(self._beat)
         self.cores = 0.0
+        self.each_second: Callable[[], None] | None = None
         self._clock, self._board, self._start_us = clock, board, start_us
         self._now = Second(monotonic(), 0)
         self._cpu_s = cpu_s()
@@ -276,6 +279,8 @@ class Judge:
         if now_s - self._now.begin_s >= 1.0:
             self._close(now_s)
             self._open(now_s)
+            if self.each_second is not None:
+                self.each_second()
 
     def _open(self, now_s: float) -> None:
         self._now = Second(now_s, self._elapsed_us())

@@ -349,7 +349,7 @@ class Run(RunVerbs, RunCommands, RunViews):
             self._opening = asyncio.create_task(self._works.open())
             driver = await self._opening
             driver.stage = Stage(self.fleet, driver.simulation, self.actions, self._works.chunks,
-                                 self._works.totals, self.snapshot)
+                                 self._works.totals, self.snapshot, self._works.journal.did)
             self.state = "running"
             self._works.listen()
             for action in self._early:  # what was done while it was connecting

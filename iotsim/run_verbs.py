@@ -179,7 +179,11 @@ def _act_here(
         raise _ended(run)
     if members is not None:  # two threads may have asked at the same time
         members, parameters = _numbered(driver.simulation, members)
-    return driver.act(verb, parameters, members)
+    try:
+        return driver.act(verb, parameters, members)
+    except IotsimError as error:
+        run._works.journal.failed(verb, error)
+        raise
 
 
 def _numbered(simulation: Simulation, members: Members) -> tuple[Members, dict[str, Any]]:

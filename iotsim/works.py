@@ -20,6 +20,7 @@ from iotsim.engine.simulation import Failures, Simulation
 from iotsim.errors import CutShort, IotsimError, RunBroken, Undelivered
 from iotsim.feeders import Switchboard
 from iotsim.intake import Intake
+from iotsim.journal import Journal
 from iotsim.links import STORED, Links
 from iotsim.listening.desk import Desk
 from iotsim.offline import kinds_of
@@ -58,6 +59,7 @@ class Works:
         self.acks = Acks()
         self.driver: Driver | None = None
         self.desks: list[Desk] = []
+        self.journal = Journal(self)
         self.links: Links | None = None
         self.director: Director | None = None
         self._switchboard: Switchboard | None = None
@@ -76,6 +78,7 @@ class Works:
         routes, self.notes = routes_of(fleet.outlets, fleet.members, self.groups)
         board = Switchboard(fleet.outlets, routes, self.run_id, self._moved, self._make_pump)
         self._switchboard = board
+        self.journal.connecting()
         for pump in self.pumps:
             await pump.open()
         board.prepare(fleet.members, self.groups)
@@ -103,7 +106,9 @@ class Works:
         if wish.backfill_us:
             clock.hurry_until(live_us, catch_up=wish.start_us is None)
         self.driver = Driver(simulation, clock, self.intake, board, self.links, end_us, director)
+        self.driver.journal, self.driver.judge.each_second = self.journal, self.journal.look
         self.director = director
+        self.journal.ready()
         return self.driver
 
     async def _open_desks(self) -> None:
@@ -162,6 +167,7 @@ class Works:
             Real seconds for brokers to take what is left; it is over in little more.
         """
         self._ending = True
+        self.journal.stopping()
         for desk in self.desks:
             desk.stop()
         limit_s = monotonic() + budget_s
@@ -186,6 +192,7 @@ class Works:
         if self.director is not None:
             self.director.close()
         self._close_books()
+        self.journal.over()
 
     def _close_books(self) -> None:
         try:

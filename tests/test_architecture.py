@@ -8,7 +8,7 @@ PACKAGE = ROOT / "iotsim"
 
 # First match wins; a module that no line names fails the test below: give it a layer.
 LAYERS = (
-    (0, "foundations", "errors units registry readings"),
+    (0, "foundations", "errors units logs registry readings"),
     (1, "time, randomness, who, what was done", "clock seeding normals selectors actions"),
     (2, "pure values: signals, profiles, members", "signals fields documents topics profile_schema "
         "profiles members testing faults verbs commands"),
@@ -16,7 +16,7 @@ LAYERS = (
     (3, "carriers", "transport publishers outlets broker embedded_broker tapping listening"),
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
         "run_state works progress verification replaying taps preflight preflight_fleet "
-        "preflight_probe preflight_rates quality verdict loop_lag stage links waiting "
+        "preflight_probe preflight_rates journal quality verdict loop_lag stage links waiting "
         "checkpoints events run_verbs run_commands run_views live_runs destinations audit audit_match "
         "audit_sent audit_received audit_tables audit_verdict"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
