@@ -221,8 +221,9 @@ def _unwatched(received: Received, sent: Sent, left_us: Any, came: Any) -> Any:
     place = place.reshape(-1)
     first_us = np.full(len(came), np.inf)
     last_us = np.full(len(came), -np.inf)
-    np.minimum.at(first_us, place[came], left_us[came])
-    np.maximum.at(last_us, place[came], left_us[came])
+    seen = came & ~np.isnan(left_us)
+    np.minimum.at(first_us, place[seen], left_us[seen])
+    np.maximum.at(last_us, place[seen], left_us[seen])
     if received.since_us:
         outside |= (left_us < received.since_us) & (left_us < first_us[place])
     if received.until_us:
