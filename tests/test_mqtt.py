@@ -27,7 +27,6 @@ import iotsim
 from iotsim.errors import ConnectError
 from iotsim.publishers.base import build
 from iotsim.publishers.mqtt5_wire import Wire
-from iotsim.publishers.mqtt311 import WINDOW_UNACKNOWLEDGED
 from iotsim.publishers.pump import Pump
 from tests.fake_broker import FakeBroker, answer_all, answer_now, message_id
 from tests.proxy import Proxy
@@ -182,7 +181,8 @@ def test_a_wrong_password_is_one_clear_line(mosquitto, monkeypatch):
             await _drained(pump)
         return pump.snapshot().acknowledged
 
-    for version, word in (("5", "not authorized (135)"), ("3.1.1", "Not authorized")):
+    word = "not authorized (135). Check username= and password=."
+    for version in ("5", "3.1.1"):
         with pytest.raises(ConnectError) as caught:
             asyncio.run(publish(url, version=version))
         text = str(caught.value)
@@ -383,8 +383,7 @@ class _Dozing:
         self.ended[number].set()
 
 
-@pytest.mark.parametrize("ends", ["wakes", "dies"])
-def test_what_paho_has_not_written_at_qos_0_is_bounded_and_not_acknowledged(ends):
+def test_what_a_slow_reader_does_not_take_at_qos_0_is_bounded_and_goes_on_when_it_does():
     offered, size = 5000, 4096
     packet = 1 + 2 + 2 + len("devices/d-0/telemetry") + size
 
@@ -399,9 +398,6 @@ def test_what_paho_has_not_written_at_qos_0_is_bounded_and_not_acknowledged(ends
             while held != before:  # until no more goes into the sockets
                 await asyncio.sleep(0.2)
                 held, before = pump.snapshot(), held
-            assert len(pump._lanes[0]._link._client._out_packet) <= WINDOW_UNACKNOWLEDGED
-            if ends == "dies":
-                peer.writers[0].transport.abort()
             peer.awake.set()
             await _drained(pump)
             await pump.close()
@@ -411,13 +407,9 @@ def test_what_paho_has_not_written_at_qos_0_is_bounded_and_not_acknowledged(ends
             return held, pump.snapshot(), peer.sizes
 
     held, account, sizes = asyncio.run(publish())
-    assert held.in_flight == WINDOW_UNACKNOWLEDGED
-    assert 0 < held.acknowledged < held.acknowledged + held.queued < offered
+    assert 0 < held.acknowledged < held.acknowledged + held.queued == offered
     assert account.acknowledged == offered
-    if ends == "wakes":
-        assert sizes[0] // packet == offered
-    else:
-        assert sizes[1] // packet == offered - held.acknowledged
+    assert sizes[0] // packet == offered
 
 
 # -- what only a scripted broker does ------------------------------------------------------------

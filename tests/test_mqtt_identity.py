@@ -79,7 +79,6 @@ def test_each_device_shows_its_own_certificate_and_may_write_only_what_is_its_ow
         assert dict(stolen.refusals) == {"not authorized (135)": 10}
     else:  # there the broker cannot say so
         assert stolen.acknowledged == 10
-    assert "u'pump-2'" in broker.log() or "pump-2" in broker.log()
 
 
 def test_connections_that_are_shared_show_one_certificate(mosquitto, authority):
@@ -94,7 +93,7 @@ def test_connections_that_are_shared_show_one_certificate(mosquitto, authority):
             return pump.snapshot().acknowledged
 
     assert asyncio.run(publish(**whole, key_password="open sesame")) == 50
-    for version in ("5",):
+    for version in ("5", "3.1.1"):
         with pytest.raises(ConnectError, match="it wants a certificate of ours") as caught:
             asyncio.run(publish(ca=authority.ca, version=version))
         assert "\n" not in str(caught.value)
@@ -152,10 +151,11 @@ def test_each_device_has_its_own_name_and_password(mosquitto, tmp_path):
     with pytest.raises(BadValue, match=r"passwords=.* has none for the device '7'"):
         asyncio.run(publish(["0", "7"]))
     path.write_text(json.dumps({"0": "s3cret-0", "1": "s3cret-9"}))
-    with pytest.raises(ConnectError, match="x1: .*(not authorized|bad user)") as caught:
+    with pytest.raises(ConnectError, match=r"x1: .*(not authorized|bad user)") as caught:
         asyncio.run(publish(["0", "1"]))
     shown = repr(build(broker.url, **OWN, **options)) + str(caught.value)
-    assert "s3cret" not in shown and str(path) in shown
+    assert "s3cret" not in shown
+    assert str(path) in shown
 
 
 @pytest.mark.parametrize(

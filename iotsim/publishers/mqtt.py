@@ -1,4 +1,4 @@
-"""MQTT: what may be set, and which client carries it (5: a session of our own; 3.1.1: paho)."""
+"""MQTT: what may be set; a session of our own carries it, in version 5 or 3.1.1."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class MqttPublisher:
     def lanes(self, devices: int) -> int:
         """Return how many connections so many devices have; raises BadValue if too many."""
         if self.per_device:
-            return check_room(devices, self.version)
+            return check_room(devices)
         if self.connections is not None:
             return self.connections
         return min(max(1, -(-devices // DEVICES_PER_LANE)), LANES_MAX)
@@ -174,17 +174,13 @@ class MqttPublisher:
             assert device is not None, "a session of its own needs to know whose it is"
             name, own = client_id_of(self.client_id, device), self._of(device)
             will = self.will.of(device) if self.will is not None else None
-        if self.version == "5":
-            try:
-                from iotsim.publishers.mqtt5_session import Mqtt5Link
-            except ModuleNotFoundError:
-                raise MissingExtra("publishing over MQTT 5", "mqtt5", "mqtt") from None
-            return Mqtt5Link(own, name, verdicts, will)
         try:
+            from iotsim.publishers.mqtt5_session import Mqtt5Link
             from iotsim.publishers.mqtt311 import Mqtt311Link
         except ModuleNotFoundError:
-            raise MissingExtra("publishing over MQTT 3.1.1", "paho-mqtt", "mqtt") from None
-        return Mqtt311Link(own, name, verdicts, will)
+            raise MissingExtra("publishing over MQTT", "mqtt5", "mqtt") from None
+        kind = Mqtt5Link if self.version == "5" else Mqtt311Link
+        return kind(own, name, verdicts, will)
 
     def _of(self, device: Identity) -> Self:
         # The same as one device has it: its certificate, its name, its password.

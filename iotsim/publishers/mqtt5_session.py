@@ -113,20 +113,25 @@ class Mqtt5Link:
             if self._wire is not wire:
                 raise self._refusal("the broker closed the connection at once")
         except BaseException as error:
-            accepted = self._wire is wire
-            self.drop()
-            wire.abort()
-            if isinstance(error, TimeoutError) and accepted:
-                why = "the broker accepts the connection but does not answer"
-                raise self._refusal(why, "Perhaps it wants version='3.1.1'.") from None
-            if isinstance(error, TimeoutError):
-                raise self._refusal("the address does not answer") from None
-            if isinstance(error, OSError) and not isinstance(error, ConnectError):
-                raise self._refusal(failure_text(error)) from None
-            raise
+            raise self._failed(wire, error) from None
         self._begun = True
         self._arm_ping(connack.server_keep_alive or self._publisher.keepalive)
         return window
+
+    def _failed(self, wire: Wire, error: BaseException) -> BaseException:
+        # Why there is no connection, in one line; nothing of it is left.
+        accepted = self._wire is wire
+        self.drop()
+        wire.abort()
+        if isinstance(error, TimeoutError) and accepted:
+            other = "3.1.1" if self.properties else "5"
+            why = "the broker accepts the connection but does not answer"
+            return self._refusal(why, f"Perhaps it wants version={other!r}.")
+        if isinstance(error, TimeoutError):
+            return self._refusal("the address does not answer")
+        if isinstance(error, OSError) and not isinstance(error, ConnectError):
+            return self._refusal(failure_text(error))
+        return error
 
     async def _introduced(self, wire: Wire, packet: bytes) -> ConnAckPacket:
         # What the broker answers to a CONNECT.
@@ -160,7 +165,7 @@ class Mqtt5Link:
         code = connack.reason_code.value
         if code >= 128:
             raise self._refusal(
-                f"the broker refused us: {_reason(connack.reason_code)}", _advice(code)
+                f"the broker refused us: {_reason(connack.reason_code)}", self._advice(code)
             )
         if connack.max_qos.value < self._qos:
             raise self._refusal(
@@ -177,6 +182,13 @@ class Mqtt5Link:
             self._released.clear()
             self._resumed = {}
         return min(connack.receive_max, WINDOW_MAX) if self._qos else WINDOW_MAX
+
+    def _advice(self, code: int) -> str:
+        if code in (134, 135):
+            return "Check username= and password=."
+        if code == 132:
+            return f"Use version={'3.1.1' if self.properties else '5'!r}."
+        return ""
 
     def _refusal(self, why: str, todo: str = "") -> ConnectError:
         if self._publisher.per_device:
@@ -198,11 +210,14 @@ class Mqtt5Link:
             return
         try:
             async with asyncio.timeout(CLOSE_S):
-                await wire.close(DisconnectPacket(session_expiry_interval=0).write())
+                await wire.close(self._farewell())
         except TimeoutError:
             pass
         finally:
             wire.abort()
+
+    def _farewell(self) -> bytes:
+        return DisconnectPacket(session_expiry_interval=0).write()
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -355,7 +370,10 @@ class Mqtt5Link:
         if opening and self._connack is not None:
             why = f"the broker ended the connection during the handshake ({loss.why})"
             self._connack.set_exception(
-                self._refusal(why, "Is it an MQTT 5 broker, and TLS as the URL says?")
+                self._refusal(
+                    why,
+                    f"Is it an MQTT {self._publisher.version} broker, and TLS as the URL says?",
+                )
             )
         self.drop()
         if not opening:
@@ -395,11 +413,3 @@ class Mqtt5Link:
 
 def _reason(code: ReasonCode) -> str:
     return f"{code.name.lower().replace('_', ' ')} ({code.value})"
-
-
-def _advice(code: int) -> str:
-    if code in (134, 135):
-        return "Check username= and password=."
-    if code == 132:
-        return "Use version='3.1.1'."
-    return ""

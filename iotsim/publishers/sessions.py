@@ -19,7 +19,7 @@ from iotsim.topics import check_topic, topic
 from iotsim.transport.credentials import Credentials
 from iotsim.transport.tls import TLS
 
-SESSIONS_MAX = {"5": 5000, "3.1.1": 250}
+SESSIONS_MAX = 5000
 FILES_SPARE = 64  # the interpreter's own, a notebook's, a few libraries
 CLIENT_ID = {"shared": "iotsim", "per-device": "{device_id}"}
 CLIENT_ID_CHARS_MAX = 64
@@ -203,18 +203,16 @@ def tls_of(shared: TLS, device: Identity) -> TLS:
     return own
 
 
-def check_room(devices: int, version: str) -> int:
+def check_room(devices: int) -> int:
     """Return how many devices may have sessions if that is all of them, else raise BadValue."""
-    most, why = SESSIONS_MAX[version], "each is an open file, here and at the broker"
-    if version == "3.1.1":
-        why = "paho needs three open files for each, and cannot wait for one beyond the 1,024th"
-    todo = f"Choose at most {most:,} with where=, or use sessions='shared'."
-    if devices > most:
+    todo = f"Choose at most {SESSIONS_MAX:,} with where=, or use sessions='shared'."
+    if devices > SESSIONS_MAX:
+        why = "each is an open file, here and at the broker"
         raise BadValue("sessions", "per-device", f"is too much for {devices:,} devices: {why}",
                        todo)
     needed = devices + FILES_SPARE
     allowed = _files_max()
-    if version == "5" and allowed is not None and needed > allowed:
+    if allowed is not None and needed > allowed:
         why = f"needs about {needed:,} open files and this process may have {allowed:,}"
         raise BadValue("sessions", "per-device", why, f"Raise it in the shell: ulimit -n {needed}")
     return devices
