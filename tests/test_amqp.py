@@ -191,7 +191,7 @@ def test_equal_ids_in_flight_do_not_change_places(rabbit):
         settled = []
         async with Consumer(rabbit.url, key="good"):
             watch = {"settled": lambda ids, outcome, seconds: settled.append((len(ids), outcome))}
-            async with pumping(rabbit.url, pump=watch) as pump:
+            async with pumping(rabbit.url, pump=watch, strict_order=False) as pump:
                 for _ in range(50):
                     await pump.offer(0, one("good", ident="run/same/0/0"))
                     await pump.offer(0, one("lost", ident="run/same/0/0"))
@@ -232,11 +232,12 @@ def test_what_cannot_be_a_message_is_refused_here_and_stops_nobody(rabbit):
     assert set(consumer.ids) == {*block(100).ids, "run/odd/0/0"}
 
 
-def test_a_topic_that_may_not_be_written_to_is_refused_alone(rabbit):
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_topic_that_may_not_be_written_to_is_refused_alone(rabbit, strict):
     async def work():
         async with Consumer(rabbit.url) as consumer:
             await consumer.consume()
-            async with pumping(rabbit.as_user("vetted")) as pump:
+            async with pumping(rabbit.as_user("vetted"), strict_order=strict) as pump:
                 for i in range(0, 600, 60):
                     await pump.offer(0, block(30, first=i // 2, topic="open/{}"))
                     await pump.offer(0, block(30, first=i // 2, topic="shut/{}"))
@@ -266,12 +267,12 @@ def test_a_full_queue_that_rejects_is_asked_again_and_loses_nothing(rabbit):
             await until(lambda: len(consumer.messages) == 100)
             return held, pump.snapshot(), consumer.ids
 
-    held, end, ids = run(work(strict_order=True))
+    held, end, ids = run(work())
     assert held.acknowledged < 100
     assert held.refused == 0
     assert end.acknowledged == 100
     assert in_order_per_device(ids)
-    held, end, ids = run(work())
+    held, end, ids = run(work(strict_order=False))
     assert end.acknowledged == 100
     assert sorted(ids) == sorted(block(100, devices=5).ids)
 
@@ -293,18 +294,20 @@ def test_a_queue_that_rejects_for_ever_refuses_with_the_reason(rabbit, monkeypat
     assert end.acknowledged >= 10
 
 
-def test_order_is_strict_where_it_is_asked_for(rabbit):
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_device_s_messages_keep_their_order_beside_refused_ones(rabbit, strict):
     async def work():
         async with Consumer(rabbit.url) as consumer:
             await consumer.consume()
-            end = await publish(rabbit.url, block(200, devices=40), one("\n"),
-                                block(200, first=200, devices=40), strict_order=True)
+            bad = one("\n", ident="run/d-0/1000/0")
+            end = await publish(rabbit.url, block(200, devices=40), bad, bad,
+                                block(200, first=200, devices=40), strict_order=strict)
             await until(lambda: len(consumer.messages) == 400)
             return end, consumer.ids
 
     end, ids = run(work())
     assert end.acknowledged == 400
-    assert end.refused == 1
+    assert end.refused == 2
     assert in_order_per_device(ids)
 
 

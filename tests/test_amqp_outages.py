@@ -90,7 +90,8 @@ def test_frozen_it_is_left_in_the_time_of_the_heartbeat_and_found_again(doomed_r
             async with broker.frozen():
                 began = time.monotonic()
                 await pump.offer(0, block(100, first=100))
-                await until(lambda: pump.snapshot().unknown == 100, 10)
+                await until(lambda: pump.snapshot().unknown == 10, 10)
+                assert pump.snapshot().queued == 90  # those behind one of their device
                 assert time.monotonic() - began < 6
                 assert any("not a sign of life in 2 s" in line for line in pump.errors)
             assert await pump.drain(20)
@@ -172,7 +173,7 @@ def test_an_exchange_that_is_deleted_is_waited_for_or_made_again(doomed_rabbit, 
                 await pump.drain(10)
                 await consumer.exchange.delete(if_unused=False)
                 await pump.offer(0, block(50, first=50))
-                await until(lambda: pump.snapshot().unknown == 50 or declare)
+                await until(lambda: pump.snapshot().unknown > 0 or declare)
                 if not declare:
                     await until(lambda: any("no exchange" in s and "(404)" in s
                                             for s in pump.errors))
@@ -381,7 +382,8 @@ def test_stopped_while_the_broker_is_away_it_ends_in_time_and_says_what_is_left(
         return pump.snapshot()
 
     end = run(work())
-    assert (end.acknowledged, end.unknown) == (10, 50)
+    assert (end.acknowledged, end.unknown) == (10, 10)
+    assert end.drops == {"stopped before it was sent": 40}  # those behind one of their device
 
 
 # -- the tap --------------------------------------------------------------------------------------

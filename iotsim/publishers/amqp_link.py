@@ -158,10 +158,13 @@ class AmqpLink:
     def drop(self) -> None:
         """End the connection at once; no verdict comes after it."""
         self._cancel_beat()
+        unwritten = self._account.unwritten
         self._forget()
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.abort()
+        if unwritten:
+            self._verdicts.returned(unwritten)
 
     def _forget(self) -> None:
         self._account.forget()
@@ -276,10 +279,7 @@ class AmqpLink:
             self._answer.set_exception(
                 self._refusal(why, "Is it an AMQP 0-9-1 broker, and TLS as the URL says?"))
             return
-        unwritten = self._account.unwritten
         self.drop()
-        if unwritten:
-            self._verdicts.returned(unwritten)
         self._verdicts.lost(loss)
 
     def writable(self) -> None:
