@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import iotsim
@@ -301,13 +301,14 @@ def by_hand(fleet, actions, end_us, cuts):
          letter.answers) for letter in letters]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(actions=deeds(), cuts=st.lists(st.integers(0, 45 * SECOND), max_size=6))
 def test_any_cut_of_time_gives_the_same_readings_and_answers(actions, cuts):
     fleet, end_us = meters(), 45 * SECOND
     assert by_hand(fleet, actions, end_us, cuts) == by_hand(fleet, actions, end_us, ())
 
 
-@settings(max_examples=12)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(actions=deeds(), speed=st.sampled_from(("max", 300)))
 def test_live_a_scenario_and_its_source_are_the_same(actions, speed):
     scenario = scenario_of(meters(), actions, START_US, START_US + 45 * SECOND, "told")
@@ -463,6 +464,19 @@ def test_a_run_that_ends_meanwhile_ends_the_waiting():
         return found
 
     assert len(whole(main())) == 5
+
+
+def test_who_is_stopped_meanwhile_is_not_waited_for():
+    async def story(run):
+        await run.ready()
+        asked = asyncio.create_task(run.command("ignore", "site=north", timeout="1h"))
+        await asyncio.sleep(0.05)
+        run.stop(where="site=north")
+        return await asked
+
+    found, _ = live(story)
+    assert set(found["status"]) == {"stopped"}
+    assert found["answered"].isna().all()
 
 
 def test_commands_come_from_any_thread_and_any_loop():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 
 import pytest
 
@@ -9,6 +10,7 @@ import iotsim
 from iotsim import Fleet
 from iotsim.errors import BadValue, ConnectError, UnknownName
 from tests.live import until
+from tests.proxy import Proxy
 from tests.publishing import until as soon
 from tests.servers.nats import nats_server  # noqa: F401  (a fixture)
 from tests.servers.platforms import AmqpPlatform, MqttPlatform, NatsPlatform
@@ -266,3 +268,131 @@ def test_options_are_checked_and_secrets_are_not_shown(there):
     assert "s3cret" not in f"{fleet!r}{fleet.ears}{fleet._repr_html_()}"
     assert fleet == meters().listen_to(f"{scheme}//ann:s3cret@{rest}")
     assert hash(fleet) is not None
+
+
+# -- a broker that goes away ----------------------------------------------------------------------
+
+
+def outage(url, kind, stop, start):
+    """Return the result of a run whose broker goes away and comes back, and the answers."""
+
+    async def main():
+        run = meters(count=1).listen_to(url).start(speed=20)
+        await run.ready()
+        async with kind(url) as platform:
+            await platform.send("meter-0000", {"command": "set", "id": "before", "every": 2})
+            await platform.answered(1)
+        await asyncio.to_thread(stop)
+        await until(lambda: any("the connection was lost" in note for note in run.notes))
+        await asyncio.to_thread(start)
+        async with kind(url) as platform:
+            async with asyncio.timeout(30):
+                while not platform.of("after"):  # core NATS has nothing that waits for devices
+                    await platform.send("meter-0000", {"command": "set", "id": "after",
+                                                       "every": 3})
+                    await asyncio.sleep(0.2)
+            assert platform.of("after")["meter-0000"]["result"] == {"every": 3}
+        return await run.stop()
+
+    result = whole(main())
+    assert not result.errors
+    assert [action.parameters["id"] for action in result.actions if action.verb == "command"] == [
+        "before", "after"]
+
+
+def test_devices_listen_again_when_mosquitto_was_killed(mosquitto):
+    broker = mosquitto()
+    outage(broker.url, MqttPlatform, broker.kill, broker.start)
+
+
+def test_devices_listen_again_when_a_nats_server_was_killed(nats_server):  # noqa: F811
+    server = nats_server()
+    outage(server.url, NatsPlatform, server.kill, server.start)
+
+
+def test_devices_listen_again_when_a_nats_server_stood_still(nats_server):  # noqa: F811
+    server = nats_server()
+    outage(server.url, NatsPlatform, lambda: server.signal(signal.SIGSTOP),
+           lambda: server.signal(signal.SIGCONT))
+
+
+def test_what_was_sent_while_a_connection_was_cut_comes_with_the_next(there):
+    url, kind = there
+    if kind is NatsPlatform:
+        return  # core NATS keeps nothing for who is not there
+    count = 20
+
+    async def main():
+        async with kind(url) as platform, Proxy(platform.port) as proxy:
+            there = url.replace(str(platform.port), str(proxy.port))
+            run = meters(count=1).listen_to(there).start(speed=20)
+            await run.ready()
+            for task in list(proxy._tasks):
+                task.cancel()
+            for i in range(count):
+                await platform.send("meter-0000", {"command": "set", "id": f"c-{i}", "every": 2})
+            await platform.answered(count, 30)
+            result = await run.stop()
+            return result, platform.answers
+
+    result, answers = whole(main())
+    assert sorted({said["command_id"] for _, said in answers}) == sorted(
+        f"c-{i}" for i in range(count))
+    assert any("the connection was lost" in note for note in result.notes)
+
+
+def test_retained_commands_are_left_alone(mosquitto):
+    broker = mosquitto()
+
+    async def main():
+        async with MqttPlatform(broker.url) as platform:
+            await platform.send("meter-0000", {"command": "set", "id": "old", "every": 1},
+                                retain=True)
+            run = meters().listen_to(broker.url).start(speed=20)
+            await run.ready()
+            await platform.send("meter-0000", {"command": "set", "id": "new", "every": 2})
+            await platform.answered(1)
+            return await run.stop()
+
+    result = whole(main())
+    assert result.commands()["command_id"].tolist() == ["new"]
+    assert any("retained" in note for note in result.notes)
+
+
+def test_one_topic_may_be_that_of_many_devices(mosquitto):
+    broker = mosquitto()
+
+    async def main():
+        async with MqttPlatform(broker.url) as platform:
+            fleet = meters().listen_to(broker.url, topic="fleet/{device_type}/commands")
+            run = fleet.start(speed=20)
+            await run.ready()
+            await platform.publish("fleet/meter/commands", b'{"command": "dance", "id": "all"}')
+            await platform.publish("fleet/meter/commands",
+                                   b'{"command": "x", "id": "one", "device_id": "meter-0001"}')
+            await platform.answered(4)
+            return await run.stop(), platform.of("all"), platform.of("one")
+
+    result, everybody, one = whole(main())
+    assert sorted(everybody) == ["meter-0000", "meter-0001", "meter-0002"]
+    assert list(one) == ["meter-0001"]
+    assert len([action for action in result.actions if action.verb == "command"]) == 2
+
+
+def test_history_is_over_before_devices_listen(mosquitto):
+    broker = mosquitto()
+
+    async def main():
+        async with MqttPlatform(broker.url) as platform:
+            run = meters().listen_to(broker.url).start(speed=20, backfill="2h")
+            await run.ready()
+            async with asyncio.timeout(30):
+                while not any(said["status"] == "ack" for _, said in platform.answers):
+                    await platform.send("meter-0000", {"command": "set", "every": 2})
+                    await asyncio.sleep(0.05)
+            return await run.stop(), platform.answers
+
+    result, answers = whole(main())
+    assert {said["status"] for _, said in answers} <= {"ack", "busy"}
+    assert min(action.at for action in result.actions if action.verb == "command") >= 7200
+    assert result.to_scenario().generate().digest == result.digest

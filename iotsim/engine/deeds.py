@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -268,6 +269,8 @@ class Deeds:
             self._simulation.witness.stopped(slots, at_us)
         self._split(Split(at_us, lambda: slots, ends=True))
         self._tell_scripts(slots, at_us, lambda cast, order: cast.kernel.remove(order))
+        if self._simulation.casts:
+            self.later(at_us, partial(self.mail.stopped, slots))
         return len(slots)
 
     def _set(

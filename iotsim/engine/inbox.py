@@ -15,7 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from iotsim.actions import Action
-from iotsim.commands import ACKNOWLEDGED, BUSY, OFFLINE, STOPPED, Book, Command, Letter
+from iotsim.commands import (
+    ACKNOWLEDGED,
+    BUSY,
+    NOT_YET_US,
+    OFFLINE,
+    STOPPED,
+    Book,
+    Command,
+    Letter,
+)
 from iotsim.engine.kernel import Park, Sleep
 from iotsim.engine.population import pairs_of, within
 from iotsim.faults.base import Window
@@ -110,6 +119,7 @@ class Mail:
         self._deeds = deeds
         self._slots: dict[str, int] = {}
         self._offline: list[Window] = []
+        self._open: list[Letter] = []  # that somebody may still answer
         self._seen = 0
 
     def slot_of(self, name: str) -> int:
@@ -153,9 +163,18 @@ class Mail:
         self._post(letter, slots[~simple & ~deaf].tolist())
         return len(slots)
 
+    def stopped(self, slots: Ints) -> None:
+        """Note that devices have ended, and will not answer what they were told."""
+        self._open = [letter for letter in self._open if letter.open]
+        for letter in self._open:
+            for slot in letter.slots[within(letter.slots, slots)].tolist():
+                letter.answer(slot, STOPPED, None, NOT_YET_US)
+
     def _post(self, letter: Letter, slots: list[int]) -> None:
         # Who has not begun cannot listen yet: it hears as soon as it has.
         times: dict[int, list[int]] = {}
+        if slots:
+            self._open.append(letter)
         for slot in slots:
             device = self._deeds.kernel.party(slot)
             begun = device is None or device.start_us < letter.at_us
@@ -167,7 +186,7 @@ class Mail:
         for slot in slots:
             device = self._deeds.kernel.party(slot)
             if device is None:  # its code has ended
-                letter.answer(slot, STOPPED, None, at_us)
+                letter.answer(slot, STOPPED, None, NOT_YET_US)
             elif device._inbox is None:
                 letter.answer(slot, ACKNOWLEDGED, None, at_us)
             elif not device._inbox.put(self._command(letter, device), at_us):
