@@ -7,6 +7,7 @@ expected to be missing; one that the broker acknowledged and nobody received is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,9 +134,10 @@ def _chosen(result: Result, publisher: str | None, url: str) -> list[Destination
         raise BadValue("result", result.name, "published nothing",
                        "Audit a live run of a fleet with publish_to(…).")
     if publisher is not None:
-        found = [one for one in known if publisher in (one.name, one.url)]
+        bare = re.sub(r"//.*@", "//", str(publisher))  # as it was given to publish_to
+        found = [one for one in known if bare in (one.name, one.url)]
         if not found:
-            raise BadValue("publisher", publisher, "is none of this run's", f"Known: {listed}.")
+            raise BadValue("publisher", bare, "is none of this run's", f"Known: {listed}.")
         return found
     if not url:
         if len({one.url for one in known}) > 1:

@@ -102,19 +102,13 @@ class Audit:
 
     @property
     def ok(self) -> bool:
-        """Whether the simulator did what it promises.
+        """Whether everything that left its device arrived: unharmed, in order, and nothing else.
 
-        It lost nothing, and nothing came that it had not sent, with other bytes, or out of order.
-        What a broker lost or refused does not count here: see `complete`. Where a tap was ill and
-        something is missing, nobody can say, and this is False.
+        What a simulated fault withheld was never to arrive; what came twice has arrived. Whose a
+        loss is stands in `lost_by_simulator`, `lost_in_flight` and `lost_by_broker`.
         """
-        faulty = self.lost_by_simulator or self.unexpected or self.corrupted or self.out_of_order
-        return not (faulty or self.unknown)
-
-    @property
-    def complete(self) -> bool:
-        """Whether it is ok, and everything that left its device arrived."""
-        return self.ok and self.received == self.sent
+        faulty = self.unexpected or self.corrupted or self.out_of_order
+        return not faulty and self.received == self.sent
 
     def __bool__(self) -> bool:
         return self.ok
@@ -126,7 +120,7 @@ class Audit:
         """What became of it all, in one line."""
         tail = "".join(f"; {note}" for note in self.notes)
         count = f"{self.sent:,} sent, {self.received:,} received"
-        if self.complete:
+        if self.ok:
             return (f"ok: {count}, 0 lost, {self.duplicated:,} duplicated{self._latency_text()}"
                     f"{tail}")
         own = f"{self.lost_by_simulator:,} lost by the simulator"
