@@ -356,7 +356,7 @@ class Driver:
             for readings in block.advance(min(until_us, block.time_us + piece_us)):
                 self._take(block, readings, block.time_us)
         if block.time_us < until_us and not self.clock.virtual:
-            self.judge.stuck(feeders)
+            self.judge.stuck(feeders, self.clock.now_us() - block.time_us)
 
     def _flush_scripts(self, until_us: int) -> None:
         for readings in self.simulation.flush():

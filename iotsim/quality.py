@@ -9,7 +9,8 @@ the simulator is. Being late is what counts; loop lag, processor time and full q
 | fast | both | over 5 % of the readings of 5 s are late: a pause of 0.35 s, not one of 0.3 s |
 | slow | both | over 1 % of the readings of 60 s are late: their p99 is over `LATE_S` |
 | blocked | simulator | the event loop stood still for 1 s: latencies are then the simulator's |
-| full | publisher | its full queue dropped readings, or made devices publish less |
+| full | publisher | its full queue dropped readings, made devices publish less, or holds some up |
+|  |  | that are 0.35 s late by now |
 
 A garbage collection or a `frame()` in between spoils nothing, a loop that is slow for a minute
 does. At speed "max", and while history is filled in, pace does not matter: such a run is valid.
@@ -33,6 +34,7 @@ from iotsim.verdict import BECAUSE, NAMELY, VALID, short_clock
 LATE_S = 0.100
 RULES = ((5.0, 0.05), (60.0, 0.01))  # seconds looked back at, share of readings that may be late
 BLOCKED_S = 1.0
+HELD_S = 0.35
 APART_S = 5.0  # bad times that are closer are one
 WHOLE_CORE = 0.9
 EPISODES_MAX = 100  # of one culprit; what comes then lengthens the last
@@ -58,6 +60,7 @@ class Second:
     held_s: dict[str, dict[str, float]] = field(default_factory=dict)  # by publisher and cause
     dropped: dict[str, int] = field(default_factory=dict)
     slowed: set[str] = field(default_factory=set)
+    waited_for: set[str] = field(default_factory=set)  # for over `HELD_S`
     acknowledged: dict[str, int] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)  # culprits that it counts against
 
@@ -188,13 +191,28 @@ class Judge:
 
     # -- what the driver tells ------------------------------------------------------------------
 
-    def stuck(self, feeders: Iterable[Feeder], *, linked: bool = False) -> None:
-        """Take note that devices wait, and that some of these lanes may be why."""
+    def stuck(
+        self, feeders: Iterable[Feeder], behind_us: int = 0, *, linked: bool = False
+    ) -> None:
+        """Take note that devices wait, and that some of these lanes may be why.
+
+        Parameters
+        ----------
+        feeders : iterable of Feeder
+        behind_us : int
+            How late the devices are in simulated time; 0: as long as the lane has been full.
+        linked : bool
+            Whether all scripted devices wait, because they may depend on each other.
+        """
         now_us = self._clock.now_us()
         for feeder in feeders:
             if feeder.stuck:
                 self._stuck.add(feeder)
                 self._hold(feeder, now_us)
+                first_us, last_us = self._holds[feeder]
+                late_us = behind_us or last_us - first_us
+                if late_us > HELD_S * self._clock.speed * 1e6:
+                    self._now.waited_for.add(feeder.pump.url)
                 if linked:
                     self._hold(None, now_us)
 
@@ -324,7 +342,7 @@ class Judge:
                 self._apply(name, seconds, window_s, share)
         if newest.lag_s >= BLOCKED_S:
             self._tell(SIMULATOR, newest)
-        for url in sorted({*newest.dropped, *newest.slowed}):
+        for url in sorted({*newest.dropped, *newest.slowed, *newest.waited_for}):
             self._tell(url, newest)
 
     def _apply(

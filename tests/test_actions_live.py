@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from iotsim.errors import BadValue, IotsimError, UnknownName
-from iotsim.publishers.base import Limits
+from iotsim.publishers.base import UNTRACED, Limits
 from iotsim.registry import PUBLISHERS
 from tests.action_rig import (
     GAUGE,
@@ -218,6 +218,7 @@ class Gate:
     """A publisher whose peer says nothing until somebody opens it."""
 
     per_device = False
+    tracing = UNTRACED
     opened = True
     waiting = ()
 

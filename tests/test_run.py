@@ -12,6 +12,7 @@ import iotsim
 from iotsim import Fleet, IotsimError
 from iotsim.engine import live as live_kernel
 from iotsim.errors import BadValue, ConnectError, NameInUse, NoLoop, StalledError
+from iotsim.publishers.base import UNTRACED
 from iotsim.publishers.memory import messages
 from iotsim.rebuilt import digest_of_messages
 from iotsim.registry import PUBLISHERS
@@ -264,6 +265,7 @@ class Stuck:
     """A publisher whose peer never acknowledges: the window fills and stays full."""
 
     per_device = False
+    tracing = UNTRACED
 
     def __init__(self, limits):
         self.limits, self.url = limits, "stuck:"
@@ -330,6 +332,8 @@ def test_a_full_lane_delays_its_own_devices_and_nobody_else(monkeypatch, scripte
     assert stuck.acknowledged == 0
     assert stuck.dropped + stuck.unknown == stuck.offered
     assert "stuck:" in str(result.errors[0])
+    assert "stuck: was the bottleneck from 00:" in result.quality
+    assert "in flight on each connection, no more allowed" in result.quality
 
 
 def _resolve_here(table, name, kind):
