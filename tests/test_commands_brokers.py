@@ -198,7 +198,7 @@ def test_a_command_through_the_broker_is_a_round_trip(there):
 
 def test_a_flood_is_bounded_and_the_run_goes_on(there):
     url, kind = there
-    count = 10_000 if url.startswith("nats") else 2_000
+    count = 10_000 if url.startswith("nats") else 1_000
 
     async def main():
         async with kind(url) as platform:
@@ -396,3 +396,60 @@ def test_history_is_over_before_devices_listen(mosquitto):
     assert {said["status"] for _, said in answers} <= {"ack", "busy"}
     assert min(action.at for action in result.actions if action.verb == "command") >= 7200
     assert result.to_scenario().generate().digest == result.digest
+
+
+# -- who may listen -------------------------------------------------------------------------------
+
+
+def refused(fleet):
+    """Return the text of the error with which a run of a fleet ends before it begins."""
+
+    async def main():
+        run = fleet.start(speed=20)
+        with pytest.raises(ConnectError) as caught:
+            await run.ready()
+        await run.stop()
+        return str(caught.value)
+
+    return whole(main())
+
+
+def test_mqtt_says_whom_the_broker_refuses(mosquitto):
+    broker = mosquitto(users={"ann": "s3cret"}, acl=["user ann", "topic write devices/#"])
+    text = refused(meters().listen_to(broker.url, username="ann", password="wr0ng"))
+    assert "the broker refused us: Not authorized" in text or "Bad user" in text, text
+    assert "wr0ng" not in text
+
+
+def test_nats_says_whom_the_server_refuses(nats_server):  # noqa: F811
+    server = nats_server(more='authorization { users = [{user: "ann", password: "s3cret", '
+                              'permissions: {subscribe: "replies.>"}}] }')
+    text = refused(meters().listen_to(server.url, username="ann", password="wr0ng"))
+    assert "authorization violation" in text
+    assert "wr0ng" not in text
+    text = refused(meters().listen_to(server.url, username="ann", password="s3cret"))
+    assert "permissions violation" in text.lower()
+
+
+def test_amqp_says_whom_the_broker_refuses(rabbit):
+    text = refused(meters().listen_to(rabbit.as_user("reader", "wr0ng")))
+    assert "the broker refused us" in text
+    assert "wr0ng" not in text
+    text = refused(meters().listen_to(rabbit.as_user("nobody")))
+    assert "refused us" in text
+    assert "access" in text.lower(), text
+
+
+def test_devices_listen_over_tls(rabbit):
+    url = f"amqps://localhost:{rabbit.tls_port}"
+
+    async def main():
+        async with AmqpPlatform(rabbit.url) as platform:
+            run = meters().listen_to(url, ca=rabbit.certificates.ca).start(speed=20)
+            await run.ready()
+            await platform.send("meter-0000", {"command": "set", "id": "a", "every": 2})
+            await platform.answered(1)
+            return await run.stop()
+
+    assert whole(main()).commands()["status"].tolist() == ["ack"]
+    assert "certificate is not accepted" in refused(meters().listen_to(url))

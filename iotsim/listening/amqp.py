@@ -188,7 +188,8 @@ def words(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "it accepts the connection but does not answer"
     text = " ".join(str(error).split()).rstrip(".")
-    if isinstance(error, OSError):  # aiormq's connection errors are some
+    refused = "ACCESS_REFUSED" in text
+    if isinstance(error, OSError) and not refused:  # aiormq's connection errors are some
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         return failure_text(cause).rstrip(".")
     if "Connection.OpenOk" in text:  # aiormq does not pass on what the broker said

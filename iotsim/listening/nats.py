@@ -37,10 +37,11 @@ def settings_of(wish: Wish) -> dict[str, Any]:
     return {**tap_settings_of(Wish(wish.url, wish.scheme, None, options)), "separator": "."}
 
 
-def _options(settings: Any, broken: Callable[[], Any], said: list[Exception]) -> dict[str, Any]:
+def _options(
+    settings: Any, broken: Callable[[], Any], said: Callable[[Exception], None]
+) -> dict[str, Any]:
     async def complained(error: Exception) -> None:
-        said.append(error)
-        del said[1:]
+        said(error)
 
     async def ended() -> None:
         broken()
@@ -66,8 +67,11 @@ def _options(settings: Any, broken: Callable[[], Any], said: list[Exception]) ->
 class _Connection:
     """One client with one subscription, from its beginning to its end."""
 
-    def __init__(self, ear: Ear, pattern: str, heard: Callable[[Message], Any]) -> None:
+    def __init__(
+        self, ear: Ear, pattern: str, heard: Callable[[Message], Any], note: Note
+    ) -> None:
         self._settings, self._pattern, self._heard = ear.settings, pattern, heard
+        self._note, self._begun = note, False
         self._broken = asyncio.Event()
         self._said: list[Exception] = []
         self.client = Client()
@@ -76,11 +80,12 @@ class _Connection:
         try:
             async with asyncio.timeout(CONNECT_S - 1):
                 await self.client.connect(
-                    **_options(self._settings, self._broken.set, self._said))
+                    **_options(self._settings, self._broken.set, self._complained))
                 await self.client.subscribe(
                     self._pattern, cb=self._message, pending_msgs_limit=PENDING_MAX,
                     pending_bytes_limit=0)
-                await self.client.flush(4)
+                for _ in range(2):  # what it says to the first is heard by the second
+                    await self.client.flush(4)
             if self._said:  # such as a subscription that is not permitted
                 raise self._said[0]
         except BaseException as error:
@@ -88,6 +93,7 @@ class _Connection:
             if isinstance(error, Exception) and self._said:  # what it says itself is less
                 raise self._said[0] from None
             raise
+        self._begun = True
         return self.client
 
     async def __aexit__(self, *_: object) -> None:
@@ -97,6 +103,12 @@ class _Connection:
         except Exception:  # it cannot end: nobody waits for it
             with suppress(Exception):
                 self.client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+
+    def _complained(self, error: Exception) -> None:
+        if self._begun:
+            self._note(words(error))
+        elif not self._said:
+            self._said.append(error)
 
     async def lasting(self) -> None:
         """Wait until the connection is gone, or the server does not answer."""
@@ -132,7 +144,8 @@ class Heard:
         self._steady = Steady(ear.settings["url"], note, self._session, words)
 
     async def _session(self, up: Up) -> None:
-        made = _Connection(self._ear, self._ear.pattern(self._ear.topic, ANY), self._take)
+        made = _Connection(self._ear, self._ear.pattern(self._ear.topic, ANY), self._take,
+                           self._note)
         async with made as client:
 
             async def send(batch: Sequence[Answer]) -> None:
@@ -162,7 +175,8 @@ class Heard:
 
 async def converse(ear: Ear, talk: Talk) -> None:
     """Send commands as a platform would, and hear the answers until it is over."""
-    made = _Connection(ear, talk.pattern, lambda message: talk.heard(message.body))
+    made = _Connection(ear, talk.pattern, lambda message: talk.heard(message.body),
+                       lambda text: None)
     try:
         client = await made.__aenter__()
     except Exception as error:
