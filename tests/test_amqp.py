@@ -541,3 +541,20 @@ def test_an_address_has_a_vhost_and_no_query():
 def test_more_devices_have_more_connections():
     assert [build("amqp://host").lanes(n) for n in (1, 50_000, 50_001, 10**6)] == [1, 1, 2, 8]
     assert build("amqp://host", connections=3).lanes(10**6) == 3
+
+
+# -- a fleet and a tap -----------------------------------------------------------------------------
+
+
+def test_a_fleet_s_readings_all_come_to_a_tap_over_tls(rabbit):
+    url, ca = f"amqps://localhost:{rabbit.tls_port}", rabbit.certificates.ca
+    fleet = iotsim.Fleet("plant", seed=42).add("temperature_sensor", count=50, every="100ms")
+    with iotsim.tap(url, ca=ca) as tap:
+        result = asyncio.run(fleet.publish_to(url, ca=ca, stamp=True).run("1s"))
+        assert len(result.frame()) == 500
+        assert tap.wait(500)
+        frame = tap.frame()
+    assert len(set(frame["id"])) == len(frame) == 500
+    assert (frame["time"] >= frame["sent"]).all()
+    assert in_order_per_device(frame["id"])
+    assert not result.errors
