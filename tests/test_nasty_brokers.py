@@ -1,10 +1,14 @@
 """The nasty cases that need all brokers at once: lost acknowledgements, no route, odd names."""
 
 import asyncio
+import contextlib
+import json
+import random
 import re
 import time
 from collections import Counter
 
+import aio_pika
 import pytest
 
 import iotsim
@@ -14,6 +18,7 @@ from tests.live import START, until
 from tests.matrix import mosquitto, nats
 from tests.proxy import Proxy
 from tests.publishing import block, in_order_per_device, pumping
+from tests.servers.coap import LibcoapServer
 from tests.servers.http import Endpoint
 from tests.servers.rabbit import doomed_rabbit_node  # noqa: F401  (a fixture)
 from tests.udp_proxy import UdpProxy
@@ -163,9 +168,9 @@ def test_a_thousand_lost_acknowledgements_over_coap_make_nothing_double():
 
     def rule(direction, number, data):
         if direction == "down" and data[0] >> 4 & 3 == 2 and len(lost) < LOST:
-            if (mark := data[1:4 + (data[0] & 15)]) not in lost:
-                lost.add(mark)
-                return []
+            mark, before = data[1:4 + (data[0] & 15)], len(lost)
+            lost.add(mark)
+            return [data] if len(lost) == before else []
         return [data]
 
     messages = block(LOST + 200, devices=200)
@@ -187,3 +192,267 @@ def test_a_thousand_lost_acknowledgements_over_coap_make_nothing_double():
     assert account.acknowledged == len(messages)
     assert len(lost) == LOST
     assert sorted(received) == sorted(traced), "known by their message ids"
+
+
+# -- 7: the way is gone while the run goes on -----------------------------------------------------
+
+
+def routes(urls, name, count=20, options=None):
+    """A fleet that has some devices for each protocol, told apart by a label."""
+    fleet = Fleet(name, seed=7)
+    for protocol in urls:
+        many = count if isinstance(count, int) else count[protocol]
+        fleet = fleet.add(UNIT, count=many, labels={"via": protocol}, id=protocol + "-{n}")
+    for protocol, url in urls.items():
+        given = (options or {}).get(protocol, {})
+        fleet = fleet.publish_to(url, where=f"via={protocol}", **given)
+    return fleet
+
+
+def test_a_way_that_is_gone_refuses_its_own_readings_and_nobody_elses(
+    mqtt_broker, stream_server, doomed_rabbit
+):
+    stream_server.purge()
+    urls = {"mqtt": mqtt_broker.url, "amqp": doomed_rabbit.url,
+            "jetstream": stream_server.jetstream_url}
+    gone = ["amqp", "jetstream"]
+
+    async def work():
+        queue = Queue(doomed_rabbit.url)
+        await queue.bind()
+        run = routes(urls, "ways").start(speed=20, start=START)
+        await run.ready()
+
+        def account(protocol):
+            return next(pump.snapshot() for pump in run._works.pumps
+                        if pump.url.startswith(urls[protocol]))
+
+        def more(state, protocols, than=0):
+            marks = {name: getattr(account(name), state) + than for name in protocols}
+            return lambda: all(getattr(account(name), state) > marks[name] for name in protocols)
+
+        try:
+            await until(more("acknowledged", urls, 50))
+            await queue.unbind()
+            await asyncio.to_thread(stream_server.delete_stream)
+            await until(more("refused", gone, 20), 5)
+            await until(more("acknowledged", ["mqtt"], 100))
+            await queue.bind()
+            await asyncio.to_thread(stream_server.add_stream)
+            await until(more("acknowledged", gone, 100))
+            result = await run.stop()
+        finally:
+            await queue.close()
+        return result, {name: account(name) for name in urls}
+
+    with iotsim.tap(mqtt_broker.url) as tap:
+        result, accounts = asyncio.run(work())
+        audit = result.audit(tap, publisher=urls["mqtt"])
+    assert audit.ok, audit.verdict
+    assert audit.received == audit.sent
+    assert accounts["mqtt"].refused == 0
+    for name in gone:
+        account = accounts[name]
+        assert account.refused > 20
+        assert account.acknowledged + account.refused == account.offered, account
+        assert account.reconnects == 0
+    assert list(accounts["amqp"].refusals) == ["no route (312)"]
+    assert list(accounts["jetstream"].refusals) == ["no stream takes this subject"]
+    assert len(result.errors) == 2
+    assert all(" refused (no " in str(error) for error in result.errors), result.errors
+
+
+class Queue:
+    """A queue that can be bound to the exchange, and not."""
+
+    def __init__(self, url):
+        self.url = url
+
+    async def bind(self):
+        if not hasattr(self, "connection"):
+            self.connection = await aio_pika.connect(self.url)
+            channel = await self.connection.channel()
+            self.exchange = await channel.declare_exchange("iot.telemetry", "topic", durable=True)
+            self.queue = await channel.declare_queue(exclusive=True)
+        await self.queue.bind(self.exchange, "#")
+
+    async def unbind(self):
+        await self.queue.unbind(self.exchange, "#")
+
+    async def close(self):
+        await self.connection.close()
+
+
+# -- the disk of the broker is full ---------------------------------------------------------------
+
+
+def test_a_broker_whose_disk_is_full_says_so_and_loses_nothing(doomed_rabbit):
+    limit = "rabbit_disk_monitor:set_disk_free_limit"
+
+    async def work(tap):
+        async with pumping(doomed_rabbit.url, 20) as pump:
+            await pump.offer(0, block(100))
+            assert await pump.drain(10)
+            await doomed_rabbit.tells(f"{limit}(1000000000000000)")
+            try:
+                await pump.offer(0, block(100, first=100))
+                await until(lambda: any("blocks us" in line for line in pump.errors))
+                full = pump.snapshot()
+            finally:
+                await doomed_rabbit.tells(f"{limit}(1000000)")
+            assert await pump.drain(20)
+            return full, pump
+
+    with iotsim.tap(doomed_rabbit.url, "#") as tap:
+        full, pump = asyncio.run(work(tap))
+        sent = block(200).ids
+        received = all_of(tap, sent)
+    assert full.acknowledged == 100
+    assert full.queued + full.in_flight == 100
+    assert any("disk" in line for line in pump.errors), pump.errors
+    assert pump.snapshot().acknowledged == 200
+    assert received == sent
+
+
+# -- 14: hostile names ----------------------------------------------------------------------------
+
+ODD = ["a.b", "$JS", "x;y", "=cmd()", "<img", "'q'", '"q"', "a?b=c&d", "%0d%0aPUB", "ünï日本",
+       "~", "@x:y", "n" * 100, "$share", "-", "null"]
+DOTS = ["..", "."]
+CLOSED = ["a\r\nPUB x 1", "a b", "a/b", "../x", "a+", "#", "a*", ">", "\0", "\x7f", "‮x",
+          "\ud800", "", "x" * 65_536, "a\\b", "{", "{n"]
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_name_that_could_be_something_else_does_not_pass_the_door(name):
+    with pytest.raises(BadValue) as caught:
+        Fleet("odd").add(UNIT, id=name)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.isprintable()
+    assert len(text) < 400
+
+
+def test_a_name_that_passes_the_door_arrives_as_it_is_in_all_protocols(
+    mqtt_broker, stream_server, doomed_rabbit
+):
+    stream_server.purge()
+    with (iotsim.tap(mqtt_broker.url) as mqtt, iotsim.tap(doomed_rabbit.url, "#") as amqp,
+          iotsim.tap(stream_server.jetstream_url, "devices.>", stream="DEVICES") as jetstream,
+          iotsim.tap(stream_server.url, "core.>") as core,
+          iotsim.tap("http://127.0.0.1:0/in") as http, iotsim.tap("coap://127.0.0.1:0") as coap):
+        taps = {mqtt: {"qos": 1}, amqp: {}, jetstream: {}, http: {},
+                core: {"topic": "core/{device_id}"},
+                coap: {"audit_field": "_seq"}}
+        fleet = Fleet("odd", seed=3)
+        for name in (*ODD, *DOTS):
+            fleet = fleet.add(UNIT, id=name)
+        for tap, options in taps.items():
+            fleet = fleet.publish_to(tap.url, **options)
+        result = asyncio.run(fleet.run("3s", speed=10, start=START))
+        for tap in taps:
+            account = next(a for url, a in result.publishers.items() if url == tap.url)
+            refused = {coap: DOTS, core: [*DOTS, "a.b"], jetstream: [*DOTS, "a.b"]}.get(tap, [])
+            assert account.acknowledged == 3 * (len(ODD + DOTS) - len(refused)), (tap, account)
+            assert account.refused == 3 * len(refused)
+            assert account.reconnects == 0
+            assert tap.wait(account.acknowledged)
+            names = Counter(topic for topic, _, _ in tap.messages())
+            shape = {core: "core.{}", jetstream: "devices.{}.telemetry"}.get(
+                tap, "devices/{}/telemetry")
+            expected = {shape.format(name) for name in ODD + DOTS if name not in refused}
+            assert names == dict.fromkeys(expected, 3)
+            audit = result.audit(tap, publisher=tap.url)
+            assert audit.received + audit.refused == audit.sent, (tap, audit.verdict)
+            assert audit.unexpected == audit.corrupted == audit.out_of_order == 0
+
+
+# -- 6: killed again and again, under load, with five protocols at once ---------------------------
+
+KILLS_S = 9
+MANY = {"mqtt": 1200, "amqp": 400, "jetstream": 1200, "http": 400, "coap": 100}
+
+
+async def killed_again_and_again(servers, until_s, chance):
+    """Kill and revive each of them at odd moments, until it is time; return how often."""
+
+    async def doom(server, pause_s):
+        count = 0
+        while True:
+            await asyncio.sleep(pause_s * (0.5 + chance.random()))
+            if time.monotonic() > until_s:
+                return count
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            count += 1
+
+    return await asyncio.gather(*(doom(server, pause_s) for server, pause_s in servers))
+
+
+@pytest.mark.slow
+def test_brokers_that_are_killed_again_and_again_cost_nothing_that_iotsim_had(doomed_rabbit):
+    seed = 6
+    chance = random.Random(seed)
+
+    async def queue():
+        async with await aio_pika.connect(doomed_rabbit.url) as connection:
+            channel = await connection.channel()
+            exchange = await channel.declare_exchange("iot.telemetry", "topic", durable=True)
+            await (await channel.declare_queue("kept", durable=True)).bind(exchange, "#")
+
+    async def work(urls, servers):
+        await queue()
+        fleet = routes(urls, "killed", MANY, {
+            "mqtt": {"qos": 1}, "http": {"batch": 50, "audit_field": "_seq"},
+            "coap": {"audit_field": "_seq", "ack_timeout_s": 0.2}})
+        run = fleet.start(f"{KILLS_S}s", speed=1, start=START, capture="all")
+        await run.ready()
+        kills = await killed_again_and_again(servers, time.monotonic() + KILLS_S - 2, chance)
+        return await run.wait(), kills
+
+    with (mosquitto() as broker, nats(jetstream=True) as streams, Endpoint() as endpoint,
+          iotsim.tap(broker.url) as tap, contextlib.ExitStack() as stack):
+        coap = LibcoapServer(resources=1000)
+        stack.callback(coap.end)
+        coap.start()
+        streams.add_stream("DEVICES", ("devices.>",))
+        urls = {"mqtt": broker.url, "amqp": doomed_rabbit.url, "http": endpoint.url,
+                "jetstream": streams.jetstream_url, "coap": coap.url}
+        servers = [(broker, 0.7), (streams, 0.7), (endpoint, 0.7), (coap, 0.7),
+                   (doomed_rabbit, 2.0)]  # it needs 5 to 15 s to come up
+        result, kills = asyncio.run(work(urls, servers))
+        found = {
+            "jetstream": [ident for _, ident, _ in streams.stored()],
+            "http": [one["_seq"] for got in endpoint.taken for one in json.loads(got.body)],
+            "coap": [json.loads(payload)["_seq"] for _, _, _, payload, _ in coap.received()],
+        }
+        audit = result.audit(tap, publisher=broker.url)
+        with iotsim.tap(doomed_rabbit.url, queue="kept") as kept:
+            found["amqp"] = all_of(kept, ids_of(result, "amqp"))
+    said = f"seed {seed}, kills {kills}, {result.publishers}, {result.notes}"
+    assert sum(kills) >= 12, said
+    for name in urls:
+        sent, account = ids_of(result, name), account_of(result, urls[name])
+        assert account.acknowledged == account.offered == len(sent), (name, said)
+        least = {"http": 0, "amqp": 1}.get(name, 3)  # HTTP has no connection to lose
+        assert account.reconnects >= least, (name, said)
+        if name != "mqtt":
+            assert set(found[name]) == sent, (name, said)
+            assert in_order_per_device(dict.fromkeys(found[name])), (name, said)
+    assert len(found["jetstream"]) == len(ids_of(result, "jetstream")), "each once"
+    # mosquitto keeps nothing, and the tap was cut off with it: nothing of that is iotsim's.
+    assert audit.lost_by_simulator == audit.lost_in_flight == audit.corrupted == 0, audit.verdict
+    assert audit.unexpected == audit.out_of_order == 0, audit.verdict
+    assert audit.received + audit.lost_by_broker + audit.unknown == audit.sent, audit.verdict
+
+
+def ids_of(result, protocol):
+    frame = result.frame()
+    return {f"{result.run_id}/{device}/{seq}/0"
+            for device, seq in zip(frame["device_id"], frame["seq"], strict=True)
+            if device.startswith(f"{protocol}-")}
+
+
+def account_of(result, url):
+    return next(account for address, account in result.publishers.items()
+                if url.startswith(address) or address.startswith(url))
