@@ -628,6 +628,43 @@ def test_a_quota_is_waited_for_and_other_reasons_are_not():
     assert account.retries == 3
 
 
+def test_under_a_quota_a_device_has_one_in_flight_and_what_overtook_before_is_counted():
+    taken, refusals = [], []
+
+    async def rationed(connection, packet):
+        # Every 13th answer is that there is no room, for somebody or other.
+        if not isinstance(packet, PublishPacket):
+            return
+        rationed.count += 1
+        if rationed.count % 13 == 0:
+            refusals.append(len(taken))
+            connection.settle(packet.packet_id, PubAckReasonCode.QUOTA_EXCEEDED)
+        else:
+            taken.append(message_id(packet))
+            connection.settle(packet.packet_id)
+
+    rationed.count = 0
+
+    async def publish():
+        async with FakeBroker(rationed) as broker:
+            async with pumping(broker.url) as pump:
+                await pump.offer(0, block(20, devices=4))  # some of it is on its way
+                await _drained(pump)
+                before = pump.snapshot().overtaken
+                first = len(taken)
+                await pump.offer(0, block(100, first=20, devices=4))
+                await _drained(pump)
+            return before, first, pump.snapshot()
+
+    before, first, account = asyncio.run(publish())
+    assert account.acknowledged == 120
+    assert before > 0
+    assert not in_order_per_device(taken[:first])
+    assert account.overtaken == before  # nothing more since it knows
+    assert in_order_per_device(taken[first:])
+    assert len(refusals) > 5
+
+
 @pytest.mark.parametrize(
     ("connack", "options", "words"),
     [

@@ -17,7 +17,9 @@ from iotsim.publishers.backlog import Backlog
 from iotsim.publishers.base import Item, Link, Loss, Verdicts
 from iotsim.publishers.connector import Connector
 from iotsim.publishers.lane_settings import DROPPED, LaneSettings
+from iotsim.publishers.ordering import OVERTAKEN, Ordering
 from iotsim.publishers.payload import Messages
+from iotsim.publishers.timers import Timers
 
 TRIES_MAX = 8  # of one message that the peer refuses for now, or leaves without an answer
 BATCH = 512  # messages joined in one write
@@ -42,6 +44,7 @@ class Lane:
         self._held: set[int] = set()  # those of _waiting that the peer refused for now
         self._tries: dict[int, int] = {}
         self._suspects: dict[int, int] = {}
+        self._ordering = Ordering(getattr(self._link, "pipelines", False))
         self._window = 0
         self._careful: int | None = None
         self._writable = False
@@ -55,7 +58,7 @@ class Lane:
         self._news = asyncio.Event()  # of verdicts
         self._turn = asyncio.Lock()
         self._opening = self._was_open = self._stopping = self._closed = False
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers = Timers()
         self._oldest: tuple[int, float] = (-1, 0.0)
 
     @property
@@ -121,7 +124,7 @@ class Lane:
         self.stop_admission()
         self._closed = True
         await self._connector.end()
-        self._cancel_timers()
+        self._timers.cancel()
         was_connected, self.connected = self.connected, False
         if was_connected:
             await self._link.close()
@@ -204,15 +207,22 @@ class Lane:
 
     def _feed(self) -> None:
         self._feed_due = False
+        alone = self._ordering.alone(self._flight)
         while self._able and (self._waiting or self._queue):
             window = self._window if self._careful is None else self._careful
             room = min(window - len(self._flight), BATCH)
-            if room <= 0:
+            if room <= 0 or (alone is not None and not alone.joins(self._next_id)):
                 break
+            room = room if alone is None else 1
             batch = self._take_waiting(room) if self._waiting else self._take_queued(room)
             self._flight.update(batch)
             self._writable = self._hand_over(batch)
-        self._arm("oldest", self._settings.ack_deadline_s / 4, self._check_oldest)
+        self._watch_oldest()
+
+    @property
+    def _next_id(self) -> str:
+        waiting = next(iter(self._waiting.values()), None)
+        return self._queue.oldest(1)[0] if waiting is None else waiting[2]
 
     @property
     def _able(self) -> bool:
@@ -246,6 +256,10 @@ class Lane:
 
     def acknowledged(self, tokens: Sequence[int]) -> None:
         """Take the acknowledgement of messages in flight."""
+        held = {token: self._waiting[token] for token in sorted(self._held)}
+        if held and (count := self._ordering.overtaken(tokens, self._flight, held)):
+            self._ledger.overtaken += count
+            self._settings.notice(OVERTAKEN)
         items = [self._flight.pop(token) for token in tokens if token in self._flight]
         if not items:
             return
@@ -277,6 +291,7 @@ class Lane:
             self._held.add(token)
             self._waiting[token] = self._flight.pop(token)
         if again:
+            self._ordering.refused_for_now()
             self._ledger.move("in_flight", "queued", len(again))
             self._waiting = dict(sorted(self._waiting.items()))
             self._rest(self._connector.delay_s(max(self._tries[token] for token in again)))
@@ -316,10 +331,8 @@ class Lane:
     def _rest(self, rest_s: float) -> None:
         # The longest of those asked for; hand over nothing until it is over.
         self._resting = True
-        timer = self._timers.get("retry")
-        if timer is not None and timer.when() < asyncio.get_running_loop().time() + rest_s:
-            self._timers.pop("retry").cancel()
-        self._arm("retry", rest_s, self._end_rest)
+        if self.connected:
+            self._timers.extend("retry", rest_s, self._end_rest)
 
     def lost(self, loss: Loss) -> None:
         """Take the end of the link: what is in flight is unknown until it is sent again."""
@@ -337,7 +350,7 @@ class Lane:
             self._suspect(loss)
         self._waiting = dict(sorted({**self._flight, **self._waiting}.items()))
         self._flight = {}
-        self._cancel_timers()
+        self._timers.cancel()
         self._settings.changed()
 
     def ready(self) -> None:
@@ -419,15 +432,6 @@ class Lane:
 
     # -- timers -------------------------------------------------------------------------------
 
-    def _arm(self, name: str, delay_s: float, callback: Callable[[], None]) -> None:
-        if name not in self._timers and self.connected:
-
-            def fire() -> None:
-                self._timers.pop(name, None)
-                callback()
-
-            self._timers[name] = asyncio.get_running_loop().call_later(delay_s, fire)
-
     def _check_oldest(self) -> None:
         # The oldest in flight must change within the deadline; it is looked at four times in it.
         if not self._flight:
@@ -437,12 +441,10 @@ class Lane:
             self._oldest = (token, now_s)
         elif now_s - self._oldest[1] >= self._settings.ack_deadline_s:
             self._oldest = (-1, 0.0)
-            deadline_s = self._settings.ack_deadline_s
-            self._end_link(Loss(f"no acknowledgement for {deadline_s:g} s"))
+            self._end_link(Loss(f"no acknowledgement for {self._settings.ack_deadline_s:g} s"))
             return
-        self._arm("oldest", self._settings.ack_deadline_s / 4, self._check_oldest)
+        self._watch_oldest()
 
-    def _cancel_timers(self) -> None:
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+    def _watch_oldest(self) -> None:
+        if self.connected:
+            self._timers.arm("oldest", self._settings.ack_deadline_s / 4, self._check_oldest)

@@ -45,6 +45,9 @@ class LedgerSnapshot:
         Each has at most 32 reasons; what is beyond them is counted as "other".
     latency_p50_s, latency_p99_s, latency_max_s : float
         Seconds from the hand-over to the client until the acknowledgement; NaN before the first.
+    overtaken : int
+        Messages that a peer took before an older one of the same device, which it had refused
+        for now.
     """
 
     offered: int
@@ -61,6 +64,7 @@ class LedgerSnapshot:
     latency_p50_s: float
     latency_p99_s: float
     latency_max_s: float
+    overtaken: int = 0
 
     @property
     def balanced(self) -> bool:
@@ -114,6 +118,7 @@ class Ledger:
         self.counts: dict[State, int] = dict.fromkeys(STATES, 0)
         self.retries = 0
         self.reconnects = 0
+        self.overtaken = 0
         self.given_up = 0  # those unknown that nobody will ask for again
         self.latency = Latency()
         self._refusals: dict[str, int] = {}
@@ -149,6 +154,7 @@ class Ledger:
             latency_p50_s=self.latency.quantile(0.5),
             latency_p99_s=self.latency.quantile(0.99),
             latency_max_s=self.latency.max_s,
+            overtaken=self.overtaken,
         )
 
     def _note(self, state: State, count: int, reason: str) -> None:

@@ -70,6 +70,7 @@ class Mqtt5Link:
     """
 
     properties: ClassVar[bool] = True  # whether the protocol has any
+    pipelines: ClassVar[bool] = True  # a refused message may be overtaken by those in flight
     read = staticmethod(read)
 
     def __init__(
