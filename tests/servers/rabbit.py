@@ -124,6 +124,13 @@ class Rabbit:
             [find_rabbitmq()], env=environment, cwd=home, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        # A pytest that is ended with a signal tears nothing down: this ends both at our end.
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", f"cat; kill -9 -{self._node.pid}; kill -9 {self._epmd.pid}; "
+                              f"rm -rf '{home}'"],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
         self._reader = threading.Thread(target=self._read, args=(self._node.stdout,), daemon=True)
         self._reader.start()
         self._await(lambda: any(" completed with " in s for s in self._lines), START_S)
@@ -134,6 +141,8 @@ class Rabbit:
         self._node.wait(END_S)
         self._node.stdin.close()
         self._reader.join(END_S)
+        self._guard.kill()
+        self._guard.communicate(timeout=END_S)
 
     def restart(self):
         self.kill()
