@@ -130,9 +130,9 @@ async def outage(broker, lines, fleet):
     live = fleet.start()
     await live.ready()
     await until(lambda: live.snapshot().readings > 50)
-    broker.stop()
+    await asyncio.to_thread(broker.stop)
     await until(lambda: lines.of("publisher_lost") and lines.of("backpressure_slowing_down"))
-    broker.start()
+    await asyncio.to_thread(broker.start)
     await until(lambda: lines.of("publisher_reconnected") and lines.of("backpressure_restored"))
     await live.stop()
 
