@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAME_CHARS_MAX = 128
 BYTES_MAX = 64 * 1024  # of a payload, and of an answer
 DEPTH_MAX = 32
+FEW = 16  # devices of one letter, up to which each is looked up by itself
 LETTERS_MAX = 100_000  # commands of one run
 REACHED_MAX = 20_000_000  # devices of all of them together
 
@@ -200,6 +201,8 @@ class Book:
     def __init__(self) -> None:
         self.letters: list[Letter] = []
         self._by_id: dict[str, list[Letter]] = {}
+        self._few: dict[str, dict[int, Letter]] = {}  # by id and slot, of letters to a few
+        self._many: dict[str, list[Letter]] = {}
         self._reached = 0
 
     def twin(self) -> Book:
@@ -207,6 +210,8 @@ class Book:
         made = Book()
         made.letters, made._reached = list(self.letters), self._reached
         made._by_id = {name: list(letters) for name, letters in self._by_id.items()}
+        made._few = {name: dict(letters) for name, letters in self._few.items()}
+        made._many = {name: list(letters) for name, letters in self._many.items()}
         return made
 
     def fresh_id(self) -> str:
@@ -228,11 +233,19 @@ class Book:
         """Take in a letter."""
         self.letters.append(letter)
         self._by_id.setdefault(letter.id, []).append(letter)
+        if len(letter.slots) > FEW:
+            self._many.setdefault(letter.id, []).append(letter)
+        else:
+            few = self._few.setdefault(letter.id, {})
+            few.update(dict.fromkeys(letter.slots.tolist(), letter))
         self._reached += len(letter.slots)
 
     def find(self, slot: int, id: str) -> Letter | None:
         """Return the letter with which a device has had a command; None: it has not."""
-        return next((letter for letter in self._by_id.get(id, ()) if letter.place(slot) >= 0), None)
+        found = self._few.get(id, {}).get(slot)
+        if found is not None:
+            return found
+        return next((one for one in self._many.get(id, ()) if one.place(slot) >= 0), None)
 
     def under(self, id: str) -> list[Letter]:
         """Return all that was sent under an id."""
@@ -240,7 +253,11 @@ class Book:
 
     def new_to(self, slots: Ints, id: str) -> Ints:
         """Return who has not had a command of that id: it is not done twice."""
-        for letter in self._by_id.get(id, ()):
+        few = self._few.get(id)
+        if few:
+            slots = slots[np.fromiter((slot not in few for slot in slots.tolist()), np.bool_,
+                                      len(slots))]
+        for letter in self._many.get(id, ()):
             slots = slots[~np.isin(slots, letter.slots)]
         return slots
 
