@@ -216,10 +216,10 @@ class Driver:
         if isinstance(self.simulation.kernel, LiveKernel):
             self.simulation.kernel.stop_before(at_us)
 
-    async def finish(self, deadline_s: float) -> None:
-        """Bring every device to the end, as its lanes have room, within a deadline.
+    async def finish(self, deadline_s: float) -> bool:
+        """Bring every device to the end, as its lanes have room; True if all is handed over.
 
-        What the lanes have not taken by then is left to `step_rest`.
+        What the lanes have not taken within the deadline is left to `step_rest`.
         """
         end_us = self.frontier_us if self.end_us is None else self.end_us
         limit_s = monotonic() + deadline_s
@@ -230,10 +230,10 @@ class Driver:
             if self._reached_by_all(end_us):
                 self._links.flush(end_us)
             if self._reached_by_all(end_us) and self._switchboard.empty:
-                return
+                return True
             left_s = limit_s - monotonic()
             if left_s <= 0:
-                return
+                return False
             await _set(self._moved, left_s)
 
     async def step_rest(self) -> None:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 STOP_S = 5.0  # a stopped run is over by then, whatever a broker does
-DRAIN_S = 30.0  # a run that ends by itself waits so long for its brokers
 
 
 class Run(RunVerbs, RunCommands, RunViews):
@@ -302,6 +301,7 @@ class Run(RunVerbs, RunCommands, RunViews):
 
     def _request_stop(self) -> None:
         if self.state in ("stopping", "stopped", "failed"):
+            self._works.hurry()
             return
         self.state = "stopping"
         if self._works.driver is not None:
@@ -379,7 +379,7 @@ class Run(RunVerbs, RunCommands, RunViews):
         stopped = self.state == "stopping" or self._cancelled or self._failure is not None
         self.state = "stopping"
         try:
-            await self._works.wind_up(STOP_S if stopped else DRAIN_S)
+            await self._works.wind_up(STOP_S, patient=not stopped)
         finally:
             self.state = "failed" if self._failure is not None else "stopped"
             self._result = self._make_result(self._works.end_us)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from iotsim.acks import Acks
 from iotsim.arrow import Writer
@@ -34,9 +34,14 @@ from iotsim.stage import Director, Totals
 if TYPE_CHECKING:
     from iotsim.run_state import Wish
 
+T = TypeVar("T")
+
 # Of the seconds that winding up may take: to compute what lanes held up, to close links, to end
 # devices.
 REST_S, CLOSE_S, END_S = 2.0, 1.0, 0.5
+# A run that ends by itself waits for its brokers while anything moves: so long for a movement, so
+# long in all, and looks so often.
+DRAIN_S, DRAIN_MAX_S, DRAIN_LOOK_S = 30.0, 600.0, 0.25
 
 
 class Works:
@@ -63,7 +68,7 @@ class Works:
         self.links: Links | None = None
         self.director: Director | None = None
         self._switchboard: Switchboard | None = None
-        self._ending = False
+        self._ending = self._hurried = False
 
     async def open(self) -> Driver:
         """Connect every publisher, build the simulation, and start the clock.
@@ -156,7 +161,11 @@ class Works:
         # At the end, a party that waits for the outside world holds nobody up any more.
         return self.driver is not None and self.driver.clock.virtual and not self._ending
 
-    async def wind_up(self, budget_s: float) -> None:
+    def hurry(self) -> None:
+        """Wait for brokers no longer than a run does that is stopped."""
+        self._hurried = True
+
+    async def wind_up(self, budget_s: float, *, patient: bool = False) -> None:
         """Bring every device to the end, drain or report every queue, and close everything.
 
         A step that fails is noted, and the next one is taken all the same.
@@ -165,11 +174,15 @@ class Works:
         ----------
         budget_s : float
             Real seconds for brokers to take what is left; it is over in little more.
+        patient : bool
+            First wait for brokers as long as anything moves: a killed one may come back.
         """
         self._ending = True
         self.journal.stopping()
         for desk in self.desks:
             desk.stop()
+        if patient and self.driver is not None:
+            await self._drain(self.driver)
         limit_s = monotonic() + budget_s
         driver, board = self.driver, self._switchboard
         if driver is not None and board is not None:
@@ -194,6 +207,17 @@ class Works:
         self._close_books()
         self.journal.over()
 
+    async def _drain(self, driver: Driver) -> None:
+        limit_s, moved_s, last = monotonic() + DRAIN_MAX_S, monotonic(), (0, 0)
+        while not self._hurried and monotonic() < min(limit_s, moved_s + DRAIN_S):
+            handed_over = await self._try(driver.finish(DRAIN_LOOK_S), 2 * DRAIN_LOOK_S)
+            if handed_over and all([await pump.drain(DRAIN_LOOK_S) for pump in self.pumps]):
+                return
+            counts = [pump.snapshot() for pump in self.pumps]
+            settled = sum(one.acknowledged + one.refused + one.dropped for one in counts)
+            if (self.intake.rows, settled) != last:
+                last, moved_s = (self.intake.rows, settled), monotonic()
+
     def _close_books(self) -> None:
         try:
             self.intake.flush()
@@ -204,14 +228,15 @@ class Works:
             if self.intake.writer is not None:
                 self.intake.writer.abandon()
 
-    async def _try(self, step: Awaitable[object], limit_s: float) -> None:
+    async def _try(self, step: Awaitable[T], limit_s: float) -> T | None:
         try:
             async with asyncio.timeout(limit_s):
-                await step
+                return await step
         except TimeoutError:
             pass  # what it has left undone is counted or noted by the steps that follow
         except Exception as error:
             self.note(error)
+        return None
 
     def note(self, error: Exception) -> None:
         """Keep an error of the run."""
