@@ -1,6 +1,7 @@
-"""The benchmarks of DESIGN.md §10 that need no broker: one command, one table.
+"""The benchmarks of DESIGN.md §10: one command, one table.
 
-    python -m tests.benchmarks                        # about a minute
+    python -m tests.benchmarks                        # what needs no broker: about a minute
+    python -m tests.benchmarks --live                 # live runs and publishers: ten minutes
     python -m tests.benchmarks --hours 24             # the full stream to Parquet, minutes more
     python -m tests.benchmarks --scale 0.01           # quick, for the tests: no figures
 
@@ -28,6 +29,13 @@ def machine():
     return f"{cpu}; Python {platform.python_version()}, numpy {np.__version__}"
 
 
+def live_rows(scale):
+    from tests.benchmarks import brokers, mqtt  # they need clients and servers
+
+    yield from mqtt.rows(scale)
+    yield from brokers.rows(scale)
+
+
 def rows(scale, hours):
     yield from measures.generating(scale)
     yield from breaking(scale)
@@ -47,9 +55,11 @@ def main(arguments=None):
                                      description=__doc__.splitlines()[0])
     parser.add_argument("--scale", type=float, default=1.0, help="size of every measure")
     parser.add_argument("--hours", type=float, default=1.0, help="simulated hours to Parquet")
+    parser.add_argument("--live", action="store_true",
+                        help="live runs and publishers, over real brokers")
     given = parser.parse_args(arguments)
     print(f"Measured on {machine()}.\n\n| what | measured | at least | |\n|---|---|---|---|")
-    for row in rows(given.scale, given.hours):
+    for row in live_rows(given.scale) if given.live else rows(given.scale, given.hours):
         print(line(row), flush=True)
 
 
