@@ -25,7 +25,6 @@ TRIES_MAX = 8  # of one message that the peer refuses for now, or leaves without
 BATCH = 512  # messages joined in one write
 
 
-
 class Lane:
     """Carries messages to one link, in order, and accounts for each (a `Verdicts`)."""
 
@@ -293,6 +292,7 @@ class Lane:
         if again:
             self._ordering.refused_for_now()
             self._ledger.move("in_flight", "queued", len(again))
+            self._settings.notice(f"refused for now: {reason}")
             self._waiting = dict(sorted(self._waiting.items()))
             self._rest(self._connector.delay_s(max(self._tries[token] for token in again)))
         if items:
