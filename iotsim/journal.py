@@ -195,8 +195,9 @@ _EVENTS = {  # of a verb: the event, and the words that the contract knows
 
 
 def _last_error(pump: Pump) -> str:
-    errors = pump.errors
-    return errors[-1] if errors else ""
+    # What is refused has a line of its own, and ends no connection.
+    said = (text for text in reversed(pump.errors) if not text.startswith("refused"))
+    return next(said, "")
 
 
 def _states(ledger: LedgerSnapshot) -> Mapping[str, int]:

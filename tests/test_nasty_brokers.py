@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import random
 import re
 import time
@@ -210,8 +211,9 @@ def routes(urls, name, count=20, options=None):
 
 
 def test_a_way_that_is_gone_refuses_its_own_readings_and_nobody_elses(
-    mqtt_broker, stream_server, doomed_rabbit
+    mqtt_broker, stream_server, doomed_rabbit, caplog
 ):
+    caplog.set_level(logging.WARNING, "iotsim")
     stream_server.purge()
     urls = {"mqtt": mqtt_broker.url, "amqp": doomed_rabbit.url,
             "jetstream": stream_server.jetstream_url}
@@ -258,6 +260,7 @@ def test_a_way_that_is_gone_refuses_its_own_readings_and_nobody_elses(
         assert account.reconnects == 0
     assert list(accounts["amqp"].refusals) == ["no route (312)"]
     assert list(accounts["jetstream"].refusals) == ["no stream takes this subject"]
+    assert not [line for line in caplog.messages if " lost: " in line], "no connection was"
     assert len(result.errors) == 2
     assert all(" refused (no " in str(error) for error in result.errors), result.errors
 

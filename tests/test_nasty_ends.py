@@ -61,7 +61,8 @@ def test_an_outage_with_a_hundred_thousand_devices_costs_nothing_and_ends_in_tim
         await until(full)
         before = rss_mb(), open_files(), time.process_time(), time.monotonic()
         readings = run.snapshot().readings
-        await asyncio.sleep(2)
+        for _ in range(2):
+            await asyncio.sleep(1)
         after = rss_mb(), open_files(), time.process_time(), time.monotonic()
         assert run.snapshot().readings - readings > 1.5 * normal, "half of them go on"
         assert after[0] < 1.1 * before[0], (before, after)
@@ -247,9 +248,9 @@ def test_five_thousand_clicks_from_many_threads_are_each_in_the_log_once_and_do_
         try:
             for n in range(CLICKS // HANDS):
                 mark = f"hand {hand}, click {n}"
-                match chance.randrange(10):
+                match chance.randrange(30):
                     case 0 | 1:
-                        live.inject("offset", f"id=gauge-{chance.randrange(1, 200):04d}", "5s",
+                        live.inject("offset", f"id=gauge-{chance.randrange(1, 50):04d}", "5s",
                                     field="power", by=chance.randrange(9), reason=mark)
                     case 2:
                         live.clear("offset", where=f"count={1 + chance.randrange(3)}")
@@ -257,7 +258,7 @@ def test_five_thousand_clicks_from_many_threads_are_each_in_the_log_once_and_do_
                         live.set(f"count={1 + chance.randrange(3)}",
                                  every=chance.choice(("500ms", "1s", "2s")))
                     case 4 if n % 10 == 0:
-                        live.stop(f"id=gauge-{chance.randrange(1, 100):04d}")
+                        live.stop(f"id=gauge-{chance.randrange(1, 20):04d}")
                     case _:
                         live.log(mark)
                 said[hand].append(n)
@@ -266,7 +267,7 @@ def test_five_thousand_clicks_from_many_threads_are_each_in_the_log_once_and_do_
 
     async def work():
         with mosquitto() as broker:
-            live = gauges("storm", count=200).publish_to(broker.url).start(
+            live = gauges("storm", count=50).publish_to(broker.url).start(
                 speed=1, start=START, capture="all")
             await live.ready()
             threads = [threading.Thread(target=clicking, args=(live, hand))
@@ -288,9 +289,10 @@ def test_five_thousand_clicks_from_many_threads_are_each_in_the_log_once_and_do_
     content = [a for a in result.actions if a.verb not in ("speed", "pause", "resume")]
     assert content[-1].verb == "stop"  # of the run
     assert len(content) == CLICKS + 1
+    marks = [re.search(r"hand (\d+), click (\d+)", str(action)) for action in content]
+    assert sum(mark is not None for mark in marks) > CLICKS / 2
     for hand in range(HANDS):
-        marks = [text for a in content if (text := str(a)) and f"hand {hand}, click " in text]
-        order = [int(re.search(r"click (\d+)", text)[1]) for text in marks]
+        order = [int(mark[2]) for mark in marks if mark and int(mark[1]) == hand]
         assert order == sorted(set(order))
     (account,) = result.publishers.values()
     assert account.acknowledged == account.offered == result.rows
