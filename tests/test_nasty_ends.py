@@ -193,8 +193,8 @@ def lived(deed, fleet, cancel_at):
     return *asyncio.run(main()), steps
 
 
-@pytest.mark.parametrize("protocol", ["mqtt", "nats", "http"])
-@pytest.mark.parametrize("deed", [run_of, stop_of])
+@pytest.mark.parametrize(("protocol", "deed"), [
+    ("mqtt", run_of), ("nats", run_of), ("http", run_of), ("mqtt", stop_of)])
 def test_cancelled_at_any_await_nothing_is_left_and_nothing_counted_twice(protocol, deed):
     with PROTOCOLS[protocol].serve() as server, PROTOCOLS[protocol].tap(server) as tap:
         url = tap.url if server is None else server.url
