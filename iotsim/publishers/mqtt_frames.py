@@ -1,4 +1,4 @@
-"""PUBLISH packets as bytes, many at once: a sixth of what one object of a codec for each costs.
+"""PUBLISH packets as bytes, many at once: half of what one object of a codec for each costs.
 
 The codec is the oracle of the tests. What stands in a topic or an id is looked at for a whole
 batch; only where something is odd in it, each message is looked at by itself.
