@@ -235,6 +235,27 @@ def account_for_all(results, tap):
 
 # -- 10: a storm of actions -----------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("first", [
+    lambda live: live.set(every="20ms"), lambda live: live.inject("rate", factor=50),
+    lambda live: live.add("temperature_sensor", every="20ms"), lambda live: live.stop("count=1"),
+], ids=["set", "rate", "add", "stop"])
+def test_two_actions_in_one_turn_of_the_loop_with_time_between_them_are_both_done(tmp_path, first):
+    # What the first brings about is due before the second, and before anybody would have looked.
+    async def work():
+        live = gauges("turn", count=3, every="2s").start(speed=1, start=START, capture="all")
+        await live.ready()
+        await until(lambda: live.snapshot().readings)
+        first(live)
+        time.sleep(0.05)
+        live.log("and then")
+        await asyncio.sleep(0.1)
+        return await live.stop()
+
+    result = asyncio.run(work())
+    assert [action.verb for action in result.actions[1:]] == ["log", "stop"]
+    same_again(result, tmp_path)
+
 CLICKS, HANDS = 5_000, 20  # each waits for the instant at which its click took effect
 
 

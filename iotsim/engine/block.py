@@ -167,13 +167,15 @@ class Block:
 
     @property
     def next_us(self) -> int:
-        """When the next reading of the block is due."""
+        """When the next reading of the block is due, or may be: where it splits, nobody knows."""
         interval_us = self.profile.interval_us
         ticks, rest = divmod(self.time_us - self.start_us, interval_us)
         i = int(np.searchsorted(self._phase_us, rest))
         if i == len(self):
             i, ticks = 0, ticks + 1
         due_us = self.start_us + ticks * interval_us + int(self._phase_us[i])
+        if self.splits:
+            due_us = min(due_us, max(self.time_us, self.splits[0].at_us))
         between = self._between
         return due_us if between is None else min(due_us, between.next_us)
 
