@@ -7,6 +7,8 @@ once per process; the fleets have names and topics of their own.
 import asyncio
 import contextlib
 import functools
+import math
+import time
 from dataclasses import dataclass, field
 
 import iotsim
@@ -25,11 +27,29 @@ DEVICES, LASTS_S, SPEED = 10, 30, 20
 TOPIC = "matrix/{fleet}/{{device_id}}"
 SEED = 1
 
+class Silence:
+    """A rule under which nothing passes for a while, once some datagrams have."""
+
+    delay_s = 0.0
+
+    def __init__(self, after=80, lasts_s=1.5):
+        self.lost, self._left, self._lasts_s, self._until_s = 0, after, lasts_s, math.inf
+
+    def __call__(self, direction, number, data):
+        if number == self._left:
+            self._until_s = time.monotonic() + self._lasts_s
+        if number < self._left or time.monotonic() > self._until_s:
+            return [data]
+        self.lost += 1
+        return []
+
+
 WEATHERS = {
-    "late": Weather(delay_s=0.02),
-    "a quarter lost": Weather(lose=0.25),
-    "twice": Weather(double=0.5),
-    "in another order": Weather(swap=0.3),
+    "late": functools.partial(Weather, delay_s=0.02),
+    "a quarter lost": functools.partial(Weather, lose=0.25),
+    "twice": functools.partial(Weather, double=0.5),
+    "in another order": functools.partial(Weather, swap=0.3),
+    "silent for a while": Silence,
 }
 
 
@@ -46,7 +66,7 @@ class Protocol:
     tap: object
     options: dict = field(default_factory=dict)
     datagrams: bool = False
-    down: tuple = (100, 1500)
+    down: tuple = (100, 900)
 
     @property
     def misfortunes(self):
@@ -146,7 +166,7 @@ def _far_port(protocol, server, tap):
 
 
 async def _played(protocol, number, name, port):
-    rig = UdpProxy(port, WEATHERS[name], SEED) if protocol.datagrams else (
+    rig = UdpProxy(port, WEATHERS[name](), SEED) if protocol.datagrams else (
         Rig(port, name, SEED, down=protocol.down))
     async with rig, asyncio.timeout(60):
         url = protocol.url(rig.port)

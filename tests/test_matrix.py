@@ -15,7 +15,8 @@ CELLS = [(name, misfortune) for name, protocol in PROTOCOLS.items()
 def struck(rig):
     if isinstance(rig, Rig):
         return rig.struck
-    return rig.lost + rig.doubled + rig.swapped + rig.carried * (rig.rule.delay_s > 0)
+    silenced = getattr(rig.rule, "lost", 0)
+    return silenced + rig.lost + rig.doubled + rig.swapped + rig.carried * (rig.rule.delay_s > 0)
 
 
 @pytest.mark.parametrize(("protocol", "misfortune"), CELLS)

@@ -301,7 +301,7 @@ def test_a_server_that_asks_whether_we_live_is_answered(nats_server):
     async def work():
         async with pumping(server.url) as pump:
             await pump.offer(0, block(10))
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1)  # five questions
             await pump.offer(0, block(10, first=10))
             await drained(pump)
             return pump.snapshot()
