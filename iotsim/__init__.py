@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from iotsim.registry import PUBLIC, resolve
 
 if TYPE_CHECKING:
+    from iotsim import logs as logs
     from iotsim import metrics as metrics
     from iotsim.errors import IotsimError as IotsimError
     from iotsim.fleet import Fleet as Fleet
@@ -46,6 +47,7 @@ __all__ = (  # equals registry.PUBLIC; a test holds them together
     "Tap",
     "Verification",
     "ids",
+    "logs",
     "metrics",
     "runs",
     "tap",

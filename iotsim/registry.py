@@ -26,6 +26,7 @@ PUBLIC = {
     "TLS": "iotsim.transport.tls:TLS",
     "IotsimError": "iotsim.errors:IotsimError",
     "ids": "iotsim.selectors:ids",
+    "logs": "iotsim.logs",
     "metrics": "iotsim.metrics",
     "runs": "iotsim.live_runs:runs",
     "tap": "iotsim.taps:tap",

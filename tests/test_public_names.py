@@ -62,3 +62,8 @@ def test_star_import_brings_the_public_names():
     names = {}
     exec("from iotsim import *", names)
     assert set(iotsim.__all__) <= names.keys()
+
+
+def test_what_the_readme_calls_logs_is_there_after_import_iotsim():
+    code = "import iotsim; assert iotsim.logs.JsonFormatter().format"
+    subprocess.run([sys.executable, "-c", code], check=True)
