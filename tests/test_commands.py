@@ -156,6 +156,25 @@ def test_what_ended_by_itself_is_stopped():
     assert told(scenario.lasting("3s").generate(), "a") == {"brief-0000": ("stopped", None)}
 
 
+async def brief(dev):
+    async for command in dev.commands():
+        if command.name == "raise":
+            raise ValueError("no more")
+        if command.name == "hang":
+            await asyncio.sleep(1)
+        if command.name == "leave":
+            return
+
+
+@pytest.mark.parametrize("how", ["raise", "leave", "hang"])
+def test_whose_code_ends_on_a_command_is_stopped(how):
+    scenario = (Scenario("s", Fleet("f", seed=1).add(brief)).at("2s").command("keep", id="a")
+                .at("3s").command(how, id="b").at("4s").command("late", id="c"))
+    made = scenario.lasting("6s").generate()
+    for ident in "abc":
+        assert told(made, ident) == {"brief-0000": ("stopped", None)}
+
+
 def test_a_device_is_told_nothing_twice_under_one_id():
     scenario = Scenario("s", meters(1)).at("1s").command("set", payload={"every": 1}, id="a")
     scenario = scenario.at("2s").command("set", payload={"every": 9}, id="a").lasting("30s")
@@ -477,6 +496,20 @@ def test_who_is_stopped_meanwhile_is_not_waited_for():
     found, _ = live(story)
     assert set(found["status"]) == {"stopped"}
     assert found["answered"].isna().all()
+
+
+@pytest.mark.parametrize("how", ["raise", "leave"])
+def test_whose_code_ends_on_a_command_is_not_waited_for(how, tmp_path):
+    async def story(run):
+        await run.ready()
+        return await run.command(how, timeout="1h")
+
+    found, result = live(story, Fleet("brief", seed=1).add(brief))
+    assert list(found["status"]) == ["stopped"]
+    path = result.save(tmp_path / "brief.iotsim")
+    assert iotsim.verify(path, devices={"brief": brief})
+    assert list(result.commands()["status"]) == ["stopped"]
+    assert list(result.to_scenario().generate().commands()["status"]) == ["stopped"]
 
 
 def test_commands_come_from_any_thread_and_any_loop():

@@ -195,6 +195,11 @@ class Device:
         if self._inbox is not None:
             self._inbox.closed = True
 
+    def retire(self) -> None:
+        """Note that its code has ended: it answers no command any more."""
+        if self._inbox is not None:
+            self._inbox.retire()
+
     def commands(self) -> Inbox:
         """Return the commands that this device is given, from its first call on.
 

@@ -47,13 +47,14 @@ class Inbox:
     device : Device
     """
 
-    __slots__ = ("_alarmed", "_device", "_items", "_waiters", "closed")
+    __slots__ = ("_alarmed", "_device", "_items", "_owed", "_waiters", "closed")
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._items: deque[Command] = deque()
         self._waiters: deque[Any] = deque()
         self._alarmed = False
+        self._owed: dict[Letter, None] = {}  # had, and not answered yet
         self.closed = False
 
     def __len__(self) -> int:
@@ -86,11 +87,12 @@ class Inbox:
                 self._alarmed = False
         return self._items.popleft()
 
-    def put(self, command: Command, at_us: int) -> bool:
+    def put(self, command: Command, letter: Letter, at_us: int) -> bool:
         """Take a command at an instant that all have come to; False: there is no room."""
         if len(self._items) >= INBOX_MAX:
             return False
         self._items.append(command)
+        self._owed[letter] = None
         kernel = self._device._cast.kernel
         if self._waiters:
             self._waiters.clear()
@@ -99,6 +101,19 @@ class Inbox:
             self._alarmed = False
             kernel.wake_early(self._device, at_us)
         return True
+
+    def answer(self, letter: Letter, code: int, answer: Any) -> None:
+        """Take what the device answers, now."""
+        self._owed.pop(letter, None)
+        letter.answer(self._device.order, code, answer, self._device.now_us)
+
+    def retire(self) -> None:
+        """Note that the device's code has ended: what it has not answered, it never will."""
+        if not self.closed:
+            self.closed = True
+            for letter in self._owed:
+                letter.answer(self._device.order, STOPPED, None, NOT_YET_US)
+        self._owed.clear()
 
 
 class Mail:
@@ -189,7 +204,7 @@ class Mail:
                 letter.answer(slot, STOPPED, None, NOT_YET_US)
             elif device._inbox is None:
                 letter.answer(slot, ACKNOWLEDGED, None, at_us)
-            elif not device._inbox.put(self._command(letter, device), at_us):
+            elif not device._inbox.put(self._command(letter, device), letter, at_us):
                 letter.answer(slot, BUSY, None, at_us)
 
     def _command(self, letter: Letter, device: Device) -> Command:
@@ -197,7 +212,7 @@ class Mail:
 
         def say(code: int, answer: Any) -> None:
             if inbox is not None and not inbox.closed:
-                letter.answer(device.order, code, answer, device.now_us)
+                inbox.answer(letter, code, answer)
 
         at_s = (letter.at_us - self._deeds.start_us) / 1e6
         return Command(letter.id, letter.name, deepcopy(letter.payload), at_s, say)

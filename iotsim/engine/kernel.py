@@ -41,6 +41,9 @@ class Party(Protocol):
     def silence(self) -> None:
         """Let nothing that it says from now on count."""
 
+    def retire(self) -> None:
+        """Note that its code has ended."""
+
 
 class Sleep:
     """An awaitable: wake me at an instant.
@@ -188,6 +191,7 @@ class Kernel:
             line = place_of(party.body)
             why = f"time has not moved on for {steps:,} steps; it waits at {line}"
             self._on_failure(party, IotsimError(f"{why}. Sleep for longer than 0 s."))
+            party.retire()
             self._dismiss(party)
             self._tell_leaving()
 
@@ -196,11 +200,13 @@ class Kernel:
         if hasattr(request, "cancel"):
             request.cancel()
         self._on_failure(party, ForeignAwait(party.name, line, describe(request)))
+        party.retire()
         self._dismiss(party)
         self._tell_leaving()
 
     def _end(self, party: Any) -> None:
         party.body = None
+        party.retire()
         self._alive.pop(party.order, None)
 
     def _dismiss(self, party: Any) -> None:
