@@ -1,7 +1,7 @@
 """A broker of our own on a free loopback port: mosquitto, or an embedded one in pure Python.
 
 For the demonstration, the notebooks and the tests; it ends with its `with` block, and with this
-process.
+process, however that ends.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from iotsim.transport.tls import TLS
 START_S = 10.0
 END_S = 3.0
 PORT_TRIES = 5
+# Ends a process when we end, however: our end of its standard input is closed then.
+_GUARD = "import os, sys; sys.stdin.buffer.read(); os.kill(int(sys.argv[1]), 9)"
 # CONNECT of MQTT 3.1.1, clean session, no client id: every broker answers it with a CONNACK.
 _CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x0a\x00\x00"
 
@@ -98,6 +100,7 @@ class Broker:
         self._settings = (receive_maximum, packet_bytes_max, users, acl, tuple(conf))
         self._certificate, self._clients_ca = certificate, clients_ca
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __repr__(self) -> str:
@@ -148,6 +151,7 @@ class Broker:
         """
         if self.running:
             return
+        self._dismiss_guard()  # of one that ended by itself: its id may be somebody else's by now
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="iotsim-broker-")
         atexit.register(self.stop)
@@ -162,6 +166,7 @@ class Broker:
 
     def kill(self) -> None:
         """End the process without a chance to say goodbye (`kill -9`); `start` revives it."""
+        self._dismiss_guard()
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -170,6 +175,7 @@ class Broker:
     def stop(self) -> None:
         """End the process and remove its folder."""
         atexit.unregister(self.stop)
+        self._dismiss_guard()
         process, self._process = self._process, None
         if process is not None:
             if process.stdin is not None:
@@ -204,6 +210,14 @@ class Broker:
                 cwd=self.folder,
                 start_new_session=True,  # an interrupt of the kernel or terminal is not for it
             )
+            if self._program:  # the embedded one sees by itself that we have ended
+                self._guard = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _GUARD, str(self._process.pid)],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
         deadline_s = monotonic() + START_S
         while self.running and monotonic() < deadline_s:
             if _answers(self.port, self._certificate is not None):
@@ -213,6 +227,12 @@ class Broker:
             except subprocess.TimeoutExpired:
                 continue
         return False
+
+    def _dismiss_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.kill()
+            _reap(guard)
 
     def _mosquitto(self) -> list[str]:
         receive_maximum, packet_bytes_max, users, acl, more = self._settings
