@@ -204,14 +204,17 @@ class _Export:
             found = self._live.pop(id(run), None)
             if found is not None:
                 found[1].finish()
+                for older in [one for one in self._over if one[0].name == run.name]:
+                    self._over.remove(older)
                 self._over.append((found[1], _registry(_RunCollector(found[1], None))))
 
     def collect(self) -> Iterator[Any]:
         """Yield the families of all runs, those of one name joined; what prometheus asks."""
         with self._lock:
-            names = {tally.name for _, tally, _ in self._live.values()}
-            registries = [registry for tally, registry in self._over if tally.name not in names]
-            registries += [registry for _, _, registry in self._live.values()]
+            # One registry for each name, the latest: a series must not come twice.
+            latest = {tally.name: registry for tally, registry in self._over}
+            latest |= {tally.name: registry for _, tally, registry in self._live.values()}
+            registries = list(latest.values())
         joined = {family.name: family for family in _of_process()}
         for registry in registries:
             for family in registry.collect():

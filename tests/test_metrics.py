@@ -209,10 +209,21 @@ def test_a_run_that_began_before_its_metrics_is_served_from_then_on():
     assert total(found, "sim_devices_active") == 5
 
 
-def test_a_run_of_the_same_name_begins_at_zero_and_old_ones_are_forgotten(server):
+def test_runs_of_one_name_are_served_once_and_it_is_the_last(server):
     async def main():
-        for _ in range(3):
-            await sensors("again", 2, every="100ms").publish_to("memory:again").run("300ms")
+        for lasts in ("5s", "9s", "2s"):
+            fleet = sensors("again", 1, every="1s").publish_to("memory:again")
+            await fleet.run(lasts, speed="max")
+        await sensors("other", 1).publish_to("memory:other").run("1s", speed="max")
+        return await scrape(server)  # it looks for series that come twice
+
+    found = asyncio.run(main())
+    assert total(found, "sim_readings_total", run="again") == 2
+    assert {dict(key)["run"] for key in found["sim_devices_active"]} == {"again", "other"}
+
+
+def test_old_runs_are_forgotten(server):
+    async def main():
         for i in range(metrics.OVER_MAX + 2):
             await sensors(f"r{i}", 1).publish_to("memory:again").run("1s", speed="max")
         return await scrape(server)
