@@ -354,15 +354,17 @@ class Driver:
         piece_us = max(1, PIECE_ROWS * block.profile.interval_us // len(block))
         while block.time_us < until_us and not any(feeder.full for feeder in feeders):
             for readings in block.advance(min(until_us, block.time_us + piece_us)):
-                self._take(block, readings, block.time_us)
+                self._take(block, readings)
+            self._links.come_to(block, min(block.time_us, until_us))
         if block.time_us < until_us and not self.clock.virtual:
             self.judge.stuck(feeders, self.clock.now_us() - block.time_us)
 
     def _flush_scripts(self, until_us: int) -> None:
         for readings in self.simulation.flush():
-            self._take(readings.group.index, readings, until_us)
+            self._take(readings.group.index, readings)
+            self._links.come_to(readings.group.index, until_us)
 
-    def _take(self, source: object, readings: Readings, until_us: int) -> None:
+    def _take(self, source: object, readings: Readings) -> None:
         if not self.clock.virtual:
             due_us = _taken_us(readings)
             late_s = (self.clock.now_us() - due_us) / (self.clock.speed * 1e6)
@@ -372,7 +374,7 @@ class Driver:
         self.intake.add(readings)
         if self.journal is not None and LOG.isEnabledFor(DEBUG):
             self.journal.readings(readings)
-        self._links.put(source, readings, until_us)
+        self._links.put(source, readings)
 
     def _release(self, until_us: int) -> None:
         # What somebody does now takes effect at the boundary that nothing has begun.

@@ -94,11 +94,8 @@ class Links:
 
     # -- readings -------------------------------------------------------------------------------
 
-    def put(self, source: object, readings: Readings, until_us: int) -> None:
-        """Take readings of a block or a cast that has come to `until_us`: all that left by then go.
-
-        The readings of one source leave in the order in which they leave their links.
-        """
+    def put(self, source: object, readings: Readings) -> None:
+        """Take readings of a block or a cast; they go on at once, or when `come_to` says so."""
         gone = readings.sent()
         late = gone.marks is not None and gone.marks.delay_us is not None
         if not late and source not in self._waiting:
@@ -106,7 +103,15 @@ class Links:
             return
         if len(gone):
             self._hold(source, self._departing(gone))
-        self._let_go(source, until_us)
+
+    def come_to(self, source: object, until_us: int) -> None:
+        """Let go what has left by then of a source that has given all its readings up to there.
+
+        Not before: they leave in the order in which they leave their links, whatever the pieces
+        in which they were computed.
+        """
+        if source in self._waiting:
+            self._let_go(source, until_us)
 
     def _departing(self, readings: Readings) -> Held:
         # What a stopped device still stores never leaves.
