@@ -197,7 +197,7 @@ class _Nowhere:
         return _NowhereLink(verdicts)
 
 
-class _NowhereLink:
+class _NowhereLink(Link):
     def __init__(self, verdicts: Verdicts) -> None:
         self._verdicts = verdicts
 

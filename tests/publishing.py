@@ -7,19 +7,28 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from iotsim.errors import ConnectError
-from iotsim.publishers.base import UNTRACED, Identity, Limits, Tracing, build
+from iotsim.publishers import pump as pump_module
+from iotsim.publishers.base import UNTRACED, Identity, Limits, Link, Tracing, build
+from iotsim.publishers.lane import Lane
 from iotsim.publishers.ledger import STATES, Ledger
 from iotsim.publishers.payload import Messages
 from iotsim.publishers.pump import Pump
 
 
 class CheckedLedger(Ledger):
-    """Asserts the law and its signs at every single move."""
+    """Asserts the law and its signs at every single move; compares itself with its lanes.
+
+    Within a turn of the loop a lane may be between its stores and the account. So the comparison
+    comes at the end of each turn that moved something; what did not agree is in `wrong`.
+    """
 
     def __init__(self):
         super().__init__()
-        self.moves = 0
+        self.moves = self.compared = 0
         self.seen = set()
+        self.lanes = []
+        self.wrong = []
+        self._due = False
 
     def offer(self, count, state="queued", reason=""):
         super().offer(count, state, reason)
@@ -36,6 +45,30 @@ class CheckedLedger(Ledger):
         self.moves += 1
         assert self.offered == sum(self.counts[state] for state in STATES), self.counts
         assert min(self.counts.values()) >= 0, self.counts
+        if self.lanes and not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._compare)
+
+    def _compare(self):
+        self._due = False
+        self.compared += 1
+        held = tuple(map(sum, zip(*(lane.contents for lane in self.lanes), strict=True)))
+        counts = self.counts
+        said = (counts["queued"], counts["in_flight"], counts["unknown"] - self.given_up)
+        if said != held and len(self.wrong) < 10:
+            self.wrong.append(f"the account says {said}, the lanes hold {held}")
+
+
+class SeenLane(Lane):
+    """A lane whose ledger looks into it."""
+
+    def __init__(self, index, make_link, settings):
+        super().__init__(index, make_link, settings)
+        if isinstance(settings.ledger, CheckedLedger):
+            settings.ledger.lanes.append(self)
+
+
+pump_module.Lane = SeenLane  # in every test; only a CheckedLedger makes use of it
 
 
 def block(count, first=0, devices=10, size=40, topic="devices/{}/telemetry"):
@@ -72,6 +105,7 @@ async def pumping(url, deadline_s=5.0, pump=None, **options):
     finally:
         await carrier.close(deadline_s)
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("iotsim")]
+    assert carrier._ledger.wrong == []
     end = carrier.snapshot()
     assert end.balanced
     assert end.queued == end.in_flight == 0
@@ -113,7 +147,7 @@ class Gate:
         return self.links[-1]
 
 
-class GateLink:
+class GateLink(Link):
     def __init__(self, gate, verdicts, device=None):
         self.gate, self.verdicts, self.device = gate, verdicts, device
         self.opened = 0
@@ -164,6 +198,7 @@ async def gated(gate, deadline_s=0.6, **options):
     finally:
         await pump.close(deadline_s)
         assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("iotsim")]
+        assert pump._ledger.wrong == []
         assert pump.snapshot().balanced
 
 

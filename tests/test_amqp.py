@@ -278,7 +278,7 @@ def test_a_full_queue_that_rejects_is_asked_again_and_loses_nothing(rabbit):
 
 
 def test_a_queue_that_rejects_for_ever_refuses_with_the_reason(rabbit, monkeypatch):
-    monkeypatch.setattr("iotsim.publishers.lane.TRIES_MAX", 3)
+    monkeypatch.setattr("iotsim.publishers.refusals.TRIES_MAX", 3)
 
     async def work():
         full = {"x-max-length": 10, "x-overflow": "reject-publish"}

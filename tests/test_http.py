@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 import iotsim
 from iotsim import Credentials, Fleet
 from iotsim.errors import BadValue, ConnectError, UnknownName
-from iotsim.publishers import http_link
 from iotsim.publishers.base import build
 from iotsim.publishers.http_order import Order
 from iotsim.publishers.http_request import escaped, retry_after_s
@@ -421,7 +420,7 @@ def test_what_the_server_cannot_take_now_is_sent_again_under_the_same_key(
 def test_a_reading_that_the_server_stumbles_over_is_given_up_and_delays_only_its_device(
     endpoint, monkeypatch
 ):
-    monkeypatch.setattr(http_link, "TRIES_MAX", 6)  # two seconds instead of eight
+    monkeypatch.setattr("iotsim.publishers.refusals.TRIES_MAX", 6)  # two seconds instead of eight
     server = endpoint(lambda got: Reply(500) if got.key == "run/d-3/0/0" else Reply())
 
     async def publish():

@@ -13,7 +13,6 @@ import pytest
 import iotsim
 from iotsim import Fleet
 from iotsim.clock import monotonic
-from iotsim.publishers import http_link
 from iotsim.publishers.base import build
 from iotsim.publishers.http_link import HttpLink
 from tests.proxy import Proxy
@@ -165,7 +164,7 @@ def test_an_answer_cut_in_its_body_is_an_answer():
 def test_a_reading_at_which_the_connection_always_ends_is_given_up_and_stops_nobody(
     endpoint, monkeypatch
 ):
-    monkeypatch.setattr(http_link, "TRIES_MAX", 6)  # two seconds instead of eight
+    monkeypatch.setattr("iotsim.publishers.refusals.TRIES_MAX", 6)  # two seconds instead of eight
     server = endpoint(lambda got: Reply(cut="before") if got.key == "run/d-3/0/0" else Reply())
     account, errors = post(server.url, block(500), seconds=30)
     assert (account.acknowledged, account.refused) == (499, 1)

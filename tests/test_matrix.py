@@ -37,6 +37,8 @@ def test_the_law_held_at_every_step(protocol, misfortune):
     cell = cells(protocol)[misfortune]
     assert sum(ledger.moves for ledger in cell.ledgers) > 2
     assert all(ledger.snapshot().balanced for ledger in cell.ledgers)
+    assert [wrong for ledger in cell.ledgers for wrong in ledger.wrong] == []
+    assert all(ledger.compared > 2 for ledger in cell.ledgers)
 
 
 @pytest.mark.parametrize(("protocol", "misfortune"), CELLS)

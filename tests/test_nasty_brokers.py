@@ -15,6 +15,7 @@ import pytest
 import iotsim
 from iotsim import Fleet, Profile
 from iotsim.errors import BadValue
+from iotsim.publishers.nats_jetstream import NO_STREAM
 from tests.live import START, until
 from tests.matrix import mosquitto, nats
 from tests.proxy import Proxy
@@ -259,7 +260,7 @@ def test_a_way_that_is_gone_refuses_its_own_readings_and_nobody_elses(
         assert account.acknowledged + account.refused == account.offered, account
         assert account.reconnects == 0
     assert list(accounts["amqp"].refusals) == ["no route (312)"]
-    assert list(accounts["jetstream"].refusals) == ["no stream takes this subject"]
+    assert list(accounts["jetstream"].refusals) == [NO_STREAM]
     assert not [line for line in caplog.messages if " lost: " in line], "no connection was"
     assert len(result.errors) == 2
     assert all(" refused (no " in str(error) for error in result.errors), result.errors

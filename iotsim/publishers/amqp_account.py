@@ -17,11 +17,13 @@ from iotsim.publishers.amqp import AmqpPublisher
 from iotsim.publishers.amqp_printer import Printer
 from iotsim.publishers.amqp_wire import Confirm
 from iotsim.publishers.base import Item, Verdicts
+from iotsim.publishers.ordering import device_of
+from iotsim.publishers.refusals import Refusals
 
 NACKED = "the broker does not take it now (nack)"
 
 Entry: TypeAlias = tuple[int, Item]  # token, message
-Refusals: TypeAlias = list[tuple[int, str]]  # token, why
+Refused: TypeAlias = list[tuple[int, str]]  # token, why
 Write: TypeAlias = Callable[[bytes], None]
 
 
@@ -69,7 +71,7 @@ class Account:
     def hand_over(self, tokens: Sequence[int], items: Sequence[Item], write: Write) -> None:
         """Write messages, and say of each what is known at once."""
         out: list[bytes] = []
-        refusals: Refusals = []
+        refusals: Refused = []
         singly = self._strict or bool(self._rejected)
         for token, item in zip(tokens, items, strict=True):
             if not singly or self._has_turn(token, item):
@@ -90,7 +92,7 @@ class Account:
             self._behind[device] = deque()
         return True
 
-    def _print(self, token: int, item: Item, out: list[bytes], refusals: Refusals) -> None:
+    def _print(self, token: int, item: Item, out: list[bytes], refusals: Refused) -> None:
         following: Entry | None = (token, item)
         while following is not None:
             token, item = following
@@ -113,9 +115,11 @@ class Account:
         self._behind.pop(device, None)
         return None
 
-    def _refuse(self, refusals: Refusals) -> None:
+    def _refuse(self, refusals: Refused) -> None:
+        gathered = Refusals()
         for token, why in refusals:
-            self._verdicts.refused([token], why)
+            gathered.add(token, why)
+        gathered.tell(self._verdicts)
 
     # -- in -----------------------------------------------------------------------------------
 
@@ -123,7 +127,7 @@ class Account:
         """Take what the broker acknowledges or rejects, and write what may follow."""
         done: list[Entry] = []
         rejected: list[Entry] = []
-        refusals: Refusals = []
+        refusals: Refused = []
         for tag, multiple, taken in confirms:
             first = self._low if multiple else tag
             if first <= self._low <= tag:
@@ -156,7 +160,7 @@ class Account:
 
     def _let_follow(self, items: Sequence[Item], write: Write) -> None:
         out: list[bytes] = []
-        refusals: Refusals = []
+        refusals: Refused = []
         for item in items:
             following = self._next(item)
             if following is not None:
@@ -194,7 +198,7 @@ class Account:
             return False
         again = [entry for tag, entry in self._pending.items() if tag != guilty]
         out: list[bytes] = []
-        refusals: Refusals = []
+        refusals: Refused = []
         if guilty:
             token, item = self._pending[guilty]
             refusals.append((token, why))
@@ -212,4 +216,4 @@ class Account:
 
 
 def _device(item: Item) -> str:
-    return item[2].rsplit("/", 2)[0]
+    return device_of(item[0], item[2])

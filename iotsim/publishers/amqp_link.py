@@ -32,7 +32,7 @@ from iotsim.publishers.amqp_wire import (
     Received,
     Wire,
 )
-from iotsim.publishers.base import Item, Loss, Verdicts
+from iotsim.publishers.base import Item, Link, Loss, Verdicts
 from iotsim.transport.addresses import failure_text
 
 CONNECT_S = 5.0  # for TCP and TLS
@@ -45,7 +45,7 @@ _Answer = TypeVar("_Answer", bound=Frame)
 _Close = commands.Connection.Close | commands.Channel.Close
 
 
-class AmqpLink:
+class AmqpLink(Link):
     """One AMQP connection of a lane, with one channel (a `Link`).
 
     Parameters

@@ -39,6 +39,12 @@ class Backlog:
             self._cut(head, part)
         return batch
 
+    @property
+    def first(self) -> tuple[str, str]:
+        """Topic and id of the message at the front."""
+        head = self._slices[0]
+        return head.messages.topics[head.start], head.messages.ids[head.start]
+
     def oldest(self, count: int) -> list[str]:
         """Return the ids of up to `count` messages at the front."""
         found: list[str] = []

@@ -144,7 +144,16 @@ class Verdicts(Protocol):
 
 
 class Link(Protocol):
-    """One connection, opened again after each loss; keeps its session over that."""
+    """One connection, opened again after each loss; keeps its session over that.
+
+    Attributes
+    ----------
+    pipelines : bool
+        Whether a device may have several messages in flight, so that one that is refused for now
+        may be overtaken; the lane then counts that, and lets devices go one by one for a while.
+    """
+
+    pipelines: bool = False
 
     async def open(self) -> int:
         """Connect, and return how many messages may be in flight.
@@ -161,6 +170,10 @@ class Link(Protocol):
         Never waits. A token that was sent before is a replay. Verdicts may come before it
         returns.
         """
+
+    def passed_over(self, tokens: Iterable[int]) -> None:
+        """Take that messages which the lane took back will not come again."""
+        return
 
     def drop(self) -> None:
         """End the connection at once; no verdict comes after it."""
@@ -203,7 +216,9 @@ def build(url: str, **options: Any) -> Publisher:
     Parameters
     ----------
     url : str
-        `mqtt://host:1883`, `mqtts://host`, `memory:name`, `console:` or `file:out.ndjson`.
+        `mqtt://host:1883`, `amqp://host/vhost`, `nats://host`, `nats+jetstream://host`,
+        `http://host/path`, `coap://host`, each with TLS too (`mqtts`, `amqps`, `nats+tls`,
+        `nats+jetstream+tls`, `https`, `coaps`), or `memory:name`, `console:`, `file:out.ndjson`.
     **options
         What the protocol offers; every protocol has `queue_messages` and `backpressure`.
 
@@ -219,7 +234,7 @@ def build(url: str, **options: Any) -> Publisher:
     >>> build("memory:readings").url
     'memory:readings'
     """
-    if not isinstance(url, str) or ":" not in url:
+    if not isinstance(url, str) or ":" not in url or redacted(url).startswith("***@"):
         given = redacted(url) if isinstance(url, str) else url
         raise BadValue("url", given, "has no scheme", f"Known: {', '.join(sorted(PUBLISHERS))}.")
     scheme = url.partition(":")[0].lower()

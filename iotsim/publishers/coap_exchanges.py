@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from iotsim.clock import monotonic
-from iotsim.publishers.base import Item, Verdicts
+from iotsim.publishers.base import Verdicts
 from iotsim.publishers.coap import CoapPublisher
 from iotsim.publishers.coap_codec import (
     CON,
@@ -267,18 +267,6 @@ class Exchanges:
     def _close(self, exchange: Exchange) -> None:
         _cancel(exchange.timer)
         del self._open[exchange.mark], self._by_number[exchange.number]
-
-
-def device_of(item: Item) -> str:
-    """Return what stands for the device of a message: order is kept for each.
-
-    Examples
-    --------
-    >>> device_of(("devices/d/telemetry", b"{}", "run/d/7/0", 0.0))
-    'run/d'
-    """
-    parts = item[2].rsplit("/", 2)
-    return parts[0] if len(parts) == 3 else item[0]
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:

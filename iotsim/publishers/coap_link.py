@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from iotsim.clock import monotonic
 from iotsim.errors import ConnectError
-from iotsim.publishers.base import Item, Loss, Verdicts
+from iotsim.publishers.base import Item, Link, Loss, Verdicts
 from iotsim.publishers.coap import RATE_NON, CoapPublisher, base_path
 from iotsim.publishers.coap_codec import (
     ACK,
@@ -30,9 +30,11 @@ from iotsim.publishers.coap_codec import (
     request_options,
     topic_path,
 )
-from iotsim.publishers.coap_exchanges import AHEAD, Exchanges, device_of
+from iotsim.publishers.coap_exchanges import AHEAD, Exchanges
 from iotsim.publishers.coap_numbers import Numbers
 from iotsim.publishers.coap_wire import Wire
+from iotsim.publishers.ordering import device_of
+from iotsim.publishers.refusals import Refusals
 from iotsim.seeding import fnv1a, squares64, unit
 from iotsim.transport.addresses import failure_text
 
@@ -48,7 +50,7 @@ _PIGGYBACKED = 0x40 | ACK << 4 | TOKEN_BYTES
 _RESPONSE, _CLIENT_ERROR = 0x40, 0x80  # from 2.00, from 4.00
 
 
-class CoapLink:
+class CoapLink(Link):
     """One endpoint (a `Link`).
 
     Parameters
@@ -172,14 +174,13 @@ class CoapLink:
         if self._wire is None:
             return False
         good: list[tuple[int, str, bytes]] = []
-        bad: list[tuple[int, str]] = []
+        bad = Refusals()
         for token, item in zip(tokens, items, strict=True):
             try:
-                good.append((token, device_of(item), self._body(item)))
+                good.append((token, device_of(item[0], item[2]), self._body(item)))
             except ValueError as error:
-                bad.append((token, str(error)))
-        for token, reason in bad:
-            self._verdicts.refused([token], reason)
+                bad.add(token, str(error))
+        bad.tell(self._verdicts)
         if not self._confirmable:
             return self._send_at_once([(token, body) for token, _, body in good])
         self._exchanges.take(good)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from typing import Any
@@ -109,7 +110,7 @@ def why_not(error: BaseException) -> str:
         return failure_text(cause)
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the connection ended without an answer in HTTP"
-    if isinstance(error, aiohttp.ClientConnectionResetError):
+    if isinstance(error, ConnectionResetError) or getattr(error, "errno", None) == errno.ECONNRESET:
         return "the peer reset the connection"
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
         return "what answers there does not speak HTTP"

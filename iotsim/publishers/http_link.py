@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -18,7 +18,7 @@ from yarl import URL
 from iotsim.clock import monotonic
 from iotsim.errors import ConnectError
 from iotsim.publishers.backoff import Backoff
-from iotsim.publishers.base import Item, Loss, Verdicts
+from iotsim.publishers.base import Item, Link, Loss, Verdicts
 from iotsim.publishers.http import HttpPublisher
 from iotsim.publishers.http_connections import (
     CLOSE_S,
@@ -32,11 +32,11 @@ from iotsim.publishers.http_connections import (
 )
 from iotsim.publishers.http_order import Entry, Line, Order
 from iotsim.publishers.http_request import Requests, retry_after_s
+from iotsim.publishers.refusals import Refusals, in_the_end, spent
 
 PROBE_S = 5.0  # to connect and to answer a HEAD
 END_S = 0.1  # for connections to be gone
 BODY_S = 1.0  # for the rest of an answer whose verdict is known
-TRIES_MAX = 8
 WINDOW_PER_CONNECTION = 32  # messages, or twice a batch
 WINDOW_MIN = 512
 DIRECT_BYTES_MAX = 1 << 20  # larger bodies are written in pieces
@@ -55,7 +55,7 @@ class Attempts:
     accepted: int = -1
 
 
-class HttpLink:
+class HttpLink(Link):
     """The connections of one lane to one endpoint (a `Link`).
 
     Parameters
@@ -92,6 +92,7 @@ class HttpLink:
     async def open(self) -> int:
         """Find out whether HTTP is spoken there, and return how many messages may be in flight."""
         self.drop()
+        failure: ConnectError | None = None
         session, sockets = opened(self._publisher, self._requests.always)
         try:
             async with asyncio.timeout(PROBE_S):
@@ -102,7 +103,9 @@ class HttpLink:
             await ended(session)
             if isinstance(error, ConnectError) or not isinstance(error, Exception):
                 raise
-            raise self._refusal(why_not(error), self._advice(error)) from None
+            failure = self._refusal(why_not(error), self._advice(error))
+        if failure is not None:
+            raise failure  # out here: the error's own text may hold the URL, and that a key
         self._session, self._sockets = session, sockets
         self._order.clear()
         self._answered_s = monotonic()
@@ -138,9 +141,12 @@ class HttpLink:
     def _advice(self, error: Exception) -> str:
         # Whether our certificate is accepted shows only after the handshake, as a bare end.
         tls = self._publisher.tls
-        ended_late = isinstance(error, aiohttp.ClientOSError | aiohttp.ServerDisconnectedError)
-        if tls is None or not ended_late or isinstance(error, aiohttp.ClientConnectorError):
+        ended_late = isinstance(error, ConnectionError | aiohttp.ClientOSError
+                                | aiohttp.ServerDisconnectedError)
+        if not ended_late or isinstance(error, aiohttp.ClientConnectorError):
             return ""
+        if tls is None:
+            return "Does it speak HTTP, and without TLS as the URL says?"
         if tls.cert is None:
             return "Perhaps it wants a certificate of ours: cert=, key=."
         return "Perhaps it does not accept our cert=."
@@ -184,15 +190,25 @@ class HttpLink:
         """Take messages in; they leave as connections are free."""
         if self._session is None:
             return False
+        bad = Refusals()
         for token, item in zip(tokens, items, strict=True):
             fault = self._requests.fault(item)
             if fault:
-                self._verdicts.refused([token], fault)
+                bad.add(token, fault)
             else:
                 self._order.add(token, item)
+        bad.tell(self._verdicts)
         self._start()
         self._wait_for_more()
         return True
+
+    def passed_over(self, tokens: Iterable[int]) -> None:
+        """Take that messages which the lane took back will not come again."""
+        gone = set(tokens)
+        for token in gone:
+            self._attempts.pop(token, None)
+        self._order.pass_over(gone)
+        self._start()
 
     def _wait_for_more(self) -> None:
         # Batches that are not full leave together, so long after the first began to wait.
@@ -311,8 +327,8 @@ class HttpLink:
             self._lose(why)
         elif isinstance(error, TimeoutError) and self._answered_s < began_s:
             # Nobody was answered: not this message's fault, unless it is so again and again.
-            if self._tried(tokens[0]).counted >= TRIES_MAX:
-                self._refuse(tokens, f"{why}, {TRIES_MAX} times")
+            if spent(self._tried(tokens[0]).counted):
+                self._refuse(tokens, in_the_end(why))
             else:
                 self._lose(why)
         else:
@@ -322,8 +338,8 @@ class HttpLink:
         self, line: Line, tokens: list[int], why: str, rest_s: float, *, counts: bool
     ) -> None:
         tries = self._tried(tokens[0], counts)
-        if tries.counted >= TRIES_MAX:
-            self._refuse(tokens, f"{why}, {TRIES_MAX} times")
+        if spent(tries.counted):
+            self._refuse(tokens, in_the_end(why))
             return
         line.head = tuple(tokens)
         if rest_s > 0.0:  # asked of us all, not only of these

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TypeAlias
 
 from iotsim.publishers.base import Item
+from iotsim.publishers.ordering import device_of
 from iotsim.seeding import fnv1a
 
 Entry: TypeAlias = tuple[int, Item]
@@ -60,7 +61,7 @@ class Order:
         self._lines: dict[object, Line] = {}
         self._ready: deque[Line] = deque()
         self._groups: dict[int, tuple[int, ...]] = {}  # token → the batch it was written in
-        self._key: Callable[[Item], object] = device_of
+        self._key: Callable[[Item], object] = _device
         if batch > 1:
             self._key = _topic_of if by_topic else _share(shares)
 
@@ -129,6 +130,17 @@ class Order:
         for token in tokens:
             self._groups.pop(token, None)
 
+    def pass_over(self, gone: set[int]) -> None:
+        """Forget messages that will not come again; those written with them go without."""
+        for token in gone & self._groups.keys():
+            group = self._groups.pop(token, ())
+            rest = tuple(one for one in group if one not in gone)
+            self._groups.update(dict.fromkeys(rest, rest))
+        for line in self._lines.values():
+            if line.head:
+                line.head = tuple(token for token in line.head if token not in gone)
+            self._list(line)
+
     def withdraw(self) -> list[int]:
         """Take out all that has not left; what comes again is taken as it comes."""
         tokens = [token for line in self._lines.values() for token, _ in line.pending]
@@ -164,16 +176,8 @@ class Order:
         return not head or tuple(token for token, _ in islice(line.pending, len(head))) == head
 
 
-def device_of(item: Item) -> str:
-    """Return whose message it is: from its id `run/device/seq/copy`, else by its topic.
-
-    Examples
-    --------
-    >>> device_of(("t", b"", "run/pump-1/7/0", 0.0))
-    'run/pump-1'
-    """
-    head, *rest = item[2].rsplit("/", 2)
-    return head if len(rest) == 2 else item[0]
+def _device(item: Item) -> str:
+    return device_of(item[0], item[2])
 
 
 def _topic_of(item: Item) -> str:
@@ -181,4 +185,4 @@ def _topic_of(item: Item) -> str:
 
 
 def _share(shares: int) -> Callable[[Item], object]:
-    return lambda item: fnv1a(device_of(item)) % shares
+    return lambda item: fnv1a(device_of(item[0], item[2])) % shares

@@ -9,19 +9,20 @@ while there is no connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 
 from iotsim.clock import monotonic
 from iotsim.publishers.backlog import Backlog
 from iotsim.publishers.base import Item, Link, Loss, Verdicts
 from iotsim.publishers.connector import Connector
 from iotsim.publishers.lane_settings import DROPPED, LaneSettings
-from iotsim.publishers.ordering import OVERTAKEN, Ordering
+from iotsim.publishers.ordering import OVERTAKEN, Alone, Ordering, device_of
 from iotsim.publishers.payload import Messages
-from iotsim.publishers.timers import Timers
+from iotsim.publishers.poison import Suspicion
+from iotsim.publishers.refusals import in_the_end, spent
+from iotsim.publishers.timers import Oldest, Timers
+from iotsim.publishers.waiting import Waiting
 
-TRIES_MAX = 8  # of one message that the peer refuses for now, or leaves without an answer
 BATCH = 512  # messages joined in one write
 
 
@@ -39,11 +40,10 @@ class Lane:
         self._link = make_link(self)
         self._queue = Backlog()
         self._flight: dict[int, Item] = {}
-        self._waiting: dict[int, Item] = {}  # sent before, to be sent again first
-        self._held: set[int] = set()  # those of _waiting that the peer refused for now
+        self._waiting = Waiting()
         self._tries: dict[int, int] = {}
-        self._suspects: dict[int, int] = {}
-        self._ordering = Ordering(getattr(self._link, "pipelines", False))
+        self._suspicion = Suspicion()
+        self._ordering = Ordering(self._link.pipelines)
         self._window = 0
         self._careful: int | None = None
         self._writable = False
@@ -58,12 +58,21 @@ class Lane:
         self._turn = asyncio.Lock()
         self._opening = self._was_open = self._stopping = self._closed = False
         self._timers = Timers()
-        self._oldest: tuple[int, float] = (-1, 0.0)
+        self._oldest = Oldest()
+
+    @property
+    def contents(self) -> tuple[int, int, int]:
+        """How many messages it holds: queued, in flight, unknown."""
+        return self._queued, len(self._flight), len(self._waiting) - self._waiting.held
+
+    @property
+    def _queued(self) -> int:
+        return len(self._queue) + self._waiting.held
 
     @property
     def fill(self) -> float:
         """How full the queue is, from 0 to 1."""
-        return len(self._queue) / self._capacity
+        return min(1.0, self._queued / self._capacity)
 
     @property
     def stall(self) -> str:
@@ -143,12 +152,12 @@ class Lane:
         why = "stopped while hung up" if self.hung_up else "stopped before it was sent"
         ledger.move("in_flight", "unknown", len(self._flight))
         self._tell([item[2] for item in self._flight.values()], "unknown", ())
-        ledger.given_up += len(self._flight) + len(self._waiting) - len(self._held)
-        waiting = self._queue.drop(len(self._queue)) + len(self._held)
-        ledger.move("queued", "dropped", waiting, why)
+        queued, in_flight, unknown = self.contents
+        ledger.given_up += in_flight + unknown
+        ledger.move("queued", "dropped", queued, why)
+        self._queue.drop(len(self._queue))
         self._flight.clear()
         self._waiting.clear()
-        self._held.clear()
 
     # -- admission ----------------------------------------------------------------------------
 
@@ -159,8 +168,8 @@ class Lane:
             self._ledger.offer(count, "dropped", "offered after the stop")
         elif self._settings.limits.backpressure == "drop_oldest":
             self._append(messages, 0, count)
-            self._drop_oldest(len(self._queue) - self._capacity)
-        elif not self._turn.locked() and len(self._queue) + count <= self._capacity:
+            self._drop_oldest(self._queued - self._capacity)
+        elif not self._turn.locked() and self._queued + count <= self._capacity:
             self._append(messages, 0, count)
         else:
             await self._offer_in_parts(messages)
@@ -170,7 +179,7 @@ class Lane:
         try:
             async with self._turn:  # first come, first served: order per device
                 while start < stop and not self._stopping:
-                    part = min(stop - start, self._capacity - len(self._queue))
+                    part = min(stop - start, self._capacity - self._queued)
                     if part > 0:
                         self._append(messages, start, start + part)
                         start += part
@@ -191,9 +200,13 @@ class Lane:
 
     def _drop_oldest(self, excess: int) -> None:
         if excess > 0:
-            ids = self._queue.oldest(excess)
-            dropped = self._queue.drop(excess)
-            self._ledger.move("queued", "dropped", dropped, "queue full, oldest dropped")
+            held = self._waiting.drop(excess)
+            ids = [item[2] for item in held.values()] + self._queue.oldest(excess - len(held))
+            self._queue.drop(excess - len(held))
+            self._ledger.move("queued", "dropped", excess, "queue full, oldest dropped")
+            if held:
+                self._forget(held)
+                self._link.passed_over(held)
             self._tell(ids, DROPPED, ())
 
     # -- sending ------------------------------------------------------------------------------
@@ -210,18 +223,25 @@ class Lane:
         while self._able and (self._waiting or self._queue):
             window = self._window if self._careful is None else self._careful
             room = min(window - len(self._flight), BATCH)
-            if room <= 0 or (alone is not None and not alone.joins(self._next_id)):
+            batch = self._next(room, alone) if room > 0 else {}
+            if not batch:
                 break
-            room = room if alone is None else 1
-            batch = self._take_waiting(room) if self._waiting else self._take_queued(room)
             self._flight.update(batch)
             self._writable = self._hand_over(batch)
         self._watch_oldest()
 
-    @property
-    def _next_id(self) -> str:
-        waiting = next(iter(self._waiting.values()), None)
-        return self._queue.oldest(1)[0] if waiting is None else waiting[2]
+    def _next(self, room: int, alone: Alone | None) -> dict[int, Item]:
+        if self._suspicion.wants_probe and (probe := self._take_probe()):
+            return probe
+        if alone is None:
+            return self._take(room)
+        batch: dict[int, Item] = {}
+        while len(batch) < room and (self._waiting or self._queue):
+            first = self._waiting.first()
+            if not alone.joins(*(self._queue.first if first is None else (first[0], first[2]))):
+                break
+            batch |= self._take(1)
+        return batch
 
     @property
     def _able(self) -> bool:
@@ -234,15 +254,29 @@ class Lane:
             self._end_link(Loss(f"the link failed: {type(error).__name__}: {error}"))
             return False
 
-    def _take_waiting(self, room: int) -> dict[int, Item]:
-        batch = dict(islice(self._waiting.items(), room))
-        for token in batch:
-            del self._waiting[token]
-        held = len(self._held.intersection(batch)) if self._held else 0
-        self._held.difference_update(batch)
+    def _take(self, room: int) -> dict[int, Item]:
+        return self._again(*self._waiting.take(room)) if self._waiting else self._take_queued(room)
+
+    def _again(self, batch: dict[int, Item], held: int) -> dict[int, Item]:
         self._ledger.retries += len(batch)
         self._ledger.move("queued", "in_flight", held)
         self._ledger.move("unknown", "in_flight", len(batch) - held)
+        self._room.set()
+        return batch
+
+    def _take_probe(self) -> dict[int, Item]:
+        # A message of another device than the suspect's; those before it in the queue wait aside.
+        device = self._suspicion.device
+        batch, held = self._waiting.take_of_others(device)
+        if batch:
+            self._again(batch, held)
+        for _ in range(0 if batch else min(BATCH, len(self._queue))):
+            if device_of(*self._queue.first) != device:
+                batch = self._take_queued(1)
+                break
+            self._waiting.put(self._queue.take(1, monotonic()), held=True)
+        for token in batch:
+            self._suspicion.probe(token)
         return batch
 
     def _take_queued(self, room: int) -> dict[int, Item]:
@@ -255,8 +289,8 @@ class Lane:
 
     def acknowledged(self, tokens: Sequence[int]) -> None:
         """Take the acknowledgement of messages in flight."""
-        held = {token: self._waiting[token] for token in sorted(self._held)}
-        if held and (count := self._ordering.overtaken(tokens, self._flight, held)):
+        if self._waiting.held and (count := self._ordering.overtaken(
+                tokens, self._flight, self._waiting.oldest_held)):
             self._ledger.overtaken += count
             self._settings.notice(OVERTAKEN)
         items = [self._flight.pop(token) for token in tokens if token in self._flight]
@@ -267,8 +301,11 @@ class Lane:
         seconds = [now_s - item[3] for item in items]
         self._ledger.latency.add(seconds)
         self._forget(tokens)
-        self._connector.failures = 0
-        if self._careful is not None:
+        if self._suspicion.token >= 0:
+            self._suspicion.taken(set(tokens))
+        if self._suspicion.token < 0:  # else the waits go on growing, and it stays alone
+            self._connector.failures = 0
+        if self._careful is not None and self._suspicion.token < 0:
             self._careful += len(items)
             if self._careful >= self._window:
                 self._careful = None
@@ -281,19 +318,16 @@ class Lane:
         for token in tokens:
             if token in self._flight:
                 tries = self._tries.get(token, 0) + 1
-                (again if retry and tries < TRIES_MAX else final).append(token)
+                (again if retry and not spent(tries) else final).append(token)
         items = [self._flight.pop(token) for token in final]
         self._ledger.move("in_flight", "refused", len(items), reason)
         self._forget(final)
         for token in again:
             self._tries[token] = self._tries.get(token, 0) + 1
-            self._held.add(token)
-            self._waiting[token] = self._flight.pop(token)
         if again:
             self._ordering.refused_for_now()
-            self._ledger.move("in_flight", "queued", len(again))
+            self._take_back(again, held=True)
             self._settings.notice(f"refused for now: {reason}")
-            self._waiting = dict(sorted(self._waiting.items()))
             self._rest(self._connector.delay_s(max(self._tries[token] for token in again)))
         if items:
             self._settings.notice(f"refused: {reason} (topic {items[0][0]!r:.80})")
@@ -303,9 +337,7 @@ class Lane:
         """Take back messages that were not taken; they go out before everything newer."""
         if rest_s:
             self._rest(rest_s)
-        back = self._take_back(tokens)
-        self._held.update(back)
-        self._ledger.move("in_flight", "queued", len(back))
+        self._take_back(tokens, held=True)
         self._kick()
 
     def uncertain(self, tokens: Sequence[int], reason: str = "") -> None:
@@ -314,18 +346,17 @@ class Lane:
             counted = {token: self._tries.get(token, 0) + 1 for token in tokens
                        if token in self._flight}
             self._tries |= counted
-            spent = [token for token, tries in counted.items() if tries >= TRIES_MAX]
-            self.refused(spent, f"{reason}, {TRIES_MAX} times")
-        back = self._take_back(tokens)
-        self._ledger.move("in_flight", "unknown", len(back))
-        self._tell([self._waiting[token][2] for token in back], "unknown", ())
+            final = [token for token, tries in counted.items() if spent(tries)]
+            self.refused(final, in_the_end(reason))
+        back = self._take_back(tokens, held=False)
+        self._tell([item[2] for item in back.values()], "unknown", ())
         self._kick()
 
-    def _take_back(self, tokens: Sequence[int]) -> list[int]:
-        back = [token for token in tokens if token in self._flight]
-        for token in back:
-            self._waiting[token] = self._flight.pop(token)
-        self._waiting = dict(sorted(self._waiting.items()))
+    def _take_back(self, tokens: Sequence[int], *, held: bool) -> dict[int, Item]:
+        back = {token: self._flight.pop(token) for token in tokens if token in self._flight}
+        self._waiting.put(back, held=held)
+        self._oldest.left(self._flight)
+        self._ledger.move("in_flight", "queued" if held else "unknown", len(back))
         return back
 
     def _rest(self, rest_s: float) -> None:
@@ -348,8 +379,9 @@ class Lane:
         self._tell([item[2] for item in self._flight.values()], "unknown", ())
         if loss is not None:
             self._suspect(loss)
-        self._waiting = dict(sorted({**self._flight, **self._waiting}.items()))
+        self._waiting.put(self._flight, held=False)
         self._flight = {}
+        self._oldest.left(self._flight)
         self._timers.cancel()
         self._settings.changed()
 
@@ -381,29 +413,22 @@ class Lane:
             except Exception as error:  # whoever listens must not stop the lane
                 self._settings.notice(f"an observer failed: {type(error).__name__}: {error}")
 
-    def _forget(self, tokens: Sequence[int]) -> None:
-        if self._tries or self._suspects:
+    def _forget(self, tokens: Iterable[int]) -> None:
+        if self._tries:
             for token in tokens:
                 self._tries.pop(token, None)
-                self._suspects.pop(token, None)
-
-    # -- poison -------------------------------------------------------------------------------
 
     def _suspect(self, loss: Loss) -> None:
-        # A peer answers in order, so the oldest without an answer may have ended the link. It is
-        # sent again alone; if the link ends again at that, it is refused. A bare close counts
-        # only beside a second one with the message alone: brokers are killed, too.
         if not self._flight or loss.blame == "other":
             return
-        token = next(iter(self._flight))
-        alone = len(self._flight) == 1
-        strikes = self._suspects.get(token, 0) + 1
-        self._suspects = {token: strikes}
+        suspicion, token = self._suspicion, next(iter(self._flight))
+        item, alone = self._flight[token], len(self._flight) == 1
         self._careful = 1
-        if alone and strikes >= (2 if loss.blame == "message" else 3):
-            item = self._flight.pop(token)
-            reason = "ended the connection twice"
-            self._suspects.clear()
+        if suspicion.struck(token, device_of(item[0], item[2]), loss, alone=alone):
+            del self._flight[token]
+            reason = suspicion.verdict
+            suspicion.clear()
+            self._forget((token,))
             self._connector.failures = 0
             self._ledger.move("unknown", "refused", 1, reason)
             self._settings.notice(f"refused: {reason}: {loss.why} (topic {item[0]!r:.80})")
@@ -419,11 +444,12 @@ class Lane:
         self._was_open = True
         self._window = window
         self._resting = False
+        self._suspicion.opened()
         self.connected = self._writable = True
         self._kick()
 
     def _failed(self, why: str) -> None:
-        self._suspects.clear()  # a broker that is away was not ended by a message
+        self._suspicion.clear()  # a broker that is away was not ended by a message
         self._settings.notice(why)
 
     def _end_link(self, loss: Loss) -> None:
@@ -436,12 +462,9 @@ class Lane:
         # The oldest in flight must change within the deadline; it is looked at four times in it.
         if not self._flight:
             return
-        token, now_s = next(iter(self._flight)), monotonic()
-        if token != self._oldest[0]:
-            self._oldest = (token, now_s)
-        elif now_s - self._oldest[1] >= self._settings.ack_deadline_s:
-            self._oldest = (-1, 0.0)
-            self._end_link(Loss(f"no acknowledgement for {self._settings.ack_deadline_s:g} s"))
+        deadline_s = self._settings.ack_deadline_s
+        if self._oldest.age_s(self._flight) >= deadline_s:
+            self._end_link(Loss(f"no acknowledgement for {deadline_s:g} s"))
             return
         self._watch_oldest()
 

@@ -28,11 +28,13 @@ from mqtt5 import (
 
 from iotsim.clock import stamp_us
 from iotsim.errors import ConnectError
-from iotsim.publishers.base import Blame, Item, Loss, Verdicts
+from iotsim.publishers.base import Blame, Item, Link, Loss, Verdicts
 from iotsim.publishers.mqtt import MqttPublisher
 from iotsim.publishers.mqtt5_wire import Wire, read
 from iotsim.publishers.mqtt_frames import PACKET_BYTES_MAX, Framer, odd, why_not
+from iotsim.publishers.refusals import Refusals
 from iotsim.publishers.sessions import LastWill
+from iotsim.publishers.timers import Pulse
 from iotsim.transport.addresses import failure_text
 
 CONNECT_S = 5.0  # for TCP and TLS
@@ -58,7 +60,7 @@ class ReasonCode(Protocol):
         """The number; 128 and above is a failure."""
 
 
-class Mqtt5Link:
+class Mqtt5Link(Link):
     """One MQTT 5 connection of a lane (a `Link`).
 
     Parameters
@@ -70,7 +72,7 @@ class Mqtt5Link:
     """
 
     properties: ClassVar[bool] = True  # whether the protocol has any
-    pipelines: ClassVar[bool] = True  # a refused message may be overtaken by those in flight
+    pipelines = True  # a refused message may be overtaken by those in flight
     read = staticmethod(read)
 
     def __init__(
@@ -98,8 +100,7 @@ class Mqtt5Link:
         self._resumed: dict[int, int] = {}  # token → packet id, from before the reconnect
         self._last_id = 0
         self._size_max = PACKET_BYTES_MAX
-        self._ping: asyncio.TimerHandle | None = None
-        self._heard = False
+        self._pulse = Pulse(self._ask, self._silent)
 
     # -- connection ---------------------------------------------------------------------------
 
@@ -116,7 +117,7 @@ class Mqtt5Link:
         except BaseException as error:
             raise self._failed(wire, error) from None
         self._begun = True
-        self._arm_ping(connack.server_keep_alive or self._publisher.keepalive)
+        self._pulse.begin(connack.server_keep_alive or self._publisher.keepalive)
         return window
 
     def _failed(self, wire: Wire, error: BaseException) -> BaseException:
@@ -198,14 +199,14 @@ class Mqtt5Link:
 
     def drop(self) -> None:
         """End the connection at once; no verdict comes after it."""
-        self._cancel_ping()
+        self._pulse.end()
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.abort()
 
     async def close(self) -> None:
         """Send DISCONNECT, flush and close, within a deadline."""
-        self._cancel_ping()
+        self._pulse.end()
         wire, self._wire = self._wire, None
         if wire is None:
             return
@@ -252,18 +253,19 @@ class Mqtt5Link:
         self, wire: Wire, tokens: Sequence[int], items: Sequence[Item], sent: str
     ) -> None:
         frames: list[bytes] = []
-        bad: list[tuple[int, str]] = []
+        bad = Refusals()
+        good: list[int] = []
         for token, item in zip(tokens, items, strict=True):
             frame, why = self._frame(token, item, sent)
             frames.append(frame)
             if why:
-                bad.append((token, why))
+                bad.add(token, why)
+            else:
+                good.append(token)
         wire.write(b"".join(frames))
-        for token, reason in bad:
-            self._verdicts.refused([token], reason)
+        bad.tell(self._verdicts)
         if not self._qos:
-            refused = {token for token, _ in bad}
-            self._verdicts.acknowledged([t for t in tokens if t not in refused])
+            self._verdicts.acknowledged(good)
 
     def _free_numbers(self, count: int) -> Sequence[int]:
         first = self._last_id % 65_535 + 1
@@ -310,14 +312,15 @@ class Mqtt5Link:
 
     def settled(self, packet_ids: list[int]) -> None:
         """Take a run of PUBACKs without complaint."""
-        self._heard = True
+        self._pulse.heard = True
         found = map(self._tokens.pop, packet_ids, repeat(-1))
         self._acknowledge([token for token in found if token >= 0])
 
     def received(self, packets: list[object]) -> None:
         """Take packets of the broker's and turn them into verdicts."""
-        self._heard = True
+        self._pulse.heard = True
         done: list[int] = []
+        bad = Refusals()
         replies: list[bytes] = []
         for packet in packets:
             if type(packet) is PubAckPacket:
@@ -326,9 +329,9 @@ class Mqtt5Link:
                     if token is not None:
                         done.append(token)
                 elif token is not None:
-                    self._refuse(token, packet.reason_code)
+                    _refuse(bad, token, packet.reason_code)
             elif type(packet) is PubRecPacket:
-                self._recorded(packet, replies)
+                self._recorded(packet, replies, bad)
             elif type(packet) is PubCompPacket:
                 self._released.discard(packet.packet_id)
                 token = self._tokens.pop(packet.packet_id, None)
@@ -339,31 +342,30 @@ class Mqtt5Link:
                     self._connack.set_result(packet)
             elif type(packet) is DisconnectPacket:
                 blame: Blame = "message" if packet.reason_code.value in _MESSAGE_CODES else "other"
+                bad.tell(self._verdicts)
                 self._acknowledge(done)
                 self.gone(Loss(f"the broker disconnected us: {_reason(packet.reason_code)}", blame))
                 return
         if replies and self._wire is not None:
             self._wire.write(b"".join(replies))
+        bad.tell(self._verdicts)
         self._acknowledge(done)
 
     def _acknowledge(self, tokens: list[int]) -> None:
         if tokens:
             self._verdicts.acknowledged(tokens)
 
-    def _recorded(self, packet: PubRecPacket, replies: list[bytes]) -> None:
+    def _recorded(self, packet: PubRecPacket, replies: list[bytes], bad: Refusals) -> None:
         number = packet.packet_id
         if number not in self._tokens:
             unknown = PubRelReasonCode.PACKET_ID_NOT_FOUND
             replies.append(PubRelPacket(number, reason_code=unknown).write())
         elif packet.reason_code.value >= 128:
             self._released.discard(number)
-            self._refuse(self._tokens.pop(number), packet.reason_code)
+            _refuse(bad, self._tokens.pop(number), packet.reason_code)
         else:
             self._released.add(number)
             replies.append(PubRelPacket(number).write())
-
-    def _refuse(self, token: int, code: ReasonCode) -> None:
-        self._verdicts.refused([token], _reason(code), retry=code.value == QUOTA_EXCEEDED)
 
     def gone(self, loss: Loss) -> None:
         """Take the end of the wire."""
@@ -386,30 +388,16 @@ class Mqtt5Link:
 
     # -- keepalive ----------------------------------------------------------------------------
 
-    def _arm_ping(self, keepalive_s: float) -> None:
-        # Half the time to the ping, half for its answer: a dead link shows within one keepalive.
-        half_s = keepalive_s / 2
-        loop = asyncio.get_running_loop()
+    def _ask(self) -> None:
+        if self._wire is not None:
+            self._wire.write(PingReqPacket().write())
 
-        def ask() -> None:
-            if self._wire is not None:
-                self._heard = False
-                self._wire.write(PingReqPacket().write())
-                self._ping = loop.call_later(half_s, check)
+    def _silent(self, half_s: float) -> None:
+        self.gone(Loss(f"no PINGRESP in {half_s:g} s"))
 
-        def check() -> None:
-            if not self._heard:
-                self.gone(Loss(f"no PINGRESP in {half_s:g} s"))
-            else:
-                self._ping = loop.call_later(half_s, ask)
 
-        self._cancel_ping()
-        self._ping = loop.call_later(half_s, ask)
-
-    def _cancel_ping(self) -> None:
-        if self._ping is not None:
-            self._ping.cancel()
-            self._ping = None
+def _refuse(refusals: Refusals, token: int, code: ReasonCode) -> None:
+    refusals.add(token, _reason(code), retry=code.value == QUOTA_EXCEEDED)
 
 
 def _reason(code: ReasonCode) -> str:

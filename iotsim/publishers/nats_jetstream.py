@@ -20,8 +20,11 @@ from iotsim.publishers.base import Item, Loss, Verdicts
 from iotsim.publishers.nats import NatsPublisher
 from iotsim.publishers.nats_session import DENIED, NatsLink
 from iotsim.publishers.nats_wire import INBOX_SID, Wire
+from iotsim.publishers.ordering import device_of
+from iotsim.publishers.refusals import Refusals
+from iotsim.publishers.timers import Oldest
 
-NO_STREAM = "no stream takes this subject"
+NO_STREAM = "no stream takes this subject: make one that does, such as devices.> for devices/…"
 DUPLICATE_WINDOW_S = 120.0  # of a stream that does not say otherwise
 STREAMS_LATE_S = 5.0  # after a reconnection a stream may still be without its leader
 # Of the server's own numbers those that may pass: no room, no resources, no leader.
@@ -44,9 +47,10 @@ class JetStreamLink(NatsLink):
         self._opened = 0
         self._opened_s = 0.0
         self._late: asyncio.TimerHandle | None = None
-        self._oldest: tuple[int, float] = (-1, 0.0)
+        self._oldest = Oldest()
         self._asked = -1
-        self._refusals: dict[tuple[str, bool], list[int]] = {}
+        self._refusals = Refusals()
+        self.pipelines = not publisher.ordered
 
     # -- connection -------------------------------------------------------------------------------
 
@@ -80,9 +84,9 @@ class JetStreamLink(NatsLink):
         super()._forget()
         self._flight.clear()
         self._behind.clear()
-        self._oldest = (-1, 0.0)
+        self._oldest.left(self._flight)
         self._asked = -1
-        self._refusals.clear()
+        self._refusals.take()
 
     # -- sending ----------------------------------------------------------------------------------
 
@@ -108,7 +112,7 @@ class JetStreamLink(NatsLink):
         behind = self._behind
         now: tuple[list[int], list[Item]] = ([], [])
         for token, item in zip(tokens, items, strict=True):
-            device = item[2].rsplit("/", 2)[0]
+            device = device_of(item[0], item[2])
             if device not in behind:
                 behind[device] = None
                 now[0].append(token)
@@ -125,7 +129,7 @@ class JetStreamLink(NatsLink):
         if wire is None:
             return
         for token, (topic, _, ident, _) in zip(tokens, items, strict=True):
-            self._flight[token] = (ident.rsplit("/", 2)[0], topic)
+            self._flight[token] = (device_of(topic, ident), topic)
         batch = self._framer.frames(items, self._inbox, tokens)
         wire.write(batch.data)
         if self._late is None:
@@ -141,8 +145,10 @@ class JetStreamLink(NatsLink):
 
     def settled(self, tokens: list[int], duplicates: int) -> None:
         """Take a run of publications that a stream has stored."""
-        self._heard = True
+        self._pulse.heard = True
         self.duplicates += duplicates
+        if self.pipelines:
+            self._tell_refusals()  # of what these may have overtaken
         found = [self._flight.pop(token, None) for token in tokens]
         self._verdicts.acknowledged(tokens)
         if self._publisher.ordered:
@@ -151,7 +157,7 @@ class JetStreamLink(NatsLink):
 
     def answered(self, subject: str, headers: bytes, payload: bytes) -> None:
         """Take what else is said to one of our messages, or to what `open` asked."""
-        self._heard = True
+        self._pulse.heard = True
         name = subject.removeprefix(self._inbox)
         if name == _API:
             self._answer("api", (headers, payload))
@@ -175,18 +181,21 @@ class JetStreamLink(NatsLink):
             self._refuse(token, "answered by something that is no stream")
 
     def _refuse(self, token: int, why: str, *, retry: bool = False) -> None:
-        self._refusals.setdefault((why, retry), []).append(token)
+        self._refusals.add(token, why, retry=retry)
 
     def read(self) -> None:
         """Pass on what was refused, all at once: a full stream refuses a whole window."""
+        self._tell_refusals()
+        self._leave_if_idle()
+
+    def _tell_refusals(self) -> None:
         while self._refusals:
-            refusals, self._refusals = self._refusals, {}
-            for (why, retry), tokens in refusals.items():
+            for tokens, why, retry in self._refusals.take():
                 found = [self._flight.pop(token, None) for token in tokens]
+                self._oldest.left(self._flight)
                 self._verdicts.refused(tokens, why, retry=retry)
                 if self._publisher.ordered:
                     self._pass_over([entry[0] for entry in found if entry is not None], retry)
-        self._leave_if_idle()
 
     def _pass_over(self, devices: Sequence[str], retry: bool) -> None:
         if not retry:
@@ -227,11 +236,8 @@ class JetStreamLink(NatsLink):
         if self._wire is None or not self._flight:
             self._late = None
             return
-        wait_s, now_s = self._publisher.ack_wait_s, monotonic()
-        token = next(iter(self._flight))
-        if token != self._oldest[0]:
-            self._oldest = (token, now_s)
-        elif now_s - self._oldest[1] >= wait_s:
+        wait_s, token = self._publisher.ack_wait_s, next(iter(self._flight))
+        if self._oldest.age_s(self._flight) >= wait_s:
             if self._asked == token:
                 self._late = None
                 self._give_up()

@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 from iotsim.errors import ConnectError
-from iotsim.publishers.base import Blame, Item, Loss, Verdicts
+from iotsim.publishers.base import Blame, Item, Link, Loss, Verdicts
 from iotsim.publishers.nats import NatsPublisher
 from iotsim.publishers.nats_frames import Framer
 from iotsim.publishers.nats_greeting import greeting
 from iotsim.publishers.nats_wire import Wire
+from iotsim.publishers.refusals import Refusals
+from iotsim.publishers.timers import Pulse
 from iotsim.transport.addresses import failure_text
 
 CONNECT_S = 4.0  # for TCP
@@ -45,7 +47,7 @@ Fence: TypeAlias = tuple[list[int], list[Item]]
 Word: TypeAlias = Literal["info", "pong", "api"]
 
 
-class NatsLink:
+class NatsLink(Link):
     """One NATS connection of a lane (a `Link`), with core publications.
 
     Parameters
@@ -67,9 +69,9 @@ class NatsLink:
         self._failure: ConnectError | None = None  # of `open`, while it waits for nothing of ours
         self._fences: deque[Fence | None] = deque()  # one for each PING without its PONG
         self._denied: set[str] = set()
-        self._ping: asyncio.TimerHandle | None = None
+        self._pulse = Pulse(self._beat, self._silent)
         self._departure: asyncio.TimerHandle | None = None
-        self._heard = self._leaving = False
+        self._leaving = False
 
     # -- connection -------------------------------------------------------------------------------
 
@@ -97,7 +99,7 @@ class NatsLink:
             raise self._refusal(failure_text(error)) from None
         finally:
             self._end_step()
-        self._arm_ping()
+        self._pulse.begin(self._publisher.keepalive)
         return self._publisher.window
 
     async def _connect(self, wire: Wire) -> None:
@@ -214,19 +216,20 @@ class NatsLink:
         if wire is None or not wire.alive:  # soon these are unknown
             return False
         batch = self._framer.frames(items)
-        refused = {tokens[i]: why for i, why in batch.refused}
+        bad = Refusals()
         taken = list(tokens)
-        if refused:
-            items = [item for token, item in zip(tokens, items, strict=True)
-                     if token not in refused]
-            taken = [token for token in tokens if token not in refused]
+        if batch.refused:
+            for i, why in batch.refused:
+                bad.add(tokens[i], why)
+            refused = {i for i, _ in batch.refused}
+            items = [item for i, item in enumerate(items) if i not in refused]
+            taken = [token for i, token in enumerate(tokens) if i not in refused]
         if self._publisher.fence and taken:
             self._fences.append((taken, list(items)))
             wire.write(batch.data + _PING)
         else:
             wire.write(batch.data)
-        for token, why in refused.items():
-            self._verdicts.refused([token], why)
+        bad.tell(self._verdicts)
         if not self._publisher.fence:
             self._verdicts.acknowledged(taken)
         return not (wire.paused or self._leaving)
@@ -239,7 +242,7 @@ class NatsLink:
 
     def informed(self, info: dict[str, Any]) -> None:
         """Take the greeting; later, a new size of payloads, or that the server will leave."""
-        self._heard = True
+        self._pulse.heard = True
         if self._answer("info", info):
             return
         size = info.get("max_payload")
@@ -252,7 +255,7 @@ class NatsLink:
 
     def ponged(self) -> None:
         """Take that the server has read all that was written before a PING."""
-        self._heard = True
+        self._pulse.heard = True
         if not self._fences:
             self._answer("pong", None)
             return
@@ -271,7 +274,7 @@ class NatsLink:
 
     def complained(self, text: str) -> None:
         """Take an error: a denied subject, or what ends the connection."""
-        self._heard = True
+        self._pulse.heard = True
         lower = text.lower()
         if lower.startswith("permissions violation for publish"):
             found = _SUBJECT.search(text)
@@ -324,28 +327,16 @@ class NatsLink:
         if self._wire is not None:
             self.gone(Loss("the server is about to shut down (lame duck mode)"))
 
-    def _arm_ping(self) -> None:
-        # Half the time to the ping, half for its answer: a dead link shows within one keepalive.
-        half_s = self._publisher.keepalive / 2
-        loop = asyncio.get_running_loop()
+    def _beat(self) -> None:
+        if self._wire is not None:
+            self._fences.append(None)
+            self._wire.write(_PING)
 
-        def ask() -> None:
-            if self._wire is not None:
-                self._heard = False
-                self._fences.append(None)
-                self._wire.write(_PING)
-                self._ping = loop.call_later(half_s, check)
-
-        def check() -> None:
-            if not self._heard:
-                self.gone(Loss(f"no answer to a PING in {half_s:g} s"))
-            else:
-                self._ping = loop.call_later(half_s, ask)
-
-        self._ping = loop.call_later(half_s, ask)
+    def _silent(self, half_s: float) -> None:
+        self.gone(Loss(f"no answer to a PING in {half_s:g} s"))
 
     def _cancel_timers(self) -> None:
-        for timer in (self._ping, self._departure):
-            if timer is not None:
-                timer.cancel()
-        self._ping = self._departure = None
+        self._pulse.end()
+        if self._departure is not None:
+            self._departure.cancel()
+            self._departure = None

@@ -6,7 +6,7 @@ then on, for a while, each device has one message in flight at a time, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from iotsim.clock import monotonic
 from iotsim.publishers.base import Item
@@ -18,15 +18,16 @@ OVERTAKEN = (
 )
 
 
-def device_of(ident: str) -> str:
-    """Return whose message it is: an id without its last two parts.
+def device_of(topic: str, ident: str) -> str:
+    """Return whose message it is: from its id `run/device/seq/copy`, else by its topic.
 
     Examples
     --------
-    >>> device_of("run/pump-1/17/0")
-    'run/pump-1'
+    >>> device_of("a/b", "run/pump-1/17/0"), device_of("a/b", "17")
+    ('run/pump-1', 'a/b')
     """
-    return ident.rsplit("/", 2)[0]
+    parts = ident.rsplit("/", 2)
+    return parts[0] if len(parts) == 3 else topic
 
 
 class Alone:
@@ -35,11 +36,11 @@ class Alone:
     __slots__ = ("_devices",)
 
     def __init__(self, flight: Mapping[int, Item]) -> None:
-        self._devices = {device_of(item[2]) for item in flight.values()}
+        self._devices = {device_of(item[0], item[2]) for item in flight.values()}
 
-    def joins(self, ident: str) -> bool:
+    def joins(self, topic: str, ident: str) -> bool:
         """Return whether this message may go; then it is in flight."""
-        device = device_of(ident)
+        device = device_of(topic, ident)
         free = device not in self._devices
         self._devices.add(device)
         return free
@@ -70,13 +71,16 @@ class Ordering:
         return Alone(flight) if self._until_s and monotonic() < self._until_s else None
 
     def overtaken(
-        self, tokens: Sequence[int], flight: Mapping[int, Item], held: Mapping[int, Item]
+        self, tokens: Sequence[int], flight: Mapping[int, Item],
+        oldest_held: Callable[[str], int | None],
     ) -> int:
         """Return how many were taken before an older one of the same device that is held."""
         if not self._pipelines:
             return 0
-        oldest: dict[str, int] = {}
-        for token, item in held.items():  # in order
-            oldest.setdefault(device_of(item[2]), token)
-        taken = ((token, flight[token]) for token in tokens if token in flight)
-        return sum(oldest.get(device_of(item[2]), token) < token for token, item in taken)
+        count = 0
+        for token in tokens:
+            item = flight.get(token)
+            if item is not None:
+                held = oldest_held(device_of(item[0], item[2]))
+                count += held is not None and held < token
+        return count

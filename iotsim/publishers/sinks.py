@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from iotsim.errors import ConnectError
-from iotsim.publishers.base import Item, Loss, Verdicts
+from iotsim.publishers.base import Item, Link, Loss, Verdicts
 from iotsim.transport.addresses import failure_text
 
 WINDOW = 8192
@@ -66,7 +66,7 @@ def _run_of(run_id: str) -> str:
     return run if route.isdecimal() else run_id
 
 
-class SinkLink:
+class SinkLink(Link):
     """Acknowledges what its sink took; an OSError there is a lost link (a `Link`)."""
 
     def __init__(self, url: str, verdicts: Verdicts, sink: Sink) -> None:

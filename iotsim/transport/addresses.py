@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from iotsim.errors import BadValue
+from iotsim.registry import PUBLISHERS
 from iotsim.transport.credentials import Credentials
 
+_SCHEME = re.compile(r"([A-Za-z][\w+.-]*):(//)?")
 _ALLOWED = "Give scheme://host or scheme://host:port."
 
 
@@ -20,9 +22,20 @@ def redacted(url: str) -> str:
     --------
     >>> redacted("mqtt://ann:s3cret@broker:1883")
     'mqtt://***@broker:1883'
+    >>> redacted("mqtt:ann:s3cret@broker")
+    'mqtt:***@broker'
     """
-    bare = re.sub(r"//.*@", "//***@", url, flags=re.DOTALL)
-    return re.split(r"[?#]", bare, maxsplit=1)[0]
+    start, at, rest = url.rpartition("@")
+    if at:
+        scheme = _SCHEME.match(start)
+        known = scheme is not None and (scheme[2] or scheme[1].lower() in PUBLISHERS)
+        url = f"{scheme[0] if scheme is not None and known else ''}***@{rest}"
+    return re.split(r"[?#]", url, maxsplit=1)[0]
+
+
+def _portless(url: str) -> str:
+    # What stands where a port should, and is no number, may be a password.
+    return re.sub(r":(?!\d+(?:/|$))[^:/\]]+(?=/|$)", ":***", redacted(url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,9 @@ class Address:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise BadValue("url", safe, "is not a URL with a valid port", _ALLOWED) from None
+            parts = None
+        if parts is None:  # out here: the error's own text holds part of the URL
+            raise BadValue("url", _portless(url), "is not a URL with a valid port", _ALLOWED)
         if not host:
             raise BadValue("url", safe, "names no host", _ALLOWED)
         if parts.fragment or (not path and (parts.path.strip("/") or parts.query)):
