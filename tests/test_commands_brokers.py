@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import signal
+import threading
 
 import pytest
 
@@ -453,3 +455,68 @@ def test_devices_listen_over_tls(rabbit):
 
     assert whole(main()).commands()["status"].tolist() == ["ack"]
     assert "certificate is not accepted" in refused(meters().listen_to(url))
+
+
+def listeners():
+    return [thread.name for thread in threading.enumerate() if "iotsim-devices" in thread.name]
+
+
+async def slow(dev):
+    async for command in dev.commands():
+        await dev.sleep("1s")
+        command.ack()
+
+
+def test_a_run_that_is_stopped_while_its_broker_stands_still_does_not_listen_any_more(mosquitto):
+    broker = mosquitto(conf=["log_type all"])
+
+    async def main():
+        async with MqttPlatform(broker.url) as platform:
+            fleet = Fleet("still", seed=1).add(slow, count=1)
+            run = fleet.listen_to(broker.url).start(speed=2)
+            await run.ready()
+            await platform.send("slow-0000", {"command": "x", "id": "1"})
+            await until(lambda: len(run.commands()))
+            os.kill(broker.pid, signal.SIGSTOP)
+            try:
+                await until(lambda: set(run.commands()["status"]) == {"ack"})
+                result = await run.stop()
+            finally:
+                os.kill(broker.pid, signal.SIGCONT)
+            await soon(lambda: not listeners(), 5)
+            await soon(lambda: "Received DISCONNECT from iotsim-devices" in broker.log(), 5)
+            return result
+
+    result = whole(main())
+    assert "answers that the broker had not taken at the end: 1" in result.notes[-1]
+
+
+def test_a_run_that_is_stopped_while_its_broker_is_away_does_not_come_back(mosquitto):
+    broker = mosquitto(conf=["log_type all"])
+
+    async def main():
+        run = meters().listen_to(broker.url).start(speed=20)
+        await run.ready()
+        broker.kill()
+        await until(lambda: run.notes)
+        await run.stop()
+        await until(lambda: not listeners(), 8)
+
+    whole(main())
+
+
+def test_a_result_holds_no_open_files(mosquitto):
+    url = mosquitto().url
+
+    def files():
+        return len(os.listdir("/proc/self/fd"))
+
+    async def main():
+        before, kept = files(), []
+        for _ in range(3):
+            run = meters().listen_to(url).start(speed=20)
+            await run.ready()
+            kept.append(await run.stop())
+        await until(lambda: files() <= before + 1)  # the loop's thread that connects makes one
+
+    whole(main())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from iotsim.errors import BadValue, ConnectError
-from iotsim.listening.base import CLOSE_S, CONNECT_S, OUTFLOW_MAX, Ear, Message, Note, Take, Talk
+from iotsim.listening.base import CONNECT_S, OUTFLOW_MAX, Ear, Message, Note, Take, Talk
 from iotsim.publishers.base import choice, whole
 from iotsim.seeding import fresh_seed
 from iotsim.tapping.settings import Wish, secured
@@ -27,6 +29,8 @@ from iotsim.transport.tls import TLS
 OPTIONS: dict[str, Any] = {"qos": 1, "version": "5"}
 ANY = "+"
 LOOK_S = 0.005
+LINGER_S = 0.3  # for answers to be taken at the end
+LEAVE_S = (0.15, 0.05)  # for the goodbye to go out; then for paho's thread to see that it is over
 SESSION_EXPIRY_S = 300
 KEEPALIVE_S = 10
 TOPIC_BYTES_MAX = 65_535
@@ -57,7 +61,8 @@ class _Session:
         self._why = ""
         self._ending = False
         self._handed = self._published = 0
-        self._client = self._made(queued)
+        self._stopped = asyncio.Event()
+        self._client: paho.Client | None = self._made(queued)
 
     @property
     def modern(self) -> bool:
@@ -66,16 +71,17 @@ class _Session:
 
     async def open(self) -> None:
         """Connect and subscribe; raises ConnectError."""
-        settings = self._settings
+        settings, client = self._settings, self._client
+        assert client is not None, "a session is opened before it is closed"
         extra: dict[str, Any] = {}
         if self.modern:
             extra["properties"] = _expiry(PacketTypes.CONNECT, SESSION_EXPIRY_S)
             extra["clean_start"] = paho.MQTT_CLEAN_START_FIRST_ONLY
         try:
             async with asyncio.timeout(CONNECT_S):
-                await self._loop.run_in_executor(None, lambda: self._client.connect(
+                await self._loop.run_in_executor(None, lambda: client.connect(
                     settings["host"], settings["port"], KEEPALIVE_S, **extra))
-                self._client.loop_start()
+                client.loop_start()
                 await self._subscribed.wait()
         except (OSError, TimeoutError, ValueError) as error:
             await self.close()
@@ -86,7 +92,9 @@ class _Session:
             raise ConnectError(settings["url"], self._why, verb=self._verb)
 
     def publish(self, topic: str, body: bytes, correlation: bytes | None = None) -> bool:
-        """Hand a message over, without waiting; False: there is no room."""
+        """Hand a message over, without waiting; False: there is no room, or it is over."""
+        if self._client is None:
+            return False
         properties = None
         if self.modern and correlation is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -96,26 +104,46 @@ class _Session:
             code = self._client.publish(topic, body, qos, properties=properties).rc
         except (ValueError, OSError):  # a response topic that is none
             return False
-        self._handed += 1
-        return code in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_NO_CONN)
+        taken = code in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_NO_CONN)
+        self._handed += taken
+        return taken
 
     async def close(self) -> None:
-        """Let what was handed over go out, and end our session at the broker."""
+        """Let what was handed over go out, and end our session at the broker, in any case."""
+        client, self._client = self._client, None  # it holds two files as long as somebody holds it
         self._ending = True
+        if client is None:
+            return
         try:
-            async with asyncio.timeout(CLOSE_S):
-                for _ in range(int(CLOSE_S / LOOK_S)):
-                    if self._published >= self._handed or not self._client.is_connected():
+            async with asyncio.timeout(LINGER_S):
+                for _ in range(int(LINGER_S / LOOK_S)):
+                    if self._published >= self._handed or not client.is_connected():
                         break
                     await asyncio.sleep(LOOK_S)
-                await self._loop.run_in_executor(None, self._end)
         except TimeoutError:
             pass
+        finally:
+            self._say_goodbye(client)
+        left = self._handed - self._published
+        if left:
+            self._note(f"answers that the broker had not taken at the end: {left:,}")
+        for limit_s in LEAVE_S:
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._stopped.wait()
+                    return
+            except TimeoutError:
+                _cut(client)
 
-    def _end(self) -> None:
-        self._client.disconnect(
-            properties=_expiry(PacketTypes.DISCONNECT, 0) if self.modern else None)
-        self._client.loop_stop()
+    def _say_goodbye(self, client: paho.Client) -> None:
+        client.disconnect(properties=_expiry(PacketTypes.DISCONNECT, 0) if self.modern else None)
+
+        def stop() -> None:
+            client.loop_stop()
+            self._call(self._stopped.set)
+
+        # Not one of the loop's own threads: its end would wait for them.
+        threading.Thread(target=stop, name="iotsim ends a listener", daemon=True).start()
 
     # -- what paho calls, on its thread -----------------------------------------------------------
 
@@ -150,7 +178,9 @@ class _Session:
             pass
 
     def _connected(self, client: paho.Client, _u: Any, _f: Any, code: Any, _p: Any) -> None:
-        if code.is_failure:
+        if self._ending:  # it was said while paho was connecting again, and was not heard
+            self._say_goodbye(client)
+        elif code.is_failure:
             self._fail(f"the broker refused us: {code}")
         else:
             client.subscribe(self._pattern, self._settings["qos"])
@@ -184,6 +214,16 @@ class _Session:
             reply = (wanted, getattr(properties, "CorrelationData", None))
         name = message._topic.decode("utf-8", "replace")
         self._heard(Message(name, bytes(message.payload), reply))
+
+
+def _cut(client: paho.Client) -> None:
+    # A broker that stands still takes no goodbye; paho's thread sees that the socket has ended.
+    plain = client.socket()
+    if isinstance(plain, socket.socket):
+        try:
+            socket.socket.shutdown(plain, socket.SHUT_RDWR)  # not TLS's own: paho may be in it
+        except OSError:
+            pass
 
 
 def _expiry(packet: int, seconds: int) -> Properties:
