@@ -31,6 +31,7 @@ from iotsim.publishers.ledger import Latency
 from iotsim.quality import Judge
 from iotsim.readings import Ints, Readings
 from iotsim.stage import Director, Stage
+from iotsim.units import US_PER_SECOND
 from iotsim.verbs import BACK_PRESSURE
 
 SLOT_S = 0.010
@@ -79,14 +80,17 @@ class Driver:
         self.late_rows = 0
         self.lateness = Latency()
         self.judge = Judge(clock, switchboard, simulation.start_us)
+        self.judge.wanted_hz = self._wanted_hz
         self._switchboard = switchboard
         self._poke = asyncio.Event()
         self._moved = asyncio.Event()
         self._feeders: dict[Block, list[Feeder]] = {}
         self._breath_s = monotonic()
         kernel = simulation.kernel
-        if isinstance(kernel, LiveKernel) and switchboard.ways:
-            kernel.held = self._held
+        if isinstance(kernel, LiveKernel):
+            self.judge.scripts = kernel.slowest
+            if switchboard.ways:
+                kernel.held = self._held
 
     def poke(self) -> None:
         """Look again: the pace or the end has changed."""
@@ -403,6 +407,12 @@ class Driver:
         if block not in self._feeders:
             self._feeders[block] = self._switchboard.of_slot(int(block.slots[0]))
         return self._feeders[block]
+
+    def _wanted_hz(self, way: Way) -> float:
+        # Of a profile's devices, in real seconds; what scripts will do nobody knows.
+        return self.clock.speed * sum(
+            len(block) * US_PER_SECOND / block.profile.interval_us
+            for block in self.simulation.blocks if way.lane[int(block.slots[0])] >= 0)
 
     def _held(self, party: object) -> bool:
         if self.clock.virtual:  # each slot waits until all of the last is handed over

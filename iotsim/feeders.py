@@ -44,6 +44,11 @@ class Feeder:
         return self.rows >= FEEDER_ROWS
 
     @property
+    def waiting(self) -> int:
+        """How many messages it has not begun to hand over."""
+        return self.rows - self._offering
+
+    @property
     def stuck(self) -> bool:
         """Whether its lane has no room for what it hands over now."""
         return self._offering > 0  # where there is room, nobody sees it between two turns

@@ -11,127 +11,38 @@ the simulator is. Being late is what counts; loop lag, processor time and full q
 | blocked | simulator | the event loop stood still for 1 s: latencies are then the simulator's |
 | full | publisher | its full queue dropped readings, made devices publish less, or holds some up |
 |  |  | that are 0.35 s late by now |
+| behind | publisher | what waits for its verdict was handed over more than 2 s ago; it is the |
+|  |  | simulator's doing where that uses a whole core |
 
 A garbage collection or a `frame()` in between spoils nothing, a loop that is slow for a minute
 does. At speed "max", and while history is filled in, pace does not matter: such a run is valid.
+Times are the run's own; rates and delays are in real seconds.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from iotsim.arrears import Arrears
 from iotsim.clock import PacedClock, cpu_s, monotonic
-from iotsim.feeders import Feeder, Switchboard
+from iotsim.episodes import LATE_S, SIMULATOR, WHOLE_CORE, Episode, Second
+from iotsim.feeders import Feeder, Switchboard, Way
 from iotsim.loop_lag import LoopLag
+from iotsim.publishers.ledger import LedgerSnapshot
 from iotsim.readings import Ints, Readings
-from iotsim.verdict import BECAUSE, NAMELY, VALID, short_clock
+from iotsim.verdict import BECAUSE, NAMELY, VALID
 
-LATE_S = 0.100
 RULES = ((5.0, 0.05), (60.0, 0.01))  # seconds looked back at, share of readings that may be late
 BLOCKED_S = 1.0
 HELD_S = 0.35
 APART_S = 5.0  # bad times that are closer are one
-WHOLE_CORE = 0.9
+BEHIND_S = 2.0
 EPISODES_MAX = 100  # of one culprit; what comes then lengthens the last
-SIMULATOR = ""
 OLDEST_DROPPED = "queue full, oldest dropped"
-
-
-@dataclass(slots=True, eq=False)
-class Second:
-    """What was seen in about a second of real time."""
-
-    begin_s: float
-    begin_us: int  # simulated, since the start
-    end_s: float = 0.0
-    end_us: int = 0
-    rows: int = 0
-    late: dict[str, int] = field(default_factory=dict)  # by culprit
-    late_scripted: int = 0
-    behind_s: float = 0.0  # the latest reading that is the simulator's fault
-    lag_s: float = 0.0
-    own_s: float = 0.0  # the longest that the driver kept the loop to itself
-    cores: float = 0.0
-    held_s: dict[str, dict[str, float]] = field(default_factory=dict)  # by publisher and cause
-    dropped: dict[str, int] = field(default_factory=dict)
-    slowed: set[str] = field(default_factory=set)
-    waited_for: set[str] = field(default_factory=set)  # for over `HELD_S`
-    acknowledged: dict[str, int] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)  # culprits that it counts against
-
-
-class Episode:
-    """A stretch of time with one bottleneck, and what may have been the cause."""
-
-    def __init__(self, first: Second) -> None:
-        self.begin_s, self.begin_us = first.begin_s, first.begin_us
-        self.end_s, self.end_us = first.end_s, first.end_us
-        self.late = self.late_scripted = self.dropped = self.acknowledged = 0
-        self.behind_s = self.lag_s = self.own_s = self.cores = self.seconds_s = 0.0
-        self.slowed = False
-        self.held_s: dict[str, float] = {}
-
-    def add(self, one: Second, culprit: str) -> None:
-        """Take in another second."""
-        self.begin_s, self.begin_us = min((self.begin_s, self.begin_us),
-                                          (one.begin_s, one.begin_us))
-        self.end_s, self.end_us = max((self.end_s, self.end_us), (one.end_s, one.end_us))
-        self.late += one.late.get(culprit, 0)
-        self.late_scripted += one.late_scripted
-        self.behind_s, self.lag_s = max(self.behind_s, one.behind_s), max(self.lag_s, one.lag_s)
-        self.own_s, self.cores = max(self.own_s, one.own_s), max(self.cores, one.cores)
-        self.seconds_s += one.end_s - one.begin_s
-        self.dropped += one.dropped.get(culprit, 0)
-        self.acknowledged += one.acknowledged.get(culprit, 0)
-        self.slowed = self.slowed or culprit in one.slowed
-        for cause, seconds in one.held_s.get(culprit, {}).items():
-            self.held_s[cause] = self.held_s.get(cause, 0.0) + seconds
-
-    def when(self, end_us: int | None) -> str:
-        """Return from when to when, in the run's own time; None: it goes on."""
-        begin = f"from {short_clock(self.begin_us)}"
-        return begin if end_us is None else f"{begin} to {short_clock(min(self.end_us, end_us))}"
-
-    def simulator_why(self) -> str:
-        """Return why the simulator could not keep up."""
-        others = self.lag_s > 2 * self.own_s and self.lag_s >= max(LATE_S, 0.5 * self.behind_s)
-        if others:
-            who = ("another cell computing?" if self.cores >= 0.5 else
-                   "a blocking call in another cell, or a machine busy with something else?")
-            return f"the event loop was blocked for up to {_seconds(self.lag_s)} ({who})"
-        behind = f"{_seconds(self.behind_s)} behind"
-        if self.cores >= WHOLE_CORE:
-            return f"it used a whole core ({self.cores:.0%}) and was {behind}"
-        if self.late_scripted > self.late / 2:
-            return f"its scripted devices were up to {behind} (do they wait for something real?)"
-        return (f"it was up to {behind} at {self.cores:.0%} of a core (is the machine busy with "
-                "something else?)")
-
-    def publisher_why(self) -> str:
-        """Return what a publisher's queue was like."""
-        said: list[str] = []
-        full_s = sum(self.held_s.values())
-        if full_s:
-            causes = sorted(self.held_s, key=lambda cause: -self.held_s[cause])
-            known = [cause for cause in causes if cause][:2]
-            why = f" ({' and '.join(known)})" if known else ""
-            said.append(f"its queue was full for {_seconds(full_s)}{why}")
-        if self.dropped:
-            said.append(f"{self.dropped:,} readings were dropped from its full queue")
-        if self.slowed:
-            said.append("its devices were slowed down")
-        if self.acknowledged and self.seconds_s:
-            said.append(f"it took about {self.acknowledged / self.seconds_s:,.0f}/s")
-        return ", ".join(said) or f"{self.late:,} readings were late after its queue had been full"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{max(seconds, 0.1):.1f} s"
 
 
 class Judge:
@@ -150,12 +61,18 @@ class Judge:
         How much processor time this process used in the last whole second, in cores.
     each_second : callable (), optional
         Whoever wants to look about once a second, too.
+    wanted_hz : callable (way) -> float, optional
+        How many readings a second of real time the devices of a way are to make.
+    scripts : callable () -> (seconds, name), optional
+        Which scripted device has kept the loop to itself for longest since the last call.
     """
 
     def __init__(self, clock: PacedClock, board: Switchboard, start_us: int) -> None:
         self.lag = LoopLag(self._beat)
         self.cores = 0.0
         self.each_second: Callable[[], None] | None = None
+        self.wanted_hz: Callable[[Way], float] | None = None
+        self.scripts: Callable[[], tuple[float, str]] | None = None
         self._clock, self._board, self._start_us = clock, board, start_us
         self._now = Second(monotonic(), 0)
         self._cpu_s = cpu_s()
@@ -165,14 +82,17 @@ class Judge:
         self._stuck: set[Feeder] = set()
         # From when to when a lane was full; None stands for scripts that wait for each other.
         self._holds: dict[Feeder | None, tuple[int, int]] = {}
-        self._seen: dict[str, tuple[int, int]] = {}  # acknowledged, dropped
+        self._seen: dict[str, tuple[int, int, int]] = {}  # acknowledged, dropped, retries
+        self._arrears: dict[str, Arrears] = {}
+        self._history = False  # whether something was handed over while pace did not matter
+        self._fair_s = 0.0  # real time without that in which the loop stood still
         self._judging = False
         self._end_us = 2**62
 
     def begin(self) -> None:
         """Watch from now on."""
         self._open(monotonic())
-        self._judging = True
+        self._judging, self._history = True, self._clock.virtual
         self.lag.begin()
 
     def end(self, end_us: int) -> None:
@@ -183,11 +103,15 @@ class Judge:
         end_us : int
             Simulated time since the start; what is late is handed over after that.
         """
-        self._end_us = end_us
+        self.ending(end_us)
         if self._judging:
             self._close(monotonic())
             self._judging = False
         self.lag.end()
+
+    def ending(self, end_us: int) -> None:
+        """Take note where the run ends; that its messages arrive is still watched."""
+        self._end_us = end_us
 
     # -- what the driver tells ------------------------------------------------------------------
 
@@ -212,7 +136,9 @@ class Judge:
                 first_us, last_us = self._holds[feeder]
                 late_us = behind_us or last_us - first_us
                 if late_us > HELD_S * self._clock.speed * 1e6:
-                    self._now.waited_for.add(feeder.pump.url)
+                    url = feeder.pump.url
+                    self._now.waited_for.add(url)
+                    self._now.span(url, first_us - self._start_us, last_us - self._start_us)
                 if linked:
                     self._hold(None, now_us)
 
@@ -243,9 +169,10 @@ class Judge:
         if len(late):
             mine = late[self._blame(readings, late, due_us[late], scripted)]
             if len(mine):
-                self._count(SIMULATOR, len(mine))
+                self._count(SIMULATOR, due_us[mine])
                 self._now.late_scripted += len(mine) if scripted else 0
-                self._now.behind_s = max(self._now.behind_s, float(late_s[mine].max()))
+                self._now.behind_s[SIMULATOR] = max(
+                    self._now.behind_s.get(SIMULATOR, 0.0), float(late_s[mine].max()))
         return len(late)
 
     def _blame(
@@ -266,7 +193,7 @@ class Judge:
                 feeder = way.feeders[lane]
                 if feeder in self._holds:
                     held = left & (places == lane) & (due_us <= self._excused_until_us(feeder))
-                    self._count(way.pump.url, int(held.sum()))
+                    self._count(way.pump.url, due_us[held])
                     left &= ~held
         return left
 
@@ -275,9 +202,10 @@ class Judge:
         first_us, last_us = self._holds[key]
         return 2 * last_us - first_us + int(self._clock.speed * 1e6)
 
-    def _count(self, culprit: str, rows: int) -> None:
-        if rows:
-            self._now.late[culprit] = self._now.late.get(culprit, 0) + rows
+    def _count(self, culprit: str, due_us: Ints) -> None:
+        if len(due_us):
+            self._now.late[culprit] = self._now.late.get(culprit, 0) + len(due_us)
+            self._now.span(culprit, int(due_us.min()) - self._start_us, self._elapsed_us())
 
     # -- every 50 ms, and every second ----------------------------------------------------------
 
@@ -285,6 +213,10 @@ class Judge:
         elapsed_s, self._beat_s = now_s - self._beat_s, now_s
         if not self._clock.paused:
             self._now.lag_s = max(self._now.lag_s, lag_s)
+            if lag_s >= BLOCKED_S:
+                now_us = self._elapsed_us()
+                self._now.span(SIMULATOR, now_us - int(lag_s * self._clock.speed * 1e6), now_us)
+            self._fair_s += max(0.0, elapsed_s - lag_s)
         self._stuck = {feeder for feeder in self._stuck if feeder.stuck}
         seen: set[str] = set()
         for feeder in self._stuck:
@@ -315,7 +247,11 @@ class Judge:
         self._look_at_publishers(one)
         if self._clock.virtual:
             self._seconds.clear()
+            self._arrears.clear()
+            self._history = True
             return
+        if self.scripts is not None:
+            one.script_s, one.script = self.scripts()
         self._seconds.append(one)
         while self._seconds[0].end_s < now_s - RULES[-1][0]:
             self._seconds.popleft()
@@ -324,15 +260,38 @@ class Judge:
     def _look_at_publishers(self, one: Second) -> None:
         for way in self._board.ways:
             now = way.pump.snapshot()
-            taken, dropped = self._seen.get(way.pump.run_id, (0, 0))
+            taken, dropped, retries = self._seen.get(way.pump.run_id, (0, 0, 0))
             gone = now.drops.get(OLDEST_DROPPED, 0)
-            self._seen[way.pump.run_id] = now.acknowledged, gone
+            self._seen[way.pump.run_id] = now.acknowledged, gone, now.retries
             url = way.pump.url
-            one.acknowledged[url] = one.acknowledged.get(url, 0) + now.acknowledged - taken
-            if gone > dropped:
-                one.dropped[url] = one.dropped.get(url, 0) + gone - dropped
+            for counts, more in ((one.acknowledged, now.acknowledged - taken),
+                                 (one.dropped, gone - dropped),
+                                 (one.retries, now.retries - retries)):
+                if more > 0:
+                    counts[url] = counts.get(url, 0) + more
             if way.slowed:
                 one.slowed.add(url)
+            if not self._clock.virtual and not self._clock.paused:
+                self._look_at_arrears(one, way, now)
+
+    def _look_at_arrears(self, one: Second, way: Way, now: LedgerSnapshot) -> None:
+        # What is handed over in time may still wait for its broker.
+        settled = now.acknowledged + now.refused + now.dropped
+        handed = now.offered + sum(feeder.waiting for feeder in way.feeders)
+        arrears = self._arrears.setdefault(
+            way.pump.run_id, Arrears(handed if self._history else 0))
+        age_s, since_us = arrears.look(self._fair_s, one.end_us, handed, settled)
+        if age_s < BEHIND_S:
+            return
+        # A loop that is ours alone and full has no time for what brokers say.
+        name = SIMULATOR if one.cores >= WHOLE_CORE else way.pump.url
+        one.behind_s[name] = max(one.behind_s.get(name, 0.0), age_s)
+        one.span(name, since_us, one.end_us)
+        one.unsent.add(name)
+        causes = Counter(way.pump.stall(lane) for lane in range(way.pump.lanes))
+        causes.pop("", None)
+        if causes:
+            one.causes.setdefault(name, causes.most_common(1)[0][0])
 
     def _judge(self, newest: Second) -> None:
         culprits = {name for one in self._seconds for name in one.late}
@@ -342,8 +301,8 @@ class Judge:
                 self._apply(name, seconds, window_s, share)
         if newest.lag_s >= BLOCKED_S:
             self._tell(SIMULATOR, newest)
-        for url in sorted({*newest.dropped, *newest.slowed, *newest.waited_for}):
-            self._tell(url, newest)
+        for name in sorted({*newest.dropped, *newest.slowed, *newest.waited_for, *newest.unsent}):
+            self._tell(name, newest)
 
     def _apply(
         self, name: str, seconds: list[Second], window_s: float, share: float
@@ -361,11 +320,14 @@ class Judge:
         if name in one.told:
             return
         one.told.add(name)
+        if self.wanted_hz is not None and name != SIMULATOR:
+            one.wanted_hz[name] = sum(self.wanted_hz(way) for way in self._board.ways
+                                      if way.pump.url == name)
         known = self._episodes.setdefault(name, [])
         near = known and (abs(one.begin_s - known[-1].end_s) <= APART_S
                           or one.begin_s < known[-1].end_s)
         if not near and len(known) < EPISODES_MAX:
-            known.append(Episode(one))
+            known.append(Episode())
         known[-1].add(one, name)
 
     # -- the verdict ----------------------------------------------------------------------------
@@ -380,7 +342,7 @@ class Judge:
     def _verdict(self, name: str, known: list[Episode]) -> str:
         worst = max(known, key=lambda one: (one.late + one.dropped, one.seconds_s))
         ongoing = self._judging and monotonic() - worst.end_s < APART_S
-        when = worst.when(None if ongoing else self._end_us)
+        when = worst.when(self._end_us, ongoing=ongoing)
         times = len(known) - 1
         more = f" (and {times} more time{'s' if times > 1 else ''})" if times else ""
         if name == SIMULATOR:

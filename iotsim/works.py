@@ -181,6 +181,8 @@ class Works:
         self.journal.stopping()
         for desk in self.desks:
             desk.stop()
+        if self.driver is not None:
+            self.driver.judge.ending(self.end_us - self.start_us)
         if patient and self.driver is not None:
             await self._drain(self.driver)
         limit_s = monotonic() + budget_s

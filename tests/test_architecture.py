@@ -17,8 +17,8 @@ LAYERS = (
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
         "run_state works progress verification replaying taps preflight preflight_fleet "
         "preflight_probe preflight_rates journal quality verdict loop_lag stage links waiting "
-        "checkpoints events run_verbs run_commands run_views live_runs destinations audit audit_match "
-        "audit_sent audit_received audit_tables audit_verdict"),
+        "checkpoints events run_verbs run_commands run_views live_runs destinations episodes "
+        "arrears audit audit_match audit_sent audit_received audit_tables audit_verdict"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
         "scenario_files director conditions condition_values context observed script script_choice "
         "script_names junit"),

@@ -6,11 +6,14 @@ import time
 import numpy as np
 import pytest
 
-from iotsim import quality
+from iotsim import Fleet, quality
 from iotsim.clock import PacedClock, cpu_s, monotonic
-from iotsim.quality import SIMULATOR, Episode, Judge, Second
+from iotsim.episodes import SIMULATOR, Episode, Second
+from iotsim.publishers.ledger import Ledger
+from iotsim.quality import Judge
 from iotsim.verdict import brief
 from tests.live import generated, run, sensors, until
+from tests.servers.http import Endpoint, Reply
 
 BLOCKED = "the simulator was the bottleneck from "
 
@@ -164,11 +167,67 @@ def test_slowing_down_is_the_publishers_doing(busy):
     assert innocent(live, result), result.quality
 
 
+def test_an_endpoint_that_is_too_slow_is_the_bottleneck_though_its_queue_holds_it_all(monkeypatch):
+    monkeypatch.setattr(quality, "BEHIND_S", 0.9)
+
+    async def main():
+        with Endpoint(lambda got: Reply(delay_s=0.05)) as endpoint:
+            fleet = sensors("slow", 100, every="1s").publish_to(endpoint.url, connections=2)
+            live = fleet.start(speed=2)
+            await live.ready()
+            await until(lambda: live.snapshot().quality != "valid")
+            endpoint.script = lambda got: Reply()
+            return endpoint.url, live, await live.stop()
+
+    url, live, result = run(main())
+    assert f"{url} was the bottleneck from 00:0" in result.quality, result.quality
+    assert "/s of the 200/s that its devices make, it was up to " in result.quality
+    assert innocent(live, result), result.quality
+
+
+def test_a_scripted_device_that_blocks_the_loop_is_named():
+    async def sleeper(dev):
+        while True:
+            await dev.sleep()
+            time.sleep(0.4)
+            dev.emit(power=1.0)
+
+    async def main():
+        fleet = Fleet("asleep", seed=1).add(sleeper, count=1, every="500ms")
+        return await fleet.add("pump", count=50, every="200ms").run("1500ms")
+
+    said = run(main()).quality
+    assert "because a scripted device blocked the event loop for up to " in said
+    assert "(device 'sleeper-" in said
+
+
 # -- the rules ----------------------------------------------------------------------------------
 
 
 class Board:
     ways = ()
+
+
+class Pump:
+    """One whose messages a test hands over and settles."""
+
+    url, run_id, lanes = "mqtt://there", "x", 1
+
+    def __init__(self):
+        self.ledger = Ledger()
+
+    def snapshot(self):
+        return self.ledger.snapshot()
+
+    def stall(self, lane):
+        return "20 in flight on each connection, no more allowed"
+
+
+class Way:
+    feeders, slowed = (), ()
+
+    def __init__(self):
+        self.pump = Pump()
 
 
 class Told:
@@ -180,7 +239,8 @@ class Told:
         self.clock = PacedClock(0, 1.0)
         monkeypatch.setattr(PacedClock, "now_us", lambda _: int((self.now_s - self.begin_s) * 1e6))
         self.begin_s = self.now_s
-        self.judge = Judge(self.clock, Board(), 0)
+        self.board = Board()
+        self.judge = Judge(self.clock, self.board, 0)
         monkeypatch.setattr(self.judge.lag, "begin", lambda: None)
         self.judge.begin()
         self.rate_hz = rate_hz
@@ -193,6 +253,12 @@ class Told:
         self.judge.handed(self.rows, due_us, late_s, scripted=False)
         self.now_s += 1.0001
         self.judge._beat(self.now_s, lag_s)
+
+    def publisher(self, wanted_hz=200.0):
+        way = Way()
+        self.board.ways = (way,)
+        self.judge.wanted_hz = lambda _: wanted_hz
+        return way.pump.ledger
 
     def verdict(self):
         self.judge.end(int((self.now_s - self.begin_s) * 1e6))
@@ -233,7 +299,7 @@ def test_bad_times_far_apart_are_told_once_with_the_worst_and_how_many_more(monk
     for second in range(60):
         told.second({3: 400, 23: 900, 43: 400}.get(second, 0), by_s=0.9)
     said = told.verdict()
-    assert said.startswith(BLOCKED + "00:23 to 00:24, because "), said
+    assert said.startswith(BLOCKED + "00:22 to 00:23, because "), said
     assert said.endswith("(and 2 more times)")
 
 
@@ -261,10 +327,68 @@ def test_a_run_of_days_keeps_a_bounded_memory_of_bad_times(monkeypatch):
 def test_the_cause_is_what_was_seen(seen, why):
     one = Second(0.0, 0, end_s=1.0, end_us=1_000_000, rows=10, late={SIMULATOR: 10})
     for name, value in seen.items():
-        setattr(one, name, value)
-    episode = Episode(one)
+        setattr(one, name, {SIMULATOR: value} if name == "behind_s" else value)
+    episode = Episode()
     episode.add(one, SIMULATOR)
     assert episode.simulator_why() == why
+
+
+def test_a_backlog_that_gets_no_verdict_for_two_seconds_is_the_publishers(monkeypatch):
+    told = Told(monkeypatch)
+    ledger = told.publisher()
+    for second in range(8):
+        ledger.offer(200)
+        ledger.move("queued", "acknowledged", 200 if second < 3 else 85)
+        told.second()
+    assert told.verdict() == (
+        "mqtt://there was the bottleneck from 00:05 to 00:08: it took about 85/s of the 200/s that "
+        "its devices make, it was up to 2.0 s behind (20 in flight on each connection, no more "
+        "allowed)")
+
+
+def test_a_drain_that_takes_long_is_told_with_times_within_the_run(monkeypatch):
+    told = Told(monkeypatch)
+    ledger = told.publisher()
+    for second in range(4):
+        ledger.offer(200)
+        ledger.move("queued", "acknowledged", 150 + (second == 3) * 10)
+        told.second()
+    told.judge.ending(4_000_000)
+    for _ in range(4):
+        ledger.move("queued", "acknowledged", 10)
+        told.second()
+    told.judge.end(4_000_000)
+    assert told.judge.quality.startswith("mqtt://there was the bottleneck from 00:0")
+    assert " to 00:04: it took about " in told.judge.quality
+
+
+def test_what_waits_while_the_loop_stands_still_is_not_the_publishers(monkeypatch):
+    told = Told(monkeypatch)
+    ledger = told.publisher()
+    for lag_s in (0.0, 0.9, 0.9, 0.9, 0.9):
+        ledger.offer(200)
+        told.second(lag_s=lag_s)
+    assert told.verdict() == "valid"
+
+
+def test_history_that_is_still_on_its_way_is_nobodys_delay(monkeypatch):
+    told = Told(monkeypatch)
+    ledger = told.publisher()
+    told.judge._history = True
+    ledger.offer(5_000)
+    for _ in range(5):
+        ledger.move("queued", "acknowledged", 500)
+        told.second()
+    assert told.verdict() == "valid"
+
+
+def test_a_block_is_told_from_when_to_when_it_was(monkeypatch):
+    told = Told(monkeypatch)
+    told.second()
+    told.now_s += 2.5
+    told.second(300, lag_s=2.5, by_s=2.5)
+    told.second()
+    assert told.verdict().startswith(BLOCKED + "00:01 to 00:0")
 
 
 def test_processor_time_only_goes_up():

@@ -14,6 +14,7 @@ import heapq
 from collections.abc import Callable, Generator
 from typing import Any
 
+from iotsim.clock import monotonic
 from iotsim.engine.kernel import (
     CANCELS_MAX,
     Body,
@@ -63,7 +64,18 @@ class LiveKernel(Kernel):
         self._held_back: list[tuple[int, int, Any]] = []
         self._until_us = self._instant_us = _NEVER_US
         self._steps_now = self._steps = 0
+        self._slowest = 0.0, ""  # step, and whose it was
         self._rest = asyncio.Event()
+
+    def slowest(self) -> tuple[float, str]:
+        """Return how long the slowest step since the last call took, and whose it was."""
+        found, self._slowest = self._slowest, (0.0, "")
+        return found
+
+    def stepped(self, party: Any, seconds: float) -> None:
+        """Take note of how long a party kept the loop to itself."""
+        if seconds > self._slowest[0]:
+            self._slowest = seconds, str(party.name)
 
     @property
     def next_us(self) -> int | None:
@@ -274,11 +286,13 @@ class _Bridge:
         yield from self._ending()
 
     def _step(self, error: BaseException | None) -> Any:
-        self._kernel.current = self._party
+        kernel, began_s = self._kernel, monotonic()
+        kernel.current = self._party
         try:
             return self._body.send(None) if error is None else self._body.throw(error)
         finally:
-            self._kernel.current = None
+            kernel.current = None
+            kernel.stepped(self._party, monotonic() - began_s)
 
     def _parked(self) -> Generator[Any, None, None]:
         kernel, party = self._kernel, self._party
