@@ -18,11 +18,10 @@ from nats.errors import BadSubjectError
 from iotsim.errors import ConnectError
 from iotsim.listening.base import CONNECT_S, Ear, Message, Note, Take, Talk
 from iotsim.listening.steady import Answer, Outflow, Steady, Up, first_of
-from iotsim.publishers.nats_greeting import read_creds
 from iotsim.tapping.nats import settings_of as tap_settings_of
 from iotsim.tapping.settings import Wish
 from iotsim.transport.addresses import failure_text
-from iotsim.transport.tls import TLS
+from iotsim.transport.nats_client import CarefulClient, options_of
 
 OPTIONS: dict[str, Any] = {"tls_first": False}
 ANY = "*"
@@ -37,33 +36,6 @@ def settings_of(wish: Wish) -> dict[str, Any]:
     return {**tap_settings_of(Wish(wish.url, wish.scheme, None, options)), "separator": "."}
 
 
-def _options(
-    settings: Any, broken: Callable[[], Any], said: Callable[[Exception], None]
-) -> dict[str, Any]:
-    async def complained(error: Exception) -> None:
-        said(error)
-
-    async def ended() -> None:
-        broken()
-
-    secure = settings["tls"] is not None
-    made: dict[str, Any] = {
-        "servers": [f"{'tls' if secure else 'nats'}://{settings['authority']}"],
-        "name": "iotsim devices", "allow_reconnect": False, "max_reconnect_attempts": 1,
-        "connect_timeout": 4, "error_cb": complained, "closed_cb": ended, "disconnected_cb": ended,
-        "pending_size": -1,
-    }  # fmt: skip
-    names = {"username": "user", "password": "password", "token": "token"}
-    made |= {their: settings[ours] for ours, their in names.items() if settings[ours]}
-    if settings["creds"]:
-        key = "user_credentials" if read_creds(settings["creds"])[0] else "nkeys_seed"
-        made[key] = settings["creds"]
-    if secure:
-        made |= {"tls": TLS(**settings["tls"]).context(), "tls_hostname": settings["host"],
-                 "tls_handshake_first": settings["tls_first"]}
-    return made
-
-
 class _Connection:
     """One client with one subscription, from its beginning to its end."""
 
@@ -74,13 +46,13 @@ class _Connection:
         self._note, self._begun = note, False
         self._broken = asyncio.Event()
         self._said: list[Exception] = []
-        self.client = Client()
+        self.client: Client = CarefulClient()
 
     async def __aenter__(self) -> Client:
         try:
             async with asyncio.timeout(CONNECT_S - 1):
-                await self.client.connect(
-                    **_options(self._settings, self._broken.set, self._complained))
+                await self.client.connect(pending_size=-1, **options_of(
+                    self._settings, "iotsim devices", self._told, self._ended))
                 await self.client.subscribe(
                     self._pattern, cb=self._message, pending_msgs_limit=PENDING_MAX,
                     pending_bytes_limit=0)
@@ -104,7 +76,10 @@ class _Connection:
             with suppress(Exception):
                 self.client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
 
-    def _complained(self, error: Exception) -> None:
+    async def _ended(self) -> None:
+        self._broken.set()
+
+    async def _told(self, error: Exception) -> None:
         if self._begun:
             self._note(words(error))
         elif not self._said:

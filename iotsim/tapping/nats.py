@@ -20,11 +20,10 @@ from iotsim.publishers.nats_greeting import CREDENTIALS, read_creds
 from iotsim.tapping.settings import Wish, secured
 from iotsim.tapping.store import DUP, Store
 from iotsim.transport.addresses import failure_text
-from iotsim.transport.tls import TLS
+from iotsim.transport.nats_client import CONNECT_S, CarefulClient, options_of
 
 TOPIC = "devices.>"
 OPTIONS = {"stream": None, "deliver": "new", "tls_first": False}
-CONNECT_S = 4
 PING_S = 2  # a server that is silent for two of them is lost
 LEAVE_S = 0.3
 AGAIN_S = 0.3
@@ -91,7 +90,7 @@ class Source:
 
     async def _stay(self) -> None:
         while not self._over.is_set():
-            client = Client()
+            client = CarefulClient()
             self._broken.clear()
             try:
                 async with asyncio.timeout(CONNECT_S):
@@ -119,7 +118,9 @@ class Source:
 
     async def _begin(self, client: Client) -> None:
         self._why = None
-        await client.connect(**self._options())
+        await client.connect(
+            ping_interval=PING_S, max_outstanding_pings=2,
+            **options_of(self._settings, "iotsim tap", self._complained, self._closed))
         settings = self._settings
         self._store.connected()
         if settings["jetstream"]:
@@ -155,27 +156,6 @@ class Source:
             settings["topic"], stream=stream, cb=self._message, ordered_consumer=True,
             config=config, pending_msgs_limit=PENDING_MAX, pending_bytes_limit=0,
         )
-
-    def _options(self) -> dict[str, Any]:
-        settings = self._settings
-        secure = settings["tls"] is not None
-        made: dict[str, Any] = {
-            "servers": [f"{'tls' if secure else 'nats'}://{settings['authority']}"],
-            "name": "iotsim tap", "allow_reconnect": False, "max_reconnect_attempts": 1,
-            "reconnect_time_wait": 0.1, "connect_timeout": CONNECT_S,
-            "ping_interval": PING_S, "max_outstanding_pings": 2,
-            "error_cb": self._complained, "closed_cb": self._closed,
-            "disconnected_cb": self._closed,
-        }  # fmt: skip
-        names = {"username": "user", "password": "password", "token": "token"}
-        made |= {their: settings[ours] for ours, their in names.items() if settings[ours]}
-        if settings["creds"]:
-            key = "user_credentials" if read_creds(settings["creds"])[0] else "nkeys_seed"
-            made[key] = settings["creds"]
-        if secure:
-            made |= {"tls": TLS(**settings["tls"]).context(), "tls_hostname": settings["host"],
-                     "tls_handshake_first": settings["tls_first"]}
-        return made
 
     # -- what nats-py calls, on our loop ----------------------------------------------------------
 
