@@ -21,12 +21,10 @@ from iotsim.listening.steady import Answer, Outflow, Steady, Up, first_of
 from iotsim.publishers.amqp import address_of, checked_name
 from iotsim.seeding import fresh_seed
 from iotsim.tapping.settings import Wish, secured
-from iotsim.transport.addresses import failure_text
-from iotsim.transport.tls import TLS
+from iotsim.transport.amqp_client import connected, words
 
 OPTIONS: dict[str, Any] = {"exchange": "iot.commands", "queue": None}
 ANY = "*"
-HEARTBEAT_S = 2
 LEAVE_S = 0.3
 PREFETCH = 500
 QUEUE_EXPIRES_MS = 300_000
@@ -57,17 +55,9 @@ class _Connection:
         self._connection: AbstractConnection | None = None
 
     async def __aenter__(self) -> _Connection:
-        settings = self._settings
-        tls = None if settings["tls"] is None else TLS(**settings["tls"])
         try:
             async with asyncio.timeout(CONNECT_S - 1):
-                made = self._connection = await aio_pika.connect(
-                    host=settings["host"], port=settings["port"], virtualhost=settings["vhost"],
-                    login=settings["username"] or "guest",
-                    password=settings["password"] or "guest", ssl=tls is not None,
-                    ssl_context=None if tls is None else tls.context(), heartbeat=HEARTBEAT_S,
-                    name="iotsim-devices",
-                )  # fmt: skip
+                made = self._connection = await connected(self._settings, "iotsim-devices")
                 made.close_callbacks.add(lambda *_: self._gone.set())
                 await self._prepare(await made.channel())
         except BaseException:
@@ -181,17 +171,3 @@ async def converse(ear: Ear, talk: Talk) -> None:
         await first_of(talk.over.wait(), made.lasting())
     finally:
         await made.__aexit__()
-
-
-def words(error: BaseException) -> str:
-    """Return why there is no connection."""
-    if isinstance(error, TimeoutError):
-        return "it accepts the connection but does not answer"
-    text = " ".join(str(error).split()).rstrip(".")
-    refused = "ACCESS_REFUSED" in text
-    if isinstance(error, OSError) and not refused:  # aiormq's connection errors are some
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        return failure_text(cause).rstrip(".")
-    if "Connection.OpenOk" in text:  # aiormq does not pass on what the broker said
-        return "the broker refused us: is there such a vhost, and may we use it?"
-    return f"the broker refused us: {text}"

@@ -11,7 +11,6 @@ import asyncio
 import os
 from typing import Any
 
-import aio_pika
 import aiormq
 from aio_pika.abc import (
     AbstractChannel,
@@ -25,15 +24,13 @@ from iotsim.publishers.amqp import EXCHANGE, address_of, checked_kind, checked_n
 from iotsim.seeding import fresh_seed
 from iotsim.tapping.settings import Wish, secured
 from iotsim.tapping.store import DUP, Store
-from iotsim.transport.addresses import failure_text
-from iotsim.transport.tls import TLS
+from iotsim.transport.amqp_client import connected, words
 
 TOPIC = "#"
 OPTIONS: dict[str, Any] = {"exchange": EXCHANGE, "exchange_type": "topic", "queue": None}
 CONNECT_S = 8.0
 CLOSE_S = 0.4
 RETRY_S = 0.5
-HEARTBEAT_S = 2
 PREFETCH = 5_000
 ACK_EVERY_S = 0.02
 QUEUE_EXPIRES_MS = 300_000
@@ -88,7 +85,7 @@ class Source:
             try:
                 await self._session()
             except (aiormq.AMQPError, OSError, TimeoutError) as error:
-                why = _why(error)
+                why = words(error)
                 if not self._begun:
                     self._store.fail(why)
                     return
@@ -99,7 +96,7 @@ class Source:
                 pass
 
     async def _session(self) -> None:
-        connection = await self._connected()
+        connection = await connected(self._settings, "iotsim-tap")
         gone = asyncio.Event()
         connection.close_callbacks.add(lambda *_: gone.set())
         try:
@@ -124,30 +121,6 @@ class Source:
                     await connection.close()
             except (aiormq.AMQPError, OSError, TimeoutError):
                 pass
-
-    async def _connected(self) -> AbstractConnection:
-        settings = self._settings
-        who = {"login": settings["username"], "password": settings["password"]}
-        tls = None if settings["tls"] is None else TLS(**settings["tls"])
-        ways = ["plain"]
-        if not settings["username"]:
-            who = {"login": "guest", "password": "guest"}
-            if tls is not None and tls.cert is not None:
-                ways = ["external", "plain"]
-        async with asyncio.timeout(CONNECT_S):
-            for way in ways:
-                try:
-                    connection: AbstractConnection = await aio_pika.connect(
-                        host=settings["host"], port=settings["port"],
-                        virtualhost=settings["vhost"], ssl=tls is not None,
-                        ssl_context=None if tls is None else tls.context(), **who,
-                        heartbeat=HEARTBEAT_S, auth=way, name="iotsim-tap",
-                    )  # fmt: skip
-                    return connection
-                except (aiormq.exceptions.AuthenticationError, NotImplementedError):
-                    if way == ways[-1]:
-                        raise
-        raise AssertionError("one of the ways returns or raises")
 
     async def _found(self, connection: AbstractConnection) -> AbstractQueue | None:
         # The queue as it is, with what has come in meanwhile.
@@ -203,15 +176,3 @@ async def _channel(connection: AbstractConnection) -> AbstractChannel:
     channel = await connection.channel(publisher_confirms=False)
     await channel.set_qos(PREFETCH)
     return channel
-
-
-def _why(error: BaseException) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    if isinstance(error, aiormq.exceptions.AuthenticationError):
-        return f"the broker refused us: {text}"
-    if isinstance(error, (OSError, TimeoutError)):  # aiormq's connection errors are OSErrors
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        return failure_text(cause).rstrip(".")
-    if "Connection.OpenOk" in text:  # aiormq does not pass on what the broker said
-        return "the broker refused us: is there such a vhost, and may we use it?"
-    return f"the broker refused us: {text}"
