@@ -27,7 +27,7 @@ class Destination:
         Without secrets.
     confirms : bool
         Whether acknowledgements are the peer's; else a message counts as acknowledged once the
-        client has taken it (QoS 0, NATS core, CoAP NON).
+        client has taken it (QoS 0, CoAP NON, NATS core without a fence).
     audit_field : str
         The key of every message that holds its id; empty: none.
     masks : mapping of group index to bool array
@@ -60,14 +60,16 @@ def destinations_of(ways: Sequence[Way], names: Sequence[str]) -> tuple[Destinat
 def confirms(publisher: Publisher) -> bool:
     """Return whether a publisher's acknowledgements are the peer's own.
 
-    One that can choose says so (`confirms`, CoAP's `confirmable`, MQTT's `qos`); others confirm,
-    except NATS core.
+    One that can choose says so (`confirms`, CoAP's `confirmable`, MQTT's `qos`, NATS' `fence`:
+    a PONG comes once the server has processed what was written before its PING); others confirm.
 
     Examples
     --------
     >>> from iotsim.publishers.base import build
     >>> confirms(build("mqtt://broker", qos=0)), confirms(build("mqtt://broker", qos=1))
     (False, True)
+    >>> confirms(build("nats://broker", fence=False)), confirms(build("nats://broker"))
+    (False, True)
     """
-    chosen = (getattr(publisher, name, True) for name in ("confirms", "confirmable", "qos"))
-    return all(chosen) and publisher.url.partition(":")[0] not in ("nats", "nats+tls")
+    return all(getattr(publisher, name, True)
+               for name in ("confirms", "confirmable", "qos", "fence"))
