@@ -137,6 +137,7 @@ class Gate:
     opening_most: int = 0
     behave: object = None  # called with (link, tokens, items) at each send
     per_device: bool = False
+    pipelines: bool = False
     tracing: Tracing = UNTRACED
 
     def lanes(self, devices):
@@ -150,7 +151,9 @@ class Gate:
 class GateLink(Link):
     def __init__(self, gate, verdicts, device=None):
         self.gate, self.verdicts, self.device = gate, verdicts, device
-        self.opened = 0
+        self.opened = self.fresh = 0
+        self.gone = ()
+        self.pipelines = gate.pipelines
         self.sent = []
         self.open_tokens = []
         self.closed = False
@@ -176,6 +179,9 @@ class GateLink(Link):
         if self.gate.behave is not None:
             self.gate.behave(self, tokens, items)
         return True
+
+    def passed_over(self, tokens):
+        self.gone = (*self.gone, *tokens)
 
     def acknowledge(self, count=None):
         done = self.open_tokens[:count]

@@ -26,6 +26,7 @@ from tests.publishing import (
     gated,
     in_order_per_device,
     one,
+    own,
     pumping,
     turn,
     until,
@@ -285,6 +286,172 @@ def test_a_broker_that_dies_again_and_again_makes_no_message_poison(monkeypatch)
 
     account = asyncio.run(scenario())
     assert account.acknowledged == 10
+
+
+def test_a_link_that_takes_something_now_and_then_and_is_cut_refuses_nobody(monkeypatch):
+    """A forwarder that accepts and ends: it takes one message in three connections."""
+    monkeypatch.setattr("iotsim.publishers.backoff.BACKOFF_CEILING_S", 0.02)
+
+    async def scenario():
+        def flapping(link, tokens, items):
+            if link.opened % 3 == 0 and link.fresh != link.opened:
+                link.fresh = link.opened
+                link.verdicts.acknowledged(tokens[:1])
+                if len(tokens) == 1:
+                    return  # the next one is cut
+            link.verdicts.lost(Loss("closed without a word", "cut"))
+
+        gate = Gate(behave=flapping, window=10)
+        async with gated(gate, deadline_s=3) as pump:
+            await pump.offer(0, block(30))
+            await until(lambda: pump.snapshot().reconnects > 40, 10)
+            meanwhile = pump.snapshot()
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            gate.links[0].verdicts.lost(Loss("at last"))
+            assert await pump.drain(5)
+            return meanwhile, pump.snapshot()
+
+    meanwhile, account = asyncio.run(scenario())
+    assert meanwhile.acknowledged > 3
+    assert (account.acknowledged, account.refused) == (30, 0)
+
+
+def test_only_another_device_can_prove_that_a_message_ends_the_link(monkeypatch):
+    monkeypatch.setattr("iotsim.publishers.backoff.BACKOFF_CEILING_S", 0.02)
+
+    async def scenario():
+        def touchy(link, tokens, items):
+            for token, item in zip(tokens, items, strict=True):
+                if item[2].startswith("run/d-0/"):
+                    link.verdicts.lost(Loss("closed without a word", "cut"))
+                    return
+                link.verdicts.acknowledged([token])
+
+        gate = Gate(behave=touchy)
+        async with gated(gate, deadline_s=3) as pump:
+            await pump.offer(0, block(5, devices=1))
+            await until(lambda: pump.snapshot().reconnects > 12, 10)
+            alone = pump.snapshot()
+            await pump.offer(0, own("d-9", 3))
+            await until(lambda: pump.snapshot().refused, 10)
+            return alone, pump.snapshot(), gate.links[0].sent
+
+    alone, account, sent = asyncio.run(scenario())
+    assert (alone.refused, alone.acknowledged) == (0, 0)
+    [(reason, count)] = account.refusals.items()
+    assert count == 1
+    times = int(reason.removeprefix("ended the connection ").removesuffix(" times"))
+    assert sent.count("run/d-0/0/0") == times
+    assert account.acknowledged >= 2  # those that proved it
+
+
+@pytest.mark.parametrize("kind", ["refused", "returned"])
+def test_what_waits_after_a_refusal_for_now_is_the_oldest_and_counts_as_queued(kind):
+    async def scenario():
+        gate = Gate(window=10)
+        async with gated(gate, backpressure="drop_oldest", queue_messages=15) as pump:
+            for first in (0, 10):
+                await pump.offer(0, block(10, first=first))
+                await turn()
+            link = gate.links[0]
+            if kind == "refused":
+                link.verdicts.refused(link.open_tokens[:10], "busy", retry=True)
+            else:
+                link.verdicts.returned(link.open_tokens[:10], 5.0)
+            assert pump.snapshot().queued == 20  # until the next is offered
+            await pump.offer(0, block(2, first=20))
+            full = pump.snapshot()
+            assert pump.fill(0) == 1
+            pump._lanes[0]._end_rest()
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            await turn()
+            assert await pump.drain(2)
+            return full, link.sent[10:], link.gone
+
+    full, sent, gone = asyncio.run(scenario())
+    ids = list(block(22).ids)
+    assert (full.queued, full.dropped) == (15, 7)
+    assert sent == ids[7:]
+    assert list(gone) == list(range(7))
+
+
+def test_a_caller_that_waits_for_room_waits_for_what_is_held_too():
+    async def scenario():
+        gate = Gate(window=10)
+        async with gated(gate, queue_messages=10) as pump:
+            await pump.offer(0, block(10))
+            await turn()
+            gate.links[0].verdicts.refused(gate.links[0].open_tokens, "busy", retry=True)
+            waiting = asyncio.create_task(pump.offer(0, block(5, first=10)))
+            await turn()
+            assert not waiting.done()
+            assert pump.snapshot().queued == 10
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            await waiting
+            assert await pump.drain(3)
+            return pump.snapshot()
+
+    assert asyncio.run(scenario()).acknowledged == 15
+
+
+def test_a_full_window_refused_for_now_one_by_one_takes_no_time():
+    """Each of 8,192, the newest first, and an acknowledgement after each hundred."""
+    count = 8192
+
+    async def scenario():
+        gate = Gate(window=count, pipelines=True)
+        async with gated(gate) as pump:
+            await pump.offer(0, block(count, devices=500))
+            await until(lambda: pump.snapshot().in_flight == count)
+            link = gate.links[0]
+            began = time.perf_counter()
+            for n, token in enumerate(reversed(link.open_tokens)):
+                if n % 100:
+                    link.verdicts.refused([token], "busy", retry=True)
+                else:
+                    link.verdicts.acknowledged([token])
+            took = time.perf_counter() - began
+            gate.behave = lambda link, tokens, items: link.verdicts.acknowledged(tokens)
+            before = len(link.sent)
+            assert await pump.drain(10)
+            return took, link.sent[before:], pump.snapshot()
+
+    took, again, account = asyncio.run(scenario())
+    assert took < 2  # it took 100 s
+    assert account.acknowledged == count
+    done = set(range(count - 1, -1, -100))
+    assert again == [ident for n, ident in enumerate(block(count, devices=500).ids)
+                     if n not in done]
+
+
+def test_the_deadline_for_an_acknowledgement_begins_anew_with_each_try():
+    async def scenario():
+        gate = Gate(window=10)
+        async with gated(gate, ack_deadline_s=0.4) as pump:
+            await pump.offer(0, block(1))
+            await asyncio.sleep(0.15)
+            link = gate.links[0]
+            link.verdicts.returned(link.open_tokens, 0.6)  # as if asked to wait
+            await until(lambda: len(link.sent) == 2)
+            await asyncio.sleep(0.2)
+            link.acknowledge()
+            return pump.snapshot(), pump.errors
+
+    account, errors = asyncio.run(scenario())
+    assert (account.acknowledged, account.reconnects, errors) == (1, 0, ())
+
+
+def test_an_account_that_differs_from_what_its_lanes_hold_is_noticed():
+    async def scenario():
+        pump = Pump(Gate(), ledger=CheckedLedger())
+        await pump.open()
+        await pump.offer(0, block(5))
+        pump._lanes[0]._queue.drop(1)  # behind the ledger's back
+        await turn()
+        await pump.close(0.1)
+        return pump._ledger.wrong
+
+    assert "the account says" in asyncio.run(scenario())[0]
 
 
 def test_a_link_that_breaks_its_promises_loses_nothing():
@@ -638,6 +805,13 @@ def test_a_full_disk_is_seen_and_nothing_is_called_written():
         ("mqtt://h", {"queue_messages": 0}, BadValue, "queue_messages=0"),
         ("mqtt://", {}, BadValue, "names no host"),
         ("mqtt://h:x", {}, BadValue, "is not a URL with a valid port"),
+        ("mqtt:u:s3cret@h", {}, BadValue, r"url='mqtt:\*\*\*@h' names no host"),
+        ("mqtt:/u:s3cret@h", {}, BadValue, "names no host|has a path"),
+        ("u:s3cret@h", {}, BadValue, r"url='\*\*\*@h' has no scheme"),
+        ("s3cret:@h", {}, BadValue, r"url='\*\*\*@h' has no scheme"),
+        ("mqtt://u:s3cret", {}, BadValue, r"'mqtt://u:\*\*\*' is not a URL with a valid port"),
+        ("mqtt://u:p@h:s3cret", {}, BadValue, r"@h:\*\*\*' is not a URL with a valid port"),
+        ("mqtt://[s3cret", {}, BadValue, "is not a URL with a valid port"),
         ("mqtt://h:70000", {}, BadValue, "is not a URL with a valid port"),
         ("mqtt://h/topic", {}, BadValue, "has a path or a query"),
         ("mqqt://h", {}, UnknownName, "no publisher called 'mqqt'. Did you mean 'mqtt'"),
@@ -652,3 +826,7 @@ def test_a_wrong_option_is_one_line_that_says_what_is_allowed(url, options, kind
     with pytest.raises(kind, match=words.replace("(", r"\(")) as caught:
         build(url, **options)
     assert "\n" not in str(caught.value)
+    error = caught.value
+    while error is not None:
+        assert url == "mqtt://[s3cret" or "s3cret" not in str(error) + repr(error)
+        error = error.__cause__ or error.__context__
