@@ -17,7 +17,7 @@ import orjson
 from iotsim import verbs
 from iotsim.clock import monotonic
 from iotsim.commands import PENDING, STATUSES, Letter, named, table
-from iotsim.errors import BadValue, IotsimError, RunBroken
+from iotsim.errors import BadValue, ConnectError, IotsimError, RunBroken
 from iotsim.listening.base import Ear, Routes, Talk
 from iotsim.selectors import Where, parse
 from iotsim.units import Duration, duration_us
@@ -145,7 +145,12 @@ class _Asked:
 
     def sent(self, place: int) -> None:
         """Take note of when a command was handed over."""
-        self.sent_s[place] = monotonic()
+        if self.sent_s[place] != self.sent_s[place]:  # not a number yet: the first time
+            self.sent_s[place] = monotonic()
+
+    def unanswered(self) -> list[int]:
+        """Return who has not answered yet."""
+        return [place for place in range(len(self.slots)) if place not in self.said]
 
     def heard(self, body: bytes) -> None:
         """Take what came on an answer topic: the first answer of each device counts."""
@@ -202,13 +207,16 @@ async def _through(
                 for slot in slots]
     answers = [routes.answer_topic(slot) for slot in slots]
     pattern = ear.pattern(ear.answer, ear.module.ANY)
-    talk = Talk(requests, answers, pattern, asked.sent, asked.heard, over)
+    talk = Talk(requests, answers, pattern, asked.sent, asked.heard, over, asked.unanswered)
     if slots:
         try:
             async with asyncio.timeout(limit_s):
                 await ear.module.converse(ear, talk)
         except TimeoutError:
-            pass
+            if talk.trouble:
+                todo = f"{len(asked.said):,} of {len(slots):,} answered; run.commands() tells more."
+                raise ConnectError(ear.settings["url"], talk.trouble, todo,
+                                   "send commands to") from None
         except IotsimError:
             raise
         except Exception as error:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -455,6 +456,48 @@ def test_devices_listen_over_tls(rabbit):
 
     assert whole(main()).commands()["status"].tolist() == ["ack"]
     assert "certificate is not accepted" in refused(meters().listen_to(url))
+
+
+def test_a_command_through_a_broker_that_goes_and_comes_back_is_answered(there):
+    url, _ = there
+
+    async def main():
+        port = urlsplit(url).port
+        async with Proxy(port) as proxy:
+            through = url.replace(str(port), str(proxy.port))
+            run = meters(count=1).listen_to(through).start(speed=20)
+            await run.ready()
+            run.pause()
+            asked = asyncio.create_task(run.command("set", "id=meter-0000", payload={"every": 2},
+                                                    via=through))
+            await until(lambda: len(run.commands()))
+            for task in list(proxy._tasks):
+                task.cancel()
+            run.resume()
+            found = await asked
+            await run.stop()
+            return found
+
+    assert list(whole(main())["status"]) == ["ack"]
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", "nats_server"])
+def test_a_command_through_a_broker_that_goes_away_says_so(kind, request):
+    broker = request.getfixturevalue(kind)()
+
+    async def main():
+        run = meters(count=1).listen_to(broker.url).start(speed=20)
+        await run.ready()
+        run.pause()
+        asked = asyncio.create_task(run.command("set", "id=meter-0000", via=broker.url,
+                                                timeout="2s"))
+        await until(lambda: len(run.commands()))
+        broker.kill()
+        with pytest.raises(ConnectError, match=r"cannot send commands to .*0 of 1 answered"):
+            await asked
+        await run.stop()
+
+    whole(main())
 
 
 def listeners():

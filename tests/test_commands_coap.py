@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 
 import pytest
 
@@ -70,6 +71,44 @@ def test_a_command_through_the_server_is_a_round_trip():
     found = whole(main())
     assert list(found["status"]) == ["ack"] * 3 + ["acknowledged"] * 2
     assert found["latency"].between(0, 10).all()
+
+
+def test_one_command_after_the_other_through_the_server_is_answered():
+    async def main():
+        async with CoapPlatform() as platform:
+            run = meters(count=1).listen_to(platform.url).start(speed=20)
+            await run.ready()
+            found = [await run.command("set", "id=meter-0000", payload={"every": 2},
+                                       via=platform.url) for _ in range(3)]
+            await run.stop()
+            return found
+
+    # aiocoap's server loses a new observer when it tells one that has left.
+    assert [list(table["status"]) for table in whole(main())] == [["ack"]] * 3
+
+
+def test_a_server_that_is_away_when_it_is_asked_is_told_with_its_reason():
+    async def main():
+        async with CoapPlatform() as platform:
+            run = meters(count=1).listen_to(platform.url).start(speed=20)
+            await run.ready()
+        with pytest.raises(ConnectError, match=r"cannot send commands to .*connection refused"):
+            await run.command("set", via=platform.url, timeout="1s")
+        await run.stop()
+
+    whole(main())
+
+
+def test_a_server_that_says_nothing_is_told_so():
+    async def main():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+            silent.bind(("127.0.0.1", 0))
+            run = meters().listen_to(f"coap://127.0.0.1:{silent.getsockname()[1]}").start()
+            with pytest.raises(ConnectError, match="no answer in time"):
+                await run.ready()
+            return await run.stop()
+
+    whole(main())
 
 
 def test_devices_observe_again_when_the_server_was_away():

@@ -15,9 +15,8 @@ import aio_pika
 import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
-from iotsim.errors import ConnectError
 from iotsim.listening.base import CONNECT_S, Ear, Message, Note, Take, Talk
-from iotsim.listening.steady import Answer, Outflow, Steady, Up, first_of
+from iotsim.listening.steady import Answer, Outflow, Steady, Up, first_of, insist
 from iotsim.publishers.amqp import address_of, checked_name
 from iotsim.seeding import fresh_seed
 from iotsim.tapping.settings import Wish, secured
@@ -156,18 +155,17 @@ class Heard:
 
 async def converse(ear: Ear, talk: Talk) -> None:
     """Send commands as a platform would, and hear the answers until it is over."""
-    made = _Connection(ear, talk.pattern, f"iotsim-platform-{fresh_seed():x}",
-                       lambda message: talk.heard(message.body), True)
-    try:
-        await made.__aenter__()
-    except Exception as error:
-        raise ConnectError(ear.settings["url"], words(error), verb="send commands to") from None
-    try:
-        for first in range(0, len(talk.requests), PREFETCH):
-            places = range(first, min(first + PREFETCH, len(talk.requests)))
-            for place in places:
-                talk.sent(place)
-            await asyncio.gather(*(made.send(*talk.requests[place]) for place in places))
-        await first_of(talk.over.wait(), made.lasting())
-    finally:
-        await made.__aexit__()
+
+    async def session(up: Up) -> None:
+        async with _Connection(ear, talk.pattern, f"iotsim-platform-{fresh_seed():x}",
+                               lambda message: talk.heard(message.body), True) as made:
+            up()
+            places = talk.unanswered()
+            for first in range(0, len(places), PREFETCH):
+                some = places[first:first + PREFETCH]
+                for place in some:
+                    talk.sent(place)
+                await asyncio.gather(*(made.send(*talk.requests[place]) for place in some))
+            await made.lasting()
+
+    await insist(ear.settings["url"], talk, session, words)

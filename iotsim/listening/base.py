@@ -291,6 +291,10 @@ class Talk:
     heard : callable (body)
     over : asyncio.Event
         Set when nothing more is waited for.
+    unanswered : callable () -> list of int
+        The places of the requests that have no answer yet.
+    trouble : str
+        Why nothing can be sent or heard now; empty while it can.
     """
 
     requests: Sequence[tuple[str, bytes]]
@@ -299,6 +303,8 @@ class Talk:
     sent: Callable[[int], None]
     heard: Callable[[bytes], None]
     over: asyncio.Event
+    unanswered: Callable[[], list[int]]
+    trouble: str = "no answer in time"
 
 
 def back_off_s(failures: int) -> float:

@@ -7,22 +7,26 @@ state twice is one command. A resource that cannot be observed is looked at ever
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import aiocoap  # type: ignore[import-untyped]
 from aiocoap import error as coap_error
 
 from iotsim.errors import BadValue, ConnectError
-from iotsim.listening.base import CLOSE_S, CONNECT_S, Ear, Message, Note, Take, Talk, back_off_s
+from iotsim.listening.base import CLOSE_S, Ear, Message, Note, Take, Talk, back_off_s
 from iotsim.listening.steady import Answer, Outflow
 from iotsim.tapping.settings import Wish, secured
 from iotsim.transport.addresses import Address, failure_text
 
+logging.getLogger("coap").addHandler(logging.NullHandler())  # who logs nothing sees nothing
 OPTIONS: dict[str, Any] = {}
 ANY = "*"
 REPLY_S = 5.0
 REFRESH_S = 10.0  # of silence, after which an observation is begun anew
+ASK_S = 1.0  # the same where somebody waits: servers lose observations when another client left
 POLL_S = 1.0
 LOST = "an observation was lost"
 OBSERVED_MAX = 1000
@@ -42,8 +46,9 @@ def settings_of(wish: Wish) -> dict[str, Any]:
 class _Peer:
     """One context, and requests with deadlines."""
 
-    def __init__(self, ear: Ear, note: Note) -> None:
+    def __init__(self, ear: Ear, note: Note, refresh_s: float = REFRESH_S) -> None:
         self._url, self._note = f"coap://{ear.settings['authority']}", note
+        self._refresh_s = refresh_s
         self._context: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -82,7 +87,9 @@ class _Peer:
         message.opt.uri_path = tuple(path.split("/"))
         return message
 
-    async def watch(self, path: str, heard: Callable[[bytes], Any], seen: asyncio.Event) -> None:
+    async def watch(
+        self, path: str, heard: Callable[[bytes], Any], seen: Callable[[], Any]
+    ) -> None:
         """Tell of every state of a resource; `seen` when the peer has said anything of it."""
         failures, last = 0, b""
 
@@ -98,7 +105,7 @@ class _Peer:
             try:
                 async with asyncio.timeout(REPLY_S):
                     response = await request.response
-                seen.set()
+                seen()
                 if response.code.is_successful():
                     failures = 0
                     news(response.payload)
@@ -121,7 +128,7 @@ class _Peer:
         states = aiter(request.observation)
         while True:
             try:
-                async with asyncio.timeout(REFRESH_S):
+                async with asyncio.timeout(self._refresh_s):
                     response = await anext(states)
             except (TimeoutError, StopAsyncIteration):
                 return 0.0
@@ -172,7 +179,7 @@ class Heard:
         if self._seen.is_set():
             self._note(text)
         else:
-            self._reason = text.removeprefix(f"{LOST} (").removesuffix(")")
+            self._reason = _bare(text)
             self._seen.set()
 
     async def _grow(self) -> None:
@@ -180,7 +187,7 @@ class Heard:
             for path in self._topics():
                 if path not in self._watched and len(self._watched) < OBSERVED_MAX:
                     self._watched.add(path)
-                    self._peer.run(self._peer.watch(path, self._hear(path), self._seen))
+                    self._peer.run(self._peer.watch(path, self._hear(path), self._seen.set))
             await asyncio.sleep(POLL_S)
 
     def _hear(self, path: str) -> Callable[[bytes], Any]:
@@ -214,28 +221,56 @@ class Heard:
 
 async def converse(ear: Ear, talk: Talk) -> None:
     """Put commands as a platform would, and observe the answers until it is over."""
-    peer = _Peer(ear, lambda text: None)
+
+    def note(text: str) -> None:
+        if text.startswith(LOST):
+            talk.trouble = _bare(text)
+
+    peer = _Peer(ear, note, ASK_S)
     await peer.begin()
     try:
         seen = [asyncio.Event() for _ in talk.answers]
+
+        def watched(event: asyncio.Event) -> None:
+            talk.trouble = ""
+            event.set()
+
         for path, event in zip(talk.answers, seen, strict=True):
-            peer.run(peer.watch(path, talk.heard, event))
-        async with asyncio.timeout(CONNECT_S):
-            await asyncio.gather(*(event.wait() for event in seen))
+            peer.run(peer.watch(path, talk.heard, partial(watched, event)))
+        await asyncio.gather(*(event.wait() for event in seen))
         for place, (topic, body) in enumerate(talk.requests):
             talk.sent(place)
-            problem = await peer.send(aiocoap.PUT, topic, body)
+            problem = await _put(peer, topic, body, talk)
             if problem:
                 raise ConnectError(ear.settings["url"], f"a command was refused ({problem})",
                                    verb="send commands to")
         await talk.over.wait()
-    except coap_error.Error as error:
-        raise ConnectError(ear.settings["url"], words(error), verb="send commands to") from None
     finally:
         await peer.end()
 
 
+async def _put(peer: _Peer, topic: str, body: bytes, talk: Talk) -> str:
+    # Again and again, as long as whoever asked will wait; a device does nothing twice.
+    failures = 0
+    while True:
+        try:
+            problem = await peer.send(aiocoap.PUT, topic, body)
+        except _TROUBLE as error:
+            failures += 1
+            talk.trouble = words(error)
+            await asyncio.sleep(back_off_s(failures))
+        else:
+            talk.trouble = ""
+            return problem
+
+
+def _bare(text: str) -> str:
+    return text.removeprefix(f"{LOST} (").removesuffix(")")
+
+
 def words(error: BaseException) -> str:
     """Return why there is no answer."""
-    cause = error.__cause__ or error
+    cause = error if isinstance(error, TimeoutError) else error.__cause__ or error
+    if isinstance(error, coap_error.ResolutionError):
+        return "the host name is unknown"
     return failure_text(cause).rstrip(".") or type(error).__name__

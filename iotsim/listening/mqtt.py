@@ -24,6 +24,7 @@ from iotsim.publishers.base import choice, whole
 from iotsim.seeding import fresh_seed
 from iotsim.tapping.settings import Wish, secured
 from iotsim.transport.addresses import Address, failure_text
+from iotsim.transport.probing import found
 from iotsim.transport.tls import TLS
 
 OPTIONS: dict[str, Any] = {"qos": 1, "version": "5"}
@@ -31,6 +32,9 @@ ANY = "+"
 LOOK_S = 0.005
 LINGER_S = 0.3  # for answers to be taken at the end
 LEAVE_S = (0.15, 0.05)  # for the goodbye to go out; then for paho's thread to see that it is over
+ANSWER_S = 3.5  # for the broker's first words, and for the subscription
+SILENT = "it accepts the connection but does not answer"
+CUT = "it ended the connection at our first word, as no MQTT broker does"
 SESSION_EXPIRY_S = 300
 KEEPALIVE_S = 10
 TOPIC_BYTES_MAX = 65_535
@@ -59,6 +63,7 @@ class _Session:
         self._loop = asyncio.get_running_loop()
         self._subscribed = asyncio.Event()
         self._why = ""
+        self._met = False  # whether it has answered as a broker
         self._ending = False
         self._handed = self._published = 0
         self._stopped = asyncio.Event()
@@ -69,6 +74,11 @@ class _Session:
         """Whether it speaks MQTT 5."""
         return bool(self._settings["version"] == "5")
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._client is not None and self._client.is_connected()
+
     async def open(self) -> None:
         """Connect and subscribe; raises ConnectError."""
         settings, client = self._settings, self._client
@@ -78,17 +88,20 @@ class _Session:
             extra["properties"] = _expiry(PacketTypes.CONNECT, SESSION_EXPIRY_S)
             extra["clean_start"] = paho.MQTT_CLEAN_START_FIRST_ONLY
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(CONNECT_S / 2):
                 await self._loop.run_in_executor(None, lambda: client.connect(
                     settings["host"], settings["port"], KEEPALIVE_S, **extra))
                 client.loop_start()
+            async with asyncio.timeout(ANSWER_S):
                 await self._subscribed.wait()
         except (OSError, TimeoutError, ValueError) as error:
-            await self.close()
-            raise ConnectError(settings["url"], self._why or failure_text(error),
-                               verb=self._verb) from None
+            self._why = self._why or failure_text(error)
+            if client.socket() is not None and isinstance(error, TimeoutError):
+                self._why = SILENT
         if self._why:
             await self.close()
+            if not self._met and settings["tls"] is None and self._why in (SILENT, CUT):
+                self._why = await found("MQTT", settings["host"], settings["port"]) or self._why
             raise ConnectError(settings["url"], self._why, verb=self._verb)
 
     def publish(self, topic: str, body: bytes, correlation: bytes | None = None) -> bool:
@@ -178,6 +191,7 @@ class _Session:
             pass
 
     def _connected(self, client: paho.Client, _u: Any, _f: Any, code: Any, _p: Any) -> None:
+        self._met = True
         if self._ending:  # it was said while paho was connecting again, and was not heard
             self._say_goodbye(client)
         elif code.is_failure:
@@ -198,7 +212,9 @@ class _Session:
         self._call(self._note, why)
 
     def _disconnected(self, _c: Any, _u: Any, _f: Any, code: Any, _p: Any) -> None:
-        if not self._ending and not self._why:
+        if not self._met and not self._ending:
+            self._fail(CUT)
+        elif not self._ending and not self._why:
             self._call(self._note, f"the connection was lost ({code})")
 
     def _gone(self, *_: Any) -> None:
@@ -276,9 +292,12 @@ async def converse(ear: Ear, talk: Talk) -> None:
         except RuntimeError:  # the loop is closed
             pass
 
-    session = _Session(ear, talk.pattern, heard, lambda text: None, "send commands to",
-                       len(talk.requests) + 1)
+    def note(text: str) -> None:
+        talk.trouble = text
+
+    session = _Session(ear, talk.pattern, heard, note, "send commands to", len(talk.requests) + 1)
     await session.open()
+    talk.trouble = ""
     try:
         for place, (topic, body) in enumerate(talk.requests):
             talk.sent(place)
@@ -289,4 +308,6 @@ async def converse(ear: Ear, talk: Talk) -> None:
                 await asyncio.sleep(0)
         await talk.over.wait()
     finally:
+        trouble = "" if session.connected else talk.trouble  # paho connects again by itself
         await session.close()
+        talk.trouble = trouble

@@ -15,13 +15,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import BadSubjectError
 
-from iotsim.errors import ConnectError
 from iotsim.listening.base import CONNECT_S, Ear, Message, Note, Take, Talk
-from iotsim.listening.steady import Answer, Outflow, Steady, Up, first_of
+from iotsim.listening.steady import Answer, Outflow, Steady, Up, first_of, insist
 from iotsim.tapping.nats import settings_of as tap_settings_of
 from iotsim.tapping.settings import Wish
 from iotsim.transport.addresses import failure_text
 from iotsim.transport.nats_client import CarefulClient, options_of
+from iotsim.transport.probing import WrongPeer
 
 OPTIONS: dict[str, Any] = {"tls_first": False}
 ANY = "*"
@@ -150,25 +150,26 @@ class Heard:
 
 async def converse(ear: Ear, talk: Talk) -> None:
     """Send commands as a platform would, and hear the answers until it is over."""
-    made = _Connection(ear, talk.pattern, lambda message: talk.heard(message.body),
-                       lambda text: None)
-    try:
-        client = await made.__aenter__()
-    except Exception as error:
-        raise ConnectError(ear.settings["url"], words(error), verb="send commands to") from None
-    try:
-        for place, (topic, body) in enumerate(talk.requests):
-            talk.sent(place)
-            await client.publish(topic, body)
-        await client.flush(4)
-        await first_of(talk.over.wait(), made.lasting())
-    finally:
-        await made.__aexit__()
+
+    async def session(up: Up) -> None:
+        made = _Connection(ear, talk.pattern, lambda message: talk.heard(message.body),
+                           lambda text: None)
+        async with made as client:
+            up()
+            for place in talk.unanswered():
+                talk.sent(place)
+                await client.publish(*talk.requests[place])
+            await client.flush(4)
+            await made.lasting()
+
+    await insist(ear.settings["url"], talk, session, words)
 
 
 def words(error: BaseException) -> str:
     """Return why there is no connection."""
     if isinstance(error, TimeoutError):
         return "it accepts the connection but does not answer"
+    if isinstance(error, WrongPeer):
+        return str(error)
     text = failure_text(error).removeprefix("nats: ").strip("'\" ")
     return text.lower() if "nats" in type(error).__module__ else text

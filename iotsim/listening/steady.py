@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 from iotsim.errors import BadValue, ConnectError
-from iotsim.listening.base import CLOSE_S, CONNECT_S, OUTFLOW_MAX, Note, back_off_s
+from iotsim.listening.base import CLOSE_S, CONNECT_S, OUTFLOW_MAX, Note, Talk, back_off_s
 
 BATCH = 100  # answers that are sent together
 SEND_S = 5.0  # for one batch
@@ -67,12 +67,15 @@ class Steady:
     session : callable (up) -> awaitable
         Connects, calls `up`, and ends when the connection has.
     why : callable (exception) -> str
+    verb : str
+        What an error says that it is for.
     """
 
     def __init__(
         self, url: str, note: Note, session: Callable[[Up], Awaitable[None]],
-        why: Callable[[BaseException], str],
+        why: Callable[[BaseException], str], verb: str = "listen to",
     ) -> None:
+        self._verb = verb
         self._url, self._note, self._session, self._why = url, note, session, why
         self._up = asyncio.Event()
         self._failures = 0
@@ -91,7 +94,7 @@ class Steady:
             await self._task
         if not self._up.is_set():
             await self.close()
-            raise ConnectError(self._url, "no answer in time", verb="listen to")
+            raise ConnectError(self._url, "no answer in time", verb=self._verb)
 
     async def close(self) -> None:
         """End the session."""
@@ -114,10 +117,43 @@ class Steady:
             except Exception as error:
                 why = self._why(error)
                 if not self._up.is_set():
-                    raise ConnectError(self._url, why, verb="listen to") from None
+                    raise ConnectError(self._url, why, verb=self._verb) from None
             self._failures += 1
             self._note(f"the connection was lost ({why})")
             await asyncio.sleep(back_off_s(self._failures))
+
+
+async def insist(
+    url: str, talk: Talk, session: Callable[[Up], Awaitable[None]],
+    why: Callable[[BaseException], str],
+) -> None:
+    """Hold a conversation until it is over; a connection that is lost is made again.
+
+    Parameters
+    ----------
+    url : str
+    talk : Talk
+    session : callable (up) -> awaitable
+        As that of `Steady`; asks those who have not answered, again if need be.
+    why : callable (exception) -> str
+    """
+
+    def lost(text: str) -> None:
+        talk.trouble = text
+
+    async def again(up: Up) -> None:
+        def is_up() -> None:
+            talk.trouble = ""
+            up()
+
+        await session(is_up)
+
+    steady = Steady(url, lost, again, why, "send commands to")
+    try:
+        await steady.open()
+        await talk.over.wait()
+    finally:
+        await steady.close()
 
 
 async def first_of(*waits: Awaitable[Any]) -> None:
