@@ -446,7 +446,7 @@ def test_an_account_that_differs_from_what_its_lanes_hold_is_noticed():
         pump = Pump(Gate(), ledger=CheckedLedger())
         await pump.open()
         await pump.offer(0, block(5))
-        pump._lanes[0]._queue.drop(1)  # behind the ledger's back
+        pump._lanes[0]._stock._queue.drop(1)  # behind the ledger's back
         await turn()
         await pump.close(0.1)
         return pump._ledger.wrong

@@ -1,4 +1,4 @@
-"""One lane of a pump: queue, window, in-flight store, retry, reconnection.
+"""One lane of a pump: window, in-flight store, retry, reconnection, over a stock of messages.
 
 Order within a lane is the order of the tokens: messages are handed to the link in that order,
 and after a lost link everything without a verdict is handed over again, first and in the same
@@ -9,19 +9,18 @@ while there is no connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from iotsim.clock import monotonic
-from iotsim.publishers.backlog import Backlog
 from iotsim.publishers.base import Item, Link, Loss, Verdicts
 from iotsim.publishers.connector import Connector
-from iotsim.publishers.lane_settings import DROPPED, LaneSettings
+from iotsim.publishers.lane_settings import LaneSettings
 from iotsim.publishers.ordering import OVERTAKEN, Alone, Ordering, device_of
 from iotsim.publishers.payload import Messages
 from iotsim.publishers.poison import Suspicion
 from iotsim.publishers.refusals import in_the_end, spent
+from iotsim.publishers.stock import Stock
 from iotsim.publishers.timers import Oldest, Timers
-from iotsim.publishers.waiting import Waiting
 
 BATCH = 512  # messages joined in one write
 
@@ -36,11 +35,9 @@ class Lane:
         self.connected = self.hung_up = False
         self._settings = settings
         self._ledger = settings.ledger
-        self._capacity = settings.limits.queue_messages
         self._link = make_link(self)
-        self._queue = Backlog()
+        self._stock = Stock(settings, self._kick, self._passed_over)
         self._flight: dict[int, Item] = {}
-        self._waiting = Waiting()
         self._tries: dict[int, int] = {}
         self._suspicion = Suspicion()
         self._ordering = Ordering(self._link.pipelines)
@@ -53,26 +50,20 @@ class Lane:
         self._connector = Connector(
             name, settings.url, self._link, settings.turns, self._opened, self._failed
         )
-        self._room = asyncio.Event()
         self._news = asyncio.Event()  # of verdicts
-        self._turn = asyncio.Lock()
-        self._opening = self._was_open = self._stopping = self._closed = False
+        self._opening = self._was_open = self._closed = False
         self._timers = Timers()
         self._oldest = Oldest()
 
     @property
     def contents(self) -> tuple[int, int, int]:
         """How many messages it holds: queued, in flight, unknown."""
-        return self._queued, len(self._flight), len(self._waiting) - self._waiting.held
-
-    @property
-    def _queued(self) -> int:
-        return len(self._queue) + self._waiting.held
+        return self._stock.queued, len(self._flight), self._stock.unknown
 
     @property
     def fill(self) -> float:
         """How full the queue is, from 0 to 1."""
-        return min(1.0, self._queued / self._capacity)
+        return self._stock.fill
 
     @property
     def stall(self) -> str:
@@ -121,7 +112,7 @@ class Lane:
 
     async def leave(self) -> None:
         """Say goodbye once everything that was offered has its verdict."""
-        while (self._queue or self._flight or self._waiting) and not self._closed:
+        while (self._stock or self._flight) and not self._closed:
             self._news.clear()
             await self._news.wait()
         if not self._closed:
@@ -131,9 +122,9 @@ class Lane:
         """End the link and settle what is left: queued is dropped, in flight is unknown."""
         self.stop_admission()
         self._closed = True
+        was_connected, self.connected = self.connected, False  # a loss is no reason to come back
         await self._connector.end()
         self._timers.cancel()
-        was_connected, self.connected = self.connected, False
         if was_connected:
             await self._link.close()
         else:
@@ -143,71 +134,25 @@ class Lane:
 
     def stop_admission(self) -> None:
         """Take no more messages; callers that wait for room are let go."""
-        self._stopping = True
-        self._room.set()
+        self._stock.stop()
 
     def _write_off(self) -> None:
         self._news.set()
-        ledger = self._ledger
-        why = "stopped while hung up" if self.hung_up else "stopped before it was sent"
-        ledger.move("in_flight", "unknown", len(self._flight))
-        self._tell([item[2] for item in self._flight.values()], "unknown", ())
-        queued, in_flight, unknown = self.contents
-        ledger.given_up += in_flight + unknown
-        ledger.move("queued", "dropped", queued, why)
-        self._queue.drop(len(self._queue))
+        in_flight = len(self._flight)
+        self._ledger.move("in_flight", "unknown", in_flight)
+        self._ledger.given_up += in_flight
+        self._settings.tell([item[2] for item in self._flight.values()], "unknown", ())
         self._flight.clear()
-        self._waiting.clear()
-
-    # -- admission ----------------------------------------------------------------------------
+        why = "stopped while hung up" if self.hung_up else "stopped before it was sent"
+        self._stock.write_off(why)
 
     async def offer(self, messages: Messages) -> None:
         """Queue messages; waits for room under `block`, drops the oldest otherwise."""
-        count = len(messages)
-        if self._stopping:
-            self._ledger.offer(count, "dropped", "offered after the stop")
-        elif self._settings.limits.backpressure == "drop_oldest":
-            self._append(messages, 0, count)
-            self._drop_oldest(self._queued - self._capacity)
-        elif not self._turn.locked() and self._queued + count <= self._capacity:
-            self._append(messages, 0, count)
-        else:
-            await self._offer_in_parts(messages)
+        await self._stock.offer(messages)
 
-    async def _offer_in_parts(self, messages: Messages) -> None:
-        start, stop = 0, len(messages)
-        try:
-            async with self._turn:  # first come, first served: order per device
-                while start < stop and not self._stopping:
-                    part = min(stop - start, self._capacity - self._queued)
-                    if part > 0:
-                        self._append(messages, start, start + part)
-                        start += part
-                    else:
-                        self._room.clear()
-                        await self._room.wait()
-        finally:
-            if start < stop:
-                self._ledger.offer(stop - start, "dropped", "stopped while waiting for room")
-
-    def _append(self, messages: Messages, start: int, stop: int) -> None:
-        if start == stop:
-            return
-        self._queue.append(messages, start, stop)
-        self._ledger.offer(stop - start)
-        self._settings.changed()
-        self._kick()
-
-    def _drop_oldest(self, excess: int) -> None:
-        if excess > 0:
-            held = self._waiting.drop(excess)
-            ids = [item[2] for item in held.values()] + self._queue.oldest(excess - len(held))
-            self._queue.drop(excess - len(held))
-            self._ledger.move("queued", "dropped", excess, "queue full, oldest dropped")
-            if held:
-                self._forget(held)
-                self._link.passed_over(held)
-            self._tell(ids, DROPPED, ())
+    def _passed_over(self, messages: Mapping[int, Item]) -> None:
+        self._forget(messages)
+        self._link.passed_over(messages)
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -220,7 +165,7 @@ class Lane:
     def _feed(self) -> None:
         self._feed_due = False
         alone = self._ordering.alone(self._flight)
-        while self._able and (self._waiting or self._queue):
+        while self._able and self._stock:
             window = self._window if self._careful is None else self._careful
             room = min(window - len(self._flight), BATCH)
             batch = self._next(room, alone) if room > 0 else {}
@@ -231,16 +176,17 @@ class Lane:
         self._watch_oldest()
 
     def _next(self, room: int, alone: Alone | None) -> dict[int, Item]:
-        if self._suspicion.wants_probe and (probe := self._take_probe()):
-            return probe
+        if self._suspicion.wants_probe:
+            probe = self._stock.take_of_others(self._suspicion.device)
+            for token in probe:
+                self._suspicion.probe(token)
+            if probe:
+                return probe
         if alone is None:
-            return self._take(room)
+            return self._stock.take(room)
         batch: dict[int, Item] = {}
-        while len(batch) < room and (self._waiting or self._queue):
-            first = self._waiting.first()
-            if not alone.joins(*(self._queue.first if first is None else (first[0], first[2]))):
-                break
-            batch |= self._take(1)
+        while len(batch) < room and self._stock and alone.joins(*self._stock.first):
+            batch |= self._stock.take(1)
         return batch
 
     @property
@@ -254,43 +200,12 @@ class Lane:
             self._end_link(Loss(f"the link failed: {type(error).__name__}: {error}"))
             return False
 
-    def _take(self, room: int) -> dict[int, Item]:
-        return self._again(*self._waiting.take(room)) if self._waiting else self._take_queued(room)
-
-    def _again(self, batch: dict[int, Item], held: int) -> dict[int, Item]:
-        self._ledger.retries += len(batch)
-        self._ledger.move("queued", "in_flight", held)
-        self._ledger.move("unknown", "in_flight", len(batch) - held)
-        self._room.set()
-        return batch
-
-    def _take_probe(self) -> dict[int, Item]:
-        # A message of another device than the suspect's; those before it in the queue wait aside.
-        device = self._suspicion.device
-        batch, held = self._waiting.take_of_others(device)
-        if batch:
-            self._again(batch, held)
-        for _ in range(0 if batch else min(BATCH, len(self._queue))):
-            if device_of(*self._queue.first) != device:
-                batch = self._take_queued(1)
-                break
-            self._waiting.put(self._queue.take(1, monotonic()), held=True)
-        for token in batch:
-            self._suspicion.probe(token)
-        return batch
-
-    def _take_queued(self, room: int) -> dict[int, Item]:
-        batch = self._queue.take(room, monotonic())
-        self._ledger.move("queued", "in_flight", len(batch))
-        self._room.set()
-        return batch
-
     # -- verdicts -----------------------------------------------------------------------------
 
     def acknowledged(self, tokens: Sequence[int]) -> None:
         """Take the acknowledgement of messages in flight."""
-        if self._waiting.held and (count := self._ordering.overtaken(
-                tokens, self._flight, self._waiting.oldest_held)):
+        count = self._ordering.overtaken(tokens, self._flight, self._stock.oldest_held)
+        if count:
             self._ledger.overtaken += count
             self._settings.notice(OVERTAKEN)
         items = [self._flight.pop(token) for token in tokens if token in self._flight]
@@ -349,12 +264,12 @@ class Lane:
             final = [token for token, tries in counted.items() if spent(tries)]
             self.refused(final, in_the_end(reason))
         back = self._take_back(tokens, held=False)
-        self._tell([item[2] for item in back.values()], "unknown", ())
+        self._settings.tell([item[2] for item in back.values()], "unknown", ())
         self._kick()
 
     def _take_back(self, tokens: Sequence[int], *, held: bool) -> dict[int, Item]:
         back = {token: self._flight.pop(token) for token in tokens if token in self._flight}
-        self._waiting.put(back, held=held)
+        self._stock.put_back(back, held=held)
         self._oldest.left(self._flight)
         self._ledger.move("in_flight", "queued" if held else "unknown", len(back))
         return back
@@ -376,10 +291,10 @@ class Lane:
     def _unlink(self, loss: Loss | None = None) -> None:
         self.connected = self._writable = False
         self._ledger.move("in_flight", "unknown", len(self._flight))
-        self._tell([item[2] for item in self._flight.values()], "unknown", ())
+        self._settings.tell([item[2] for item in self._flight.values()], "unknown", ())
         if loss is not None:
             self._suspect(loss)
-        self._waiting.put(self._flight, held=False)
+        self._stock.put_back(self._flight, held=False)
         self._flight = {}
         self._oldest.left(self._flight)
         self._timers.cancel()
@@ -401,17 +316,10 @@ class Lane:
 
     def _report(self, items: Sequence[Item], outcome: str, seconds: Sequence[float]) -> None:
         self._news.set()
-        self._tell([item[2] for item in items], outcome, seconds)
+        self._settings.tell([item[2] for item in items], outcome, seconds)
         self._settings.changed()
-        if self._waiting or self._queue:
+        if self._stock:
             self._kick()
-
-    def _tell(self, ids: Sequence[str], outcome: str, seconds: Sequence[float]) -> None:
-        if self._settings.settled is not None and ids:
-            try:
-                self._settings.settled(ids, outcome, seconds)
-            except Exception as error:  # whoever listens must not stop the lane
-                self._settings.notice(f"an observer failed: {type(error).__name__}: {error}")
 
     def _forget(self, tokens: Iterable[int]) -> None:
         if self._tries:

@@ -29,3 +29,11 @@ class LaneSettings:
     turns: asyncio.Semaphore  # to connect
     settled: Settled | None = None
     ack_deadline_s: float = ACK_DEADLINE_S
+
+    def tell(self, ids: Sequence[str], outcome: str, seconds: Sequence[float]) -> None:
+        """Tell the observer what became of messages."""
+        if self.settled is not None and ids:
+            try:
+                self.settled(ids, outcome, seconds)
+            except Exception as error:  # whoever listens must not stop the lane
+                self.notice(f"an observer failed: {type(error).__name__}: {error}")
