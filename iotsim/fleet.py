@@ -14,6 +14,7 @@ from iotsim.outlets import Outlet, outlet_of
 from iotsim.profiles import Profile
 from iotsim.seeding import check_seed, fresh_seed
 from iotsim.selectors import Where
+from iotsim.transport.discretion import discreet
 from iotsim.units import Duration, Instant, duration_text
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Fleet:
                 raise BadValue("id", name, "is taken by another device of this fleet",
                                "Give another template, such as id='b-{index:04d}'.")
 
+    @discreet
     def publish_to(
         self, url: str, topic: str | None = None, *, where: Where = "all", **options: Any
     ) -> Fleet:
@@ -142,6 +144,7 @@ class Fleet:
         outlet = outlet_of(url, topic, where, options)
         return self._with(outlets=(*self.outlets, outlet))
 
+    @discreet
     def listen_to(
         self, url: str, topic: str | None = None, answer: str | None = None, *,
         where: Where = "all", **options: Any,
@@ -170,8 +173,11 @@ class Fleet:
             If the scheme, an option, a topic or the selector cannot be.
         """
         from iotsim.listening.base import ear_of
+        from iotsim.listening.echoes import check_echoes
 
-        return self._with(ears=(*self.ears, ear_of(url, topic, answer, where, options)))
+        ears = (*self.ears, ear_of(url, topic, answer, where, options))
+        check_echoes(ears)
+        return self._with(ears=ears)
 
     def generate(
         self,

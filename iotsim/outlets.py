@@ -16,6 +16,7 @@ from iotsim.readings import Group
 from iotsim.selectors import Selector, Where, parse, select
 from iotsim.topics import DEFAULT_TOPIC, check_topic, topic
 from iotsim.transport.addresses import redacted
+from iotsim.transport.discretion import Hidden, discreet
 
 if TYPE_CHECKING:
     from iotsim.members import Members
@@ -61,6 +62,7 @@ class Outlet:
         scheme = self.url.partition(":")[0].lower()
         return _FAMILIES.get(scheme, scheme.partition("+")[0])
 
+    @discreet
     def publisher(self, profile: Profile | None) -> Publisher:
         """Return the publisher, with a profile's wishes where the call said nothing."""
         wishes: dict[str, Any] = {}
@@ -84,7 +86,7 @@ def outlet_of(url: str, topic: str | None, where: Where, options: Mapping[str, A
     build(url, **options)
     if topic is not None:
         check_topic(topic)
-    return Outlet(url, topic, parse(where), MappingProxyType(dict(options)))
+    return Outlet(url, topic, parse(where), MappingProxyType(Hidden(options)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

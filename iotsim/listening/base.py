@@ -20,12 +20,12 @@ import numpy as np
 
 from iotsim.engine.population import Population
 from iotsim.errors import BadValue, IotsimError, MissingExtra, UnknownName
-from iotsim.publishers.base import choice
 from iotsim.registry import resolve
 from iotsim.selectors import Selector, Where, parse, select
 from iotsim.tapping.settings import SECURITY_OPTIONS, Wish
 from iotsim.topics import check_topic, topic
 from iotsim.transport.addresses import redacted
+from iotsim.transport.discretion import Hidden
 
 TOPIC = "devices/{device_id}/commands"
 ANSWER = "devices/{device_id}/commands/answers"
@@ -47,6 +47,8 @@ LISTENERS = {
 }
 _EXTRAS = {"mqtt": ("paho-mqtt", "mqtt"), "amqp": ("aio-pika", "amqp"),
            "coap": ("aiocoap", "coap"), "nats": ("nats-py", "nats")}
+_INSTEAD = {"nats+jetstream": "Use nats:// there: commands go by subjects. ",
+            "nats+jetstream+tls": "Use nats+tls:// there: commands go by subjects. "}
 _PLACE = re.compile(r"\{[^{}]*\}")
 
 
@@ -161,18 +163,21 @@ def ear_of(
         If the scheme, an option, a topic or the selector cannot be.
     """
     scheme = url.partition(":")[0].lower() if isinstance(url, str) else ""
-    choice("url scheme", scheme, tuple(LISTENERS))
+    if scheme not in LISTENERS:
+        told = scheme or (type(url) if not isinstance(url, str) else redacted(url))
+        raise BadValue("url scheme", told, "is nothing that commands come by",
+                       _INSTEAD.get(scheme, "") + f"listen_to speaks: {', '.join(LISTENERS)}.")
     module = _module(scheme)
     defaults = {**SECURITY_OPTIONS, **module.OPTIONS}
     for name in options:
         if name not in defaults:
             raise UnknownName(f"{scheme} option of listen_to", name, defaults)
-    settings = {"separator": "/",
-                **module.settings_of(Wish(url, scheme, None, {**defaults, **options}))}
+    wish = Wish(url, scheme, None, {**defaults, **options})
+    settings = Hidden({"separator": "/", **module.settings_of(wish)})
     templates = (TOPIC if topic is None else topic, ANSWER if answer is None else answer)
     for template in templates:
         check_topic(template)
-    return Ear(url, *templates, parse(where), MappingProxyType(dict(options)),
+    return Ear(url, *templates, parse(where), MappingProxyType(Hidden(options)),
                MappingProxyType(settings))
 
 

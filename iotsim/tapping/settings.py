@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from iotsim.errors import MissingExtra, UnknownName
+from iotsim.errors import BadValue, MissingExtra, UnknownName
 from iotsim.publishers.base import choice, whole
 from iotsim.registry import TAPS, resolve
 from iotsim.transport.addresses import Address
 from iotsim.transport.credentials import NAMES, Credentials
+from iotsim.transport.discretion import Hidden
 from iotsim.transport.tls import TLS_OPTIONS, take_tls
 
 CAPACITY = 1_000_000
 SECURITY_OPTIONS: dict[str, Any] = {"credentials": None, **dict.fromkeys(NAMES), **TLS_OPTIONS}
+_SECURE_RECEIVERS = ("https", "coaps")
 _EXTRAS = {"mqtt": ("paho-mqtt", "mqtt"), "amqp": ("aio-pika", "amqp"),
            "http": ("aiohttp", "http"), "coap": ("aiocoap", "coap"), "nats": ("nats-py", "nats")}
 
@@ -49,6 +51,9 @@ def settings_of(url: str, topic: str | None, given: Mapping[str, Any]) -> dict[s
         If the protocol's client is not installed.
     """
     scheme = url.partition(":")[0].lower() if isinstance(url, str) else ""
+    if scheme in _SECURE_RECEIVERS:
+        raise BadValue("url scheme", scheme, "has no tap: it would be the receiving end, which "
+                       "has no certificate", f"Use {scheme.removesuffix('s')}:// for tap and run.")
     choice("url scheme", scheme, tuple(TAPS))
     try:
         module = resolve(TAPS, scheme, "tap")
@@ -64,7 +69,7 @@ def settings_of(url: str, topic: str | None, given: Mapping[str, Any]) -> dict[s
     options = {**defaults, **given}
     capacity = whole("capacity", options["capacity"], 1, 100_000_000)
     wish = Wish(url, scheme, topic, options)
-    return {"scheme": scheme, "capacity": capacity, **module.settings_of(wish)}
+    return Hidden({"scheme": scheme, "capacity": capacity, **module.settings_of(wish)})
 
 
 def secured(
