@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import ssl
 from dataclasses import dataclass, field
@@ -125,6 +126,10 @@ def failure_text(error: BaseException) -> str:
             return "it wants a certificate of ours"
         if "ALERT_UNKNOWN_CA" in reason or "ALERT_BAD_CERTIFICATE" in reason:
             return "it does not accept our certificate"
+        if "WRONG_VERSION_NUMBER" in reason:
+            return "no TLS is spoken there: use the scheme without it, or the port that has it"
+        if "UNEXPECTED_EOF" in reason:
+            return "it ended the connection when TLS began: perhaps none is spoken there"
         return f"TLS failed ({error.reason or 'no reason given'})"
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there (connection refused)"
@@ -132,6 +137,8 @@ def failure_text(error: BaseException) -> str:
         return "the peer reset the connection"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "another program has this address already in use"
     if type(error).__name__ == "gaierror":
         return "the host name is unknown"
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
