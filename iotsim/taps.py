@@ -18,6 +18,7 @@ from iotsim.clock import monotonic, stamp_us
 from iotsim.errors import ConnectError
 from iotsim.tapping.settings import settings_of
 from iotsim.tapping.store import Record, unpacked
+from iotsim.transport.discretion import discreet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ END_S = 2.0
 FETCH_RECORDS = 50_000
 
 
+@discreet
 def tap(url: str, topic: str | None = None, **options: Any) -> Tap:
     """Return a tap that is subscribed; see `Tap` for the options.
 
@@ -65,6 +67,7 @@ class Tap:
         while it does.
     """
 
+    @discreet
     def __init__(self, url: str, topic: str | None = None, **options: Any) -> None:
         settings = settings_of(url, topic, options)
         self._url, self.topic = str(settings["url"]), str(settings["topic"])
@@ -72,7 +75,7 @@ class Tap:
         self._news = threading.Condition()
         self._watchers: list[Callable[[], None]] = []
         self._heard_s = monotonic()
-        self._answers: list[bytes] = []
+        self._answers: dict[int, bytes] = {}  # by the number of their first record
         self._records: list[Record] = []
         self._fetching = threading.Lock()
         self._closed_ill = ""
@@ -274,7 +277,8 @@ class Tap:
         silent = "the broker does not answer the tap" if self._reader.is_alive() else self.health
         why = state.get("problem") or silent
         self._end()
-        raise ConnectError(self.url, str(why), "A tap needs a broker that is up.", "listen to")
+        todo = "A tap needs a broker that is up." if "nothing listens" in str(why) else ""
+        raise ConnectError(self.url, str(why), todo, "listen to")
 
     def _end(self) -> None:
         atexit.unregister(self._end)
@@ -303,7 +307,7 @@ class Tap:
                     if body is None:
                         self._state.update(facts)
                     else:
-                        self._answers.append(body)
+                        self._answers[facts["first"]] = body
                     self._news.notify_all()
                 self._call_watchers()
             process.wait(END_S)  # so that whoever is told sees the exit status
@@ -336,9 +340,12 @@ class Tap:
             raise ConnectError(
                 self.url, "the tap's process has ended, its messages with it"
             ) from None
-        if not self._until(lambda: bool(self._answers), FETCH_S):
+        if not self._until(lambda: first in self._answers, FETCH_S):
             raise ConnectError(self.url, "the tap's process does not answer", verb="listen to")
-        self._records.extend(unpacked(self._answers.pop()))
+        with self._news:
+            body = self._answers[first]
+            self._answers.clear()  # also what came too late for somebody before
+        self._records.extend(unpacked(body))
 
 
 def _instants(records: Sequence[Record]) -> Any:

@@ -48,7 +48,7 @@ class Worker:
         for line in commands:
             _, first, last = line.split()
             body = self._store.packed(int(first), int(last))
-            self._say({"answer": len(body)}, body)
+            self._say({"answer": len(body), "first": int(first)}, body)
         self._source.close()
         self._thread.join(LEAVE_S)
 
