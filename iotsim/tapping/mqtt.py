@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 from paho.mqtt import client as paho
@@ -17,12 +18,16 @@ from iotsim.seeding import fresh_seed
 from iotsim.tapping.settings import Wish, secured
 from iotsim.tapping.store import Store
 from iotsim.transport.addresses import Address
+from iotsim.transport.probing import what_speaks
 from iotsim.transport.tls import TLS
 
 TOPIC = "devices/#"
 OPTIONS = {"qos": 2, "version": "5"}
 SESSION_EXPIRY_S = 300
-CONNECT_S = 5.0
+CONNECT_S = 4.0
+ANSWER_S = 4.0  # for the broker's first words
+SILENT = "it accepts the connection but does not answer"
+CUT = "it ended the connection at our first word, as no MQTT broker does"
 
 
 def settings_of(wish: Wish) -> dict[str, Any]:
@@ -45,6 +50,8 @@ class Source:
     def __init__(self, settings: dict[str, Any], store: Store) -> None:
         self._settings = settings
         self._store = store
+        self._met = False  # whether it has answered as a broker
+        self._ending = False
         self._client = self._made()
 
     def run(self) -> None:
@@ -55,10 +62,15 @@ class Source:
             extra["properties"] = _expiry(PacketTypes.CONNECT, SESSION_EXPIRY_S)
             extra["clean_start"] = paho.MQTT_CLEAN_START_FIRST_ONLY
         self._client.connect(settings["host"], settings["port"], 10, **extra)
+        patience = threading.Timer(ANSWER_S, self._unmet, (SILENT,))
+        patience.daemon = True
+        patience.start()
         self._client.loop_forever()
+        patience.cancel()
 
     def close(self) -> None:
         """Say goodbye, and end our session at the broker."""
+        self._ending = True
         modern = self._settings["version"] == "5"
         self._client.disconnect(properties=_expiry(PacketTypes.DISCONNECT, 0) if modern else None)
 
@@ -81,12 +93,26 @@ class Source:
         if settings["tls"] is not None:
             client.tls_set_context(TLS(**settings["tls"]).context())
         client.on_connect = self._connected
-        client.on_disconnect = lambda *_: self._store.lost()
+        client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribed
         client.on_message = self._message
         return client
 
+    def _disconnected(self, *_: Any) -> None:
+        self._unmet(CUT)
+        self._store.lost()
+
+    def _unmet(self, why: str) -> None:
+        # Where nobody has answered as a broker: what does speak there?
+        if self._met or self._ending:
+            return
+        settings, self._met = self._settings, True  # it is told once
+        if settings["tls"] is None:
+            why = what_speaks("MQTT", settings["host"], settings["port"]) or why
+        self._store.fail(why)
+
     def _connected(self, client: paho.Client, _u: Any, _f: Any, code: Any, _p: Any) -> None:
+        self._met = True
         if code.is_failure:
             self._store.fail(f"the broker refused us: {code}")
             return

@@ -21,6 +21,7 @@ from iotsim.tapping.settings import Wish, secured
 from iotsim.tapping.store import DUP, Store
 from iotsim.transport.addresses import failure_text
 from iotsim.transport.nats_client import CONNECT_S, CarefulClient, options_of
+from iotsim.transport.probing import WrongPeer
 
 TOPIC = "devices.>"
 OPTIONS = {"stream": None, "deliver": "new", "tls_first": False}
@@ -192,5 +193,7 @@ def _words(error: BaseException) -> str:
         return "JetStream is not enabled there"
     if isinstance(error, TimeoutError):
         return "it accepts the connection but does not answer"
+    if isinstance(error, WrongPeer):
+        return str(error)
     text = failure_text(error).removeprefix("nats: ").strip("'\" ")
     return f"the server refused us: {text.lower()}" if isinstance(error, Error) else text
