@@ -106,6 +106,7 @@ class AmqpLink(Link):
         start = await self._answered(commands.Connection.Start)
         mechanism, response = self._identity((start.mechanisms or "").split())
         wire.say(commands.Connection.StartOk(self._properties(), mechanism, response))
+        del response  # it holds a password, and this frame stands in a traceback
         tune = await self._answered(commands.Connection.Tune)
         frame_max = min(tune.frame_max or FRAME_MAX, FRAME_MAX)
         self._account.printer.frame_max = frame_max

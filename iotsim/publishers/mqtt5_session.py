@@ -146,6 +146,7 @@ class Mqtt5Link(Link):
             )
         self._wire = wire
         wire.write(packet)
+        del packet  # it may hold a password, and this frame stands in a traceback
         async with asyncio.timeout(CONNACK_S):
             return await self._connack
 

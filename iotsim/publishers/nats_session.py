@@ -142,6 +142,7 @@ class NatsLink(Link):
         if self._wire is None or not self._wire.alive:
             raise ConnectionResetError
         self._wire.write(data)
+        del data  # it may hold a password, and this frame stands in a traceback
         return await step
 
     def _answer(self, word: Word, value: Any) -> bool:
@@ -169,10 +170,10 @@ class NatsLink(Link):
     def _silence(self, reached: bool) -> ConnectError:
         if not reached:
             return self._refusal("the address does not answer")
-        return self._refusal(
-            "it accepts the connection but does not answer",
-            "Is it a NATS server? Where it begins with TLS at once, use tls_first=True.",
-        )
+        todo = "Is it a NATS server, which would speak first?"
+        if self._publisher.tls is not None:
+            todo += " One that begins with TLS at once needs tls_first=True."
+        return self._refusal("it accepts the connection but does not answer", todo)
 
     def _refusal(self, why: str, todo: str = "") -> ConnectError:
         return ConnectError(self._publisher.url, why, todo)
