@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from iotsim.audit_doubt import doubts
 from iotsim.audit_match import (
     UNEXPECTED,
     Evidence,
@@ -38,7 +39,6 @@ from iotsim.selectors import Where
 from iotsim.units import Duration, duration_us
 
 EXAMPLES_MAX = 5
-UNDER_WAY_US = 1_000_000  # what left so shortly before a tap was closed may not have arrived
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -80,18 +80,20 @@ def audit(
     destinations = _chosen(result, publisher, url_of(source))
     sent = sent_of(result, destinations, where, listens_to(source))
     verdicts = _verdicts(result, sent, destinations)
-    settle(source, int((sent.mine & verdicts[0]).sum()))
-    received = received_of(source)
     key = audit_field or next((one.audit_field for one in destinations if one.audit_field), None)
+    moving = settle(source, sent.hashes[sent.mine & verdicts[0]], key)
+    received = received_of(source)
     if key and not all(received.ids):
         received = received.named(key)
     by_payload = len(received) > 0 and not any(received.ids)
     found = joined(*_keys(sent, received, audit_field, by_payload=by_payload))
     left_us = wall_us_of(np.minimum(sent.left_us, NEVER_US), result.paces)
+    unwatched, ill = doubts(received, sent, left_us, found, acknowledged=verdicts[0],
+                            undecided=verdicts[1], moving=moving)
     evidence = Evidence(
         sent.withheld > 0, verdicts[0], verdicts[1], verdicts[2] > 0,
         _flags(sent, destinations), _corrupted(sent, received, found, audit_field),
-        _unwatched(received, sent, left_us, found.arrival_of >= 0),
+        unwatched,
         bool(result.acks is not None and result.acks.evicted),
     )
     came = found.arrival_of >= 0
@@ -114,13 +116,14 @@ def audit(
     return Audit(
         name=result.name, table=table, **totals,
         unexpected=len(strange.unexpected) + int((table.code == UNEXPECTED).sum()),
-        foreign=strange.foreign, unheld=strange.unheld,
+        foreign=strange.foreign, unheld=strange.unheld, unheard=sent.unheard,
         latency=_quantiles(table.latency_s), reasons=table.refusals(),
         drops=_drops(result, destinations),
         examples=tuple((received.topics[i], received.ids[i])
                        for i in strange.unexpected[:EXAMPLES_MAX]),
-        clock=clock_name, ill=received.ill,
-        notes=_notes(result, clock_name, strange, totals, by_payload=by_payload),
+        clock=clock_name, ill=received.ill or ill,
+        notes=_notes(result, clock_name, strange, totals, by_payload=by_payload,
+                     trusted=received.known or not totals["lost_by_broker"]),
     )
 
 
@@ -207,30 +210,6 @@ def _corrupted(sent: Sent, received: Received, found: Joined, field_name: str | 
         if any(differs):
             wrong[row_of[low:high][differs]] = True
     return wrong
-
-
-def _unwatched(received: Received, sent: Sent, left_us: Any, came: Any) -> Any:
-    # A tap that was ill may have missed anything. One that began later has missed what left
-    # before, up to the first that came of each device: of a queue that was kept for it, the rest
-    # is its to tell. One that was closed has missed what was still on its way.
-    if received.ill:
-        return np.ones(len(came), dtype=np.bool_)
-    outside = np.zeros(len(came), dtype=np.bool_)
-    if not (received.since_us or received.until_us):
-        return outside
-    stream = sent.slot * 65536 + sent.lane + 1
-    _, place = np.unique(stream, return_inverse=True)
-    place = place.reshape(-1)
-    first_us = np.full(len(came), np.inf)
-    last_us = np.full(len(came), -np.inf)
-    seen = came & ~np.isnan(left_us)
-    np.minimum.at(first_us, place[seen], left_us[seen])
-    np.maximum.at(last_us, place[seen], left_us[seen])
-    if received.since_us:
-        outside |= (left_us < received.since_us) & (left_us < first_us[place])
-    if received.until_us:
-        outside |= (left_us > received.until_us - UNDER_WAY_US) & (left_us > last_us[place])
-    return outside
 
 
 def _at(values: Ints, place: Ints) -> Ints:
@@ -320,10 +299,10 @@ def _drops(result: Result, destinations: Sequence[Destination]) -> dict[str, int
 
 def _notes(
     result: Result, clock: str, strange: _Strange, totals: Mapping[str, int], *,
-    by_payload: bool,
+    by_payload: bool, trusted: bool,
 ) -> tuple[str, ...]:
-    sent, withheld = totals["sent"], totals["expected"]
-    found = [] if sent else ["no reading that was listened to has left a device"]
+    withheld = totals["expected"]
+    found = [] if trusted else ["the tap's health is not known"]
     if result.capture.evicted_rows:
         found.append(f"of the {result.capture.rows:,} readings that are held (see capture=)")
     if by_payload:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from iotsim.errors import BadValue
 from iotsim.readings import Ints
 from iotsim.taps import Tap
 
-QUIET_S, WAIT_S = 1.0, 20.0
+QUIET_S, WAIT_S = 1.0, 120.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,11 @@ class Received:
     url : str
         Where it was listened; empty if nobody says.
     ill : str
-        Why it may be incomplete; empty if it is not.
+        Why anything may be missing; empty if nothing is ill.
+    away : sequence of (int, int)
+        From when until when the tap was cut off (0: it still is); `absence` says so in words.
+    known : bool
+        Whether anybody says how the tap was.
     since_us, until_us : int
         From when until when somebody listened; 0 if nobody says.
     """
@@ -43,6 +47,9 @@ class Received:
     sent_us: Ints
     url: str = ""
     ill: str = ""
+    away: Sequence[tuple[int, int]] = ()
+    absence: str = ""
+    known: bool = False
     since_us: int = 0
     until_us: int = 0
 
@@ -59,8 +66,17 @@ class Received:
 
 
 def url_of(source: Any) -> str:
-    """Return where it was listened, if a tap is what there is."""
-    return source.url if isinstance(source, Tap) else ""
+    """Return where it was listened, if a tap or its frame is what there is."""
+    return str(_witness(source).get("url", ""))
+
+
+def _witness(source: Any) -> Mapping[str, Any]:
+    # What `Tap.witness` said, now or when the frame was made.
+    if isinstance(source, Tap):
+        return {**source.witness(), "until_us": source.until_us}
+    attrs = getattr(source, "attrs", None)
+    found = attrs.get("tap") if isinstance(attrs, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def listens_to(source: Any) -> Callable[[str], object] | None:
@@ -68,13 +84,14 @@ def listens_to(source: Any) -> Callable[[str], object] | None:
 
     Of the bindings of AMQP nothing is known here: such a tap counts as one that listens to all.
     """
-    if not isinstance(source, Tap):
+    witness = _witness(source)
+    if not witness:
         return None
-    scheme = source.url.partition(":")[0]
-    if scheme in ("mqtt", "mqtts") and not source.topic.startswith("$"):
-        return matcher(source.topic, "/", "+", "#")
+    scheme, topic = witness["url"].partition(":")[0], witness["topic"]
+    if scheme in ("mqtt", "mqtts") and not topic.startswith("$"):
+        return matcher(topic, "/", "+", "#")
     if scheme.startswith("nats"):
-        match = matcher(source.topic, ".", "*", ">")
+        match = matcher(topic, ".", "*", ">")
         return lambda topic: match(topic.replace("/", "."))
     return None
 
@@ -97,17 +114,41 @@ def matcher(pattern: str, sign: str, one: str, rest: str) -> Callable[[str], obj
     return re.compile(re.escape(sign).join(levels) + tail, re.DOTALL).fullmatch
 
 
-def settle(source: Any, expected: int) -> None:
+def settle(source: Any, expected: Ints, field: str | None = None) -> bool:
     """Give messages that are still on their way to a tap the time to arrive.
 
-    Until as many as expected have come, or nothing has for a second.
+    Until those that are expected have come, or nothing at all has for a second.
+
+    Parameters
+    ----------
+    source : Tap or anything
+    expected : int64 array
+        Hashes of ids; one that is there twice is expected twice.
+    field : str, optional
+        The key of the JSON documents that holds the id where a message carries none.
+
+    Returns
+    -------
+    bool
+        Whether time was up, and messages still came.
     """
     if not isinstance(source, Tap) or source.until_us:
-        return
-    limit_s = monotonic() + WAIT_S
-    while source.count < expected and monotonic() < limit_s:
-        if not source.wait(source.count + 1, QUIET_S):
-            return
+        return False
+    keys, missing = np.unique(expected, return_counts=True)
+    limit_s, seen = monotonic() + WAIT_S, 0
+    while len(keys):
+        records = source.records()[0]
+        fresh = [record[2] or (_id_in(record[3], field) if field else "")
+                 for record in records[seen:]]
+        seen = len(records)
+        hashes = np.fromiter(map(hash, fresh), np.int64, len(fresh))
+        place = np.minimum(np.searchsorted(keys, hashes), len(keys) - 1)
+        np.subtract.at(missing, place[keys[place] == hashes], 1)
+        if (missing <= 0).all() or not source.wait(seen + 1, QUIET_S):
+            return False
+        if monotonic() > limit_s:
+            return True
+    return False
 
 
 def received_of(source: Any) -> Received:
@@ -125,8 +166,8 @@ def received_of(source: Any) -> Received:
     if isinstance(source, Tap):
         records, ill = source.records()
         times_us, topics, ids, payloads, _, sent_us = _columns(records, 6)
-        return Received(topics, ids, payloads, _ints(times_us), _ints(sent_us), source.url, ill,
-                        source.since_us, source.until_us)
+        found = Received(topics, ids, payloads, _ints(times_us), _ints(sent_us))
+        return replace(_testified(found, source), ill=ill)
     if hasattr(source, "columns"):
         return _of_frame(source)
     try:
@@ -144,7 +185,16 @@ def _of_frame(frame: Any) -> Received:
                        "Give tap.frame() as it is.")
     found = _checked(frame["topic"].astype(str).tolist(),
                      frame["id"].tolist(), frame["payload"].tolist())
-    return replace(found, time_us=_us(frame, "time"), sent_us=_us(frame, "sent"))
+    found = replace(found, time_us=_us(frame, "time"), sent_us=_us(frame, "sent"))
+    return _testified(found, frame)
+
+
+def _testified(found: Received, source: Any) -> Received:
+    witness = _witness(source)
+    if not witness:
+        return found
+    names = ("url", "ill", "away", "absence", "since_us", "until_us")
+    return replace(found, known=True, **{name: witness[name] for name in names})
 
 
 def _checked(topics: Sequence[Any], ids: Sequence[Any], payloads: Sequence[Any]) -> Received:

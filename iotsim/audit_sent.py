@@ -35,8 +35,8 @@ class Piece:
     ----------
     readings : Readings
     destination : Destination or None
-    mine : bool array
-        Which rows the audit is about.
+    mine, unheard : bool arrays
+        Which rows the audit is about, and which it would be if anybody listened.
     first : int
         The row of the first of them.
     """
@@ -44,6 +44,7 @@ class Piece:
     readings: Readings
     destination: Destination | None
     mine: Mask
+    unheard: Mask
     first: int
 
 
@@ -69,6 +70,8 @@ class Sent:
     mine : bool array
     hashes : int64 array
         Of the message ids.
+    unheard : int
+        How many of those that left nobody listened to.
     """
 
     pieces: Sequence[Piece]
@@ -86,6 +89,7 @@ class Sent:
     faulty: Mask
     mine: Mask
     hashes: Ints
+    unheard: int
 
     def __len__(self) -> int:
         return len(self.slot)
@@ -144,15 +148,17 @@ def sent_of(
         for readings, destination in _apart(whole, destinations):
             chosen = wanted.get(readings.group.index)
             mine = np.zeros(len(readings), dtype=np.bool_)
+            unheard = mine
             if destination is not None and chosen is not None:
                 mine = chosen[readings.device]
                 if listens is not None:
                     key = destination.number, readings.group.index
                     if key not in heard:
                         heard[key] = _heard(destination, readings.group, history, listens)
-                    mine &= heard[key][readings.device]
+                    listened = heard[key][readings.device]
+                    mine, unheard = mine & listened, mine & ~listened
             first = pieces[-1].first + len(pieces[-1].readings) if pieces else 0
-            pieces.append(Piece(readings, destination, mine, first))
+            pieces.append(Piece(readings, destination, mine, unheard, first))
             lane = -1 if destination is None else destination.number
             slots = history.population.slots[readings.group.index][readings.device]
             at_us = deeds.grids.at_us(readings, slots, _true_us(readings))
@@ -180,10 +186,12 @@ def _sent(
     slot, at_us, lane, hashes, sub, copy, left_us, withheld, faulty = (
         np.concatenate(columns) for columns in zip(*parts, strict=True))
     whole = [piece.readings for piece in pieces]
+    unheard = np.concatenate([piece.unheard for piece in pieces]) & (withheld == 0)
     return Sent(
         pieces, run_id, causes, slot, np.concatenate([one.seq for one in whole]), sub, copy,
         np.concatenate([one.time_us for one in whole]), at_us, left_us, lane, withheld,
         faulty.astype(np.bool_), np.concatenate([piece.mine for piece in pieces]), hashes,
+        int(unheard.sum()),
     )
 
 

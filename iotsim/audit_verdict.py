@@ -54,6 +54,8 @@ class Audit:
         Messages of other runs, or of nobody known.
     unheld : int
         Messages of this run's readings that the capture no longer holds.
+    unheard : int
+        Readings that left for a topic to which the tap does not listen; not among those sent.
     latency : (float, float, float)
         Median, 99th percentile and maximum, in seconds; NaN if unknown.
     reasons : mapping of str to int
@@ -65,7 +67,7 @@ class Audit:
     clock : str
         What latency counts from: "stamp", "timestamp", or "none".
     ill : str
-        What was wrong with the tap; empty if nothing was.
+        Why the tap did not see everything; empty if it did.
     notes : tuple of str
     """
 
@@ -87,6 +89,7 @@ class Audit:
     unexpected: int
     foreign: int
     unheld: int
+    unheard: int
     latency: tuple[float, float, float]
     reasons: Mapping[str, int]
     drops: Mapping[str, int]
@@ -104,11 +107,13 @@ class Audit:
     def ok(self) -> bool:
         """Whether everything that left its device arrived: unharmed, in order, and nothing else.
 
-        What a simulated fault withheld was never to arrive; what came twice has arrived. Whose a
-        loss is stands in `lost_by_simulator`, `lost_in_flight` and `lost_by_broker`.
+        What a simulated fault withheld was never to arrive; what came twice has arrived. Where
+        nothing was to arrive, or the tap did not listen to all of it, nothing is ok: choose what
+        is meant with `where=`. Whose a loss is stands in `lost_by_simulator`, `lost_in_flight`
+        and `lost_by_broker`.
         """
-        faulty = self.unexpected or self.corrupted or self.out_of_order
-        return not faulty and self.received == self.sent
+        faulty = self.unexpected or self.corrupted or self.out_of_order or self.unheard
+        return not faulty and self.received == self.sent > 0
 
     def __bool__(self) -> bool:
         return self.ok
@@ -123,6 +128,8 @@ class Audit:
         if self.ok:
             return (f"ok: {count}, 0 lost, {self.duplicated:,} duplicated{self._latency_text()}"
                     f"{tail}")
+        if not self.sent and not self.unexpected:
+            return f"nothing to compare: {self._nothing()}{tail}"
         own = f"{self.lost_by_simulator:,} lost by the simulator"
         if self.lost_by_simulator and self.drops:
             own += f" ({_listed(self.drops)})"
@@ -133,7 +140,16 @@ class Audit:
                     f"see everything ({why}); {said}{tail}")
         return f"{said}: {count}{self._latency_text()}{tail}"
 
+    def _nothing(self) -> str:
+        if self.unheard:
+            return f"the tap listens to none of the {self.unheard:,} readings that left a device"
+        if self.expected:
+            return "every reading was withheld by a fault"
+        return "no reading has left a device that where= chooses"
+
     def _troubles(self) -> Iterator[str]:
+        if self.unheard:
+            yield f"{self.unheard:,} of {self.sent + self.unheard:,} not listened to"
         if self.lost_by_broker:
             yield f"{self.lost_by_broker:,} lost after the broker acknowledged them"
         if self.lost_in_flight:
@@ -153,7 +169,7 @@ class Audit:
         yield "verdict", self.verdict
         for name in ("sent", "received", "expected", "lost_by_simulator", "lost_in_flight",
                      "lost_by_broker", "refused", "unknown", "duplicated", "recovered",
-                     "corrupted", "out_of_order", "late", "unexpected", "foreign"):
+                     "corrupted", "out_of_order", "late", "unexpected", "foreign", "unheard"):
             yield name.replace("_", " "), f"{getattr(self, name):,}"
         p50_s, p99_s, max_s = self.latency
         if not np.isnan(p50_s):

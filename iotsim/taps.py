@@ -51,8 +51,8 @@ class Tap:
         Where to listen: a broker's address (`mqtt://`, `amqp://`, `nats://`,
         `nats+jetstream://`), or an address of our own that devices send to (`http://`, `coap://`).
     topic : str, optional
-        What to subscribe to, in the protocol's own wildcards; everything of the default topic
-        template if not given.
+        What to subscribe to, in the protocol's own wildcards; everything that anybody publishes
+        if not given (of JetStream: a whole stream).
     **options
         Every protocol has `capacity` (how many messages are kept; those beyond are counted, and
         make the tap ill), `tls`, `ca`, `cert`, `key`, `verify`, and `credentials` or what of
@@ -78,7 +78,7 @@ class Tap:
         self._answers: dict[int, bytes] = {}  # by the number of their first record
         self._records: list[Record] = []
         self._fetching = threading.Lock()
-        self._closed_ill = ""
+        self._closed_ill = self._closed_trouble = ""
         self._closed = False
         self.since_us = self.until_us = 0
         self._process, self._reader = self._started(settings)
@@ -134,9 +134,41 @@ class Tap:
             return "not connected to the broker"
         if state["dropped"]:
             return f"over its capacity: {state['dropped']:,} messages dropped"
-        if state["losses"]:
-            return f"was disconnected {state['losses']} times: messages may be missing"
-        return "ok"
+        return self._absence() or "ok"
+
+    def _absence(self) -> str:
+        losses = self._state.get("losses", 0)
+        return f"was disconnected {losses} times: messages may be missing" if losses else ""
+
+    def _trouble(self) -> str:
+        # What is ill besides that it was away; a tap that is away now says so in `away`.
+        if self._closed:
+            return self._closed_trouble
+        ill, absent = self.health, self._absence()
+        away = self.away
+        if ill in ("ok", absent) or (away and not away[-1][1] and ill.startswith("not connected")):
+            return ""
+        return ill
+
+    @property
+    def away(self) -> list[tuple[int, int]]:
+        """From when until when it was cut off, in wall clock µs; until 0: it still is."""
+        return [(since_us, until_us) for since_us, until_us in self._state.get("away", ())]
+
+    def witness(self) -> dict[str, Any]:
+        """Return what is to be known of it as a witness, as `frame().attrs["tap"]` has it.
+
+        Returns
+        -------
+        dict
+            url, topic; ill (why anything may be missing; empty: nothing), absence (in words) and
+            away (when), since_us and until_us (now, while it listens).
+        """
+        return {
+            "url": self.url, "topic": self.topic, "ill": self._trouble(),
+            "absence": self._absence(), "away": self.away,
+            "since_us": self.since_us, "until_us": self.until_us or stamp_us(),
+        }
 
     def messages(self) -> list[tuple[str, bytes, str]]:
         """Return what was received, in order: (topic, payload, id)."""
@@ -145,13 +177,14 @@ class Tap:
     def records(self) -> tuple[list[Record], str]:
         """Return what was received as the tap keeps it, and what is ill (empty: nothing).
 
-        Of a tap whose process is gone: what had been fetched before.
+        That it was away is no illness here: see `away`. Of a tap whose process is gone: what had
+        been fetched before.
         """
         try:
             records = self._fetched()
         except ConnectError as error:
             return list(self._records), error.why
-        return records, "" if self.ok else self.health
+        return records, self._trouble()
 
     def digest(self) -> str:
         """Return the digest of what was received: the run's own, if all came and came once.
@@ -172,15 +205,15 @@ class Tap:
         -------
         DataFrame
             time (of receipt, UTC), sent (as the message says, if it was stamped), topic, id,
-            payload (bytes), qos, retain, dup.
+            payload (bytes), qos, retain, dup. `attrs["tap"]` says how good a witness the tap was.
         """
         import numpy as np
         import pandas as pd
 
-        records = self._fetched()
+        witness, records = self.witness(), self._fetched()
         flags = np.array([record[4] for record in records], dtype=np.uint8)
         stamps = np.array([record[0] for record in records], dtype="datetime64[us]")
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "time": pd.DatetimeIndex(stamps).tz_localize("UTC"),
                 "sent": pd.DatetimeIndex(_instants(records)).tz_localize("UTC"),
@@ -192,6 +225,8 @@ class Tap:
                 "dup": (flags & 8) > 0,
             }
         )
+        frame.attrs["tap"] = witness
+        return frame
 
     # -- waiting --------------------------------------------------------------------------------
 
@@ -237,14 +272,15 @@ class Tap:
         """Fetch what is left, then end the process; what was received stays readable."""
         if self._closed:
             return
-        ill = self.health
+        ill, trouble = self.health, self._trouble()
         self.until_us = stamp_us()
         try:
             self._fetched()
         except ConnectError as error:
+            trouble = trouble or error.why
             ill = error.why if ill == "ok" else ill
         self._end()
-        self._closed_ill = "" if ill == "ok" else ill
+        self._closed_ill, self._closed_trouble = "" if ill == "ok" else ill, trouble
 
     def _started(
         self, settings: dict[str, Any]

@@ -30,9 +30,10 @@ TOPIC = "#"
 OPTIONS: dict[str, Any] = {"exchange": EXCHANGE, "exchange_type": "topic", "queue": None}
 CONNECT_S = 8.0
 CLOSE_S = 0.4
-RETRY_S = 0.5
+RETRY_S = 0.2
 PREFETCH = 5_000
-ACK_EVERY_S = 0.02
+ACK_EVERY_S, ACK_EVERY = 0.02, 200
+HELD_MAX = 4 * PREFETCH
 QUEUE_EXPIRES_MS = 300_000
 AT_LEAST_ONCE = 1
 
@@ -66,6 +67,8 @@ class Source:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._last: AbstractIncomingMessage | None = None  # not yet acknowledged
+        self._since_ack = 0
+        self._held: dict[int, None] = {}  # the last that came: what may be delivered to us again
 
     def run(self) -> None:
         """Connect, and consume until `close`; connect again where that ends."""
@@ -115,7 +118,7 @@ class Source:
                     await queue.delete(if_unused=False, if_empty=False)
         finally:
             self._last = None
-            self._store.tell(connected=False)
+            self._store.paused()
             try:
                 async with asyncio.timeout(CLOSE_S):
                     await connection.close()
@@ -130,7 +133,7 @@ class Source:
         except aiormq.exceptions.ChannelNotFoundEntity:
             if not self._own:
                 raise
-            self._store.tell(losses=self._store.state["losses"] + 1)
+            self._store.forgotten()
             return None
 
     async def _made(self, connection: AbstractConnection) -> AbstractQueue:
@@ -155,12 +158,32 @@ class Source:
                     await gone.wait()
             except TimeoutError:
                 pass
-            last, self._last = self._last, None
-            if last is not None and not gone.is_set():
+            if not gone.is_set():
                 async with asyncio.timeout(CONNECT_S):
-                    await last.ack(multiple=True)
+                    await self._acknowledge()
+
+    async def _acknowledge(self) -> None:
+        last, self._last, self._since_ack = self._last, None, 0
+        if last is not None:
+            await last.ack(multiple=True)
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
+        self._last = message
+        key = hash((message.message_id, message.routing_key, message.body))
+        if not (message.redelivered and key in self._held):  # it came, and our ack did not
+            self._keep(message)
+        self._held[key] = None
+        if len(self._held) > HELD_MAX:
+            del self._held[next(iter(self._held))]
+        self._since_ack += 1
+        if self._since_ack >= ACK_EVERY:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    await self._acknowledge()
+            except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError):
+                pass  # the connection ends, and what was not acknowledged comes again
+
+    def _keep(self, message: AbstractIncomingMessage) -> None:
         sent = message.headers.get("sent", "")
         self._store.take(
             (message.routing_key or "").encode("utf-8", "surrogateescape"),
@@ -169,7 +192,6 @@ class Source:
             AT_LEAST_ONCE | (DUP if message.redelivered else 0),
             sent.encode("utf-8", "surrogateescape") if isinstance(sent, str) else b"",
         )
-        self._last = message
 
 
 async def _channel(connection: AbstractConnection) -> AbstractChannel:

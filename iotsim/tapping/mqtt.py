@@ -21,13 +21,14 @@ from iotsim.transport.addresses import Address
 from iotsim.transport.probing import what_speaks
 from iotsim.transport.tls import TLS
 
-TOPIC = "devices/#"
+TOPIC = "#"
 OPTIONS = {"qos": 2, "version": "5"}
 SESSION_EXPIRY_S = 300
 CONNECT_S = 4.0
 ANSWER_S = 4.0  # for the broker's first words
 SILENT = "it accepts the connection but does not answer"
 CUT = "it ended the connection at our first word, as no MQTT broker does"
+AGAIN_S, AGAIN_MAX_S = 0.1, 0.4
 
 
 def settings_of(wish: Wish) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class Source:
         )
         client.suppress_exceptions = True
         client.connect_timeout = CONNECT_S
-        client.reconnect_delay_set(1, 2)
+        client.reconnect_delay_set(AGAIN_S, AGAIN_MAX_S)  # type: ignore[arg-type]
         if settings["username"] or settings["password"]:
             client.username_pw_set(settings["username"], settings["password"] or None)
         if settings["tls"] is not None:
@@ -131,17 +132,20 @@ class Source:
             self._store.subscribed()
 
     def _message(self, _client: Any, _user: Any, message: paho.MQTTMessage) -> None:
-        found = {"id": "", "sent": ""}
+        ident = sent = ""
         properties = message.properties
-        for name, value in getattr(properties, "UserProperty", ()) if properties else ():
-            if name in found:
-                found[name] = value
+        if properties is not None:
+            for name, value in getattr(properties, "UserProperty", ()):
+                if name == "id":
+                    ident = value
+                elif name == "sent":
+                    sent = value
         self._store.take(
             message._topic,  # its bytes: decoding may fail
-            found["id"].encode("utf-8", "surrogateescape"),
-            bytes(message.payload),
+            ident.encode("utf-8", "surrogateescape"),
+            message.payload,
             message.qos | message.retain << 2 | message.dup << 3,
-            found["sent"].encode("utf-8", "surrogateescape"),
+            sent.encode("utf-8", "surrogateescape"),
         )
 
 

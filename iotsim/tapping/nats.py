@@ -9,6 +9,7 @@ from typing import Any
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error, NoRespondersError, SlowConsumerError
+from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError, ServiceUnavailableError
 
@@ -23,11 +24,12 @@ from iotsim.transport.addresses import failure_text
 from iotsim.transport.nats_client import CONNECT_S, CarefulClient, options_of
 from iotsim.transport.probing import WrongPeer
 
-TOPIC = "devices.>"
+TOPIC, DEVICES = ">", "devices.>"
+NOBODYS = (b"_INBOX.", b"$")  # answers, and what servers tell each other
 OPTIONS = {"stream": None, "deliver": "new", "tls_first": False}
 PING_S = 2  # a server that is silent for two of them is lost
 LEAVE_S = 0.3
-AGAIN_S = 0.3
+AGAIN_S = 0.1
 PENDING_MAX = 10_000_000
 _TOPIC = re.compile(r"[^\s.]+(\.[^\s.]+)*")
 
@@ -42,7 +44,7 @@ def settings_of(wish: Wish) -> dict[str, Any]:
                        "Use nats+jetstream:// in the URL.")
     topic = wish.topic
     if topic is None:
-        topic = TOPIC if stream is None else ">"
+        topic = TOPIC
     if not isinstance(topic, str) or not topic.isprintable() or not _TOPIC.fullmatch(topic):
         raise BadValue("topic", topic, "is no subject", "Give one such as 'devices.>'.")
     secret = secured(wish, address, "NATS", CREDENTIALS, secure, f"{wish.scheme}+tls")
@@ -108,7 +110,7 @@ class Source:
     async def _leave(self, client: Client) -> None:
         if not self._over.is_set():
             if self._settings["jetstream"]:
-                self._store.tell(connected=False)
+                self._store.paused()
             else:
                 self._store.lost()
         try:
@@ -148,7 +150,7 @@ class Source:
         streams = client.jetstream(timeout=CONNECT_S)
         stream = settings["stream"]
         if stream is None:
-            stream = await streams.find_stream_name_by_subject(settings["topic"])
+            stream = await self._only_stream(streams)
         elif not self._begun:
             await streams.stream_info(stream)
         if not self._begun and policy == DeliverPolicy.NEW:
@@ -157,6 +159,18 @@ class Source:
             settings["topic"], stream=stream, cb=self._message, ordered_consumer=True,
             config=config, pending_msgs_limit=PENDING_MAX, pending_bytes_limit=0,
         )
+
+    async def _only_stream(self, streams: JetStreamContext) -> str:
+        # The one that takes the topic; by default the only one, or else the devices'.
+        topic = self._settings["topic"]
+        if topic == TOPIC:
+            found = [one.config for one in await streams.streams_info()]
+            names = [str(one.name) for one in found
+                     if not all(subject.startswith("$") for subject in one.subjects or ())]
+            if len(names) == 1:
+                return names[0]
+            topic = DEVICES
+        return await streams.find_stream_name_by_subject(topic)
 
     # -- what nats-py calls, on our loop ----------------------------------------------------------
 
@@ -171,14 +185,18 @@ class Source:
         self._broken.set()
 
     async def _message(self, message: Msg) -> None:
+        subject = message.subject.encode("utf-8", "surrogateescape")
         headers = message.headers or {}
         flags = 0
-        if self._settings["jetstream"]:
+        if not self._settings["jetstream"]:
+            if subject.startswith(NOBODYS) and self._settings["topic"] == TOPIC:
+                return
+        else:
             about = message.metadata
             self._sequence = about.sequence.stream
             flags = DUP if about.num_delivered > 1 else 0
         self._store.take(
-            message.subject.encode("utf-8", "surrogateescape"),
+            subject,
             headers.get(ID_HEADER, "").encode("utf-8", "surrogateescape"),
             bytes(message.data),
             flags,

@@ -16,6 +16,7 @@ from iotsim.clock import monotonic, stamp_us
 
 RECORD = struct.Struct("<qqBHHI")
 QOS, RETAIN, DUP = 3, 4, 8
+AWAY_MAX = 1000
 
 # receipt µs, topic, id, payload, flags, sent µs
 Record = tuple[int, str, str, bytes, int, int]
@@ -48,13 +49,16 @@ class Store:
         self._capacity = capacity
         self._records: list[bytes] = []
         self._anchor_us = stamp_us() - round(monotonic() * 1e6)
+        self._heard_us = 0  # when the link was last known to be there
+        self._away: list[list[int]] = []
         self._state: dict[str, Any] = {
             "dropped": 0, "connected": False, "subscribed": False, "losses": 0, "faults": 0,
-            "problem": "",
+            "problem": "", "away": self._away,
         }  # fmt: skip
 
     def take(
-        self, topic: bytes, ident: bytes, payload: bytes, flags: int = 0, sent: bytes = b""
+        self, topic: bytes, ident: bytes, payload: bytes | bytearray, flags: int = 0,
+        sent: bytes = b"",
     ) -> None:
         """Keep one message; never raises.
 
@@ -70,7 +74,7 @@ class Store:
             if len(self._records) >= self._capacity:
                 self._state["dropped"] += 1
             else:
-                now_us = self._anchor_us + round(monotonic() * 1e6)
+                self._heard_us = now_us = self._now_us()
                 sent_us = int(sent) if sent.isdigit() and len(sent) < 19 else 0
                 head = RECORD.pack(
                     now_us, sent_us, flags, len(topic), len(ident), len(payload)
@@ -89,11 +93,33 @@ class Store:
 
     def subscribed(self, **facts: Any) -> None:
         """Say that from now on nothing is missed; `url=` where the address is only known now."""
+        self._heard_us = self._now_us()
+        if self._away and not self._away[-1][1]:
+            self._away[-1][1] = self._heard_us
         self.tell(subscribed=True, **facts)
 
     def lost(self) -> None:
-        """Say that the connection was lost: messages may be missing."""
-        self.tell(connected=False, losses=self._state["losses"] + self._state["connected"])
+        """Say that the connection was lost: messages may be missing since the last that came."""
+        if not self._state["connected"]:
+            return
+        since_us = self._heard_us or self._now_us()
+        if len(self._away) >= AWAY_MAX:  # one long absence is the cautious word for many
+            self._away[-1][1] = 0
+        elif not self._away or self._away[-1][1]:
+            self._away.append([since_us, 0])
+        self.tell(connected=False, losses=self._state["losses"] + 1)
+
+    def paused(self) -> None:
+        """Say that the connection was lost, but that what comes meanwhile is kept for us."""
+        self.tell(connected=False)
+
+    def forgotten(self) -> None:
+        """Say that it was not kept."""
+        self._state["connected"] = True
+        self.lost()
+
+    def _now_us(self) -> int:
+        return self._anchor_us + round(monotonic() * 1e6)
 
     def fail(self, problem: str) -> None:
         """Say what is wrong, in a line, for good."""
