@@ -11,13 +11,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from iotsim.members import Members
 from iotsim.outlets import Outlet, Route, more_of
-from iotsim.publishers.base import Identity, Publisher
+from iotsim.publishers.base import Identity, OwnSessions, Publisher
 from iotsim.publishers.payload import Encoder, Messages
 from iotsim.publishers.pump import Pump
 from iotsim.readings import Group, Ints, Readings
@@ -214,6 +215,9 @@ class Switchboard:
                 there = sum(way.pump.lanes for way in self.ways if way.route.outlet is outlet)
                 if publisher.per_device:
                     publisher.lanes(there + int(mask.sum()))
+                    for i in np.flatnonzero(mask).tolist():
+                        device = Identity(group.ids[i], group.device_type, group.labels)
+                        cast(OwnSessions, publisher).check_device(device)
 
     def joined(self, member: Members, group: Group, slots: Ints) -> None:
         """Find the lanes of devices that begin, or that are in another group from now on."""

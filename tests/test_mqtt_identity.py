@@ -10,7 +10,8 @@ from iotsim import Fleet
 from iotsim.errors import BadValue, ConnectError, UnknownName
 from iotsim.publishers.base import Identity, build
 from iotsim.publishers.pump import Pump
-from tests.publishing import CheckedLedger, block, own, pumping
+from tests.live import START
+from tests.publishing import CheckedLedger, block, own, pumping, until
 from tests.servers.certificates import Certificates
 
 pytestmark = pytest.mark.broker
@@ -134,6 +135,26 @@ def test_a_device_that_joins_shows_its_own_certificate_or_is_told_at_once(mosqui
             await pump.close()
 
     assert asyncio.run(work()) == (1, 3)
+
+
+def test_a_device_that_cannot_join_a_run_is_not_counted_by_it(mosquitto, authority):
+    broker = secured(mosquitto, authority)
+    fleet = Fleet("late", seed=1).add("temperature_sensor", count=2, id="late-{n}", every="1s")
+    fleet = fleet.publish_to(
+        broker.url, topic="devices/{device_id}/x", **OWN,
+        **files_of(authority, ["late-1", "late-2"]))
+
+    async def work():
+        live = fleet.start(start=START)
+        await live.ready()
+        await until(lambda: live.snapshot().readings)
+        with pytest.raises(BadValue, match=r"is not a file \(device "):
+            live.add("temperature_sensor", count=3, id="later-{n}")
+        return await live.stop()
+
+    result = asyncio.run(work())
+    assert " of 2 devices " in repr(result)
+    assert not [action for action in result.actions if action.verb == "add"]
 
 
 def test_each_device_has_its_own_name_and_password(mosquitto, tmp_path):

@@ -210,6 +210,13 @@ class Publisher(Protocol):
         """Return the link of one lane, for one device where it has its own; not connected."""
 
 
+class OwnSessions(Publisher, Protocol):
+    """A publisher that may have `per_device`."""
+
+    def check_device(self, device: Identity) -> None:
+        """Raise BadValue if a device cannot be who it should be, as without its certificate."""
+
+
 def build(url: str, **options: Any) -> Publisher:
     """Return the publisher that a URL and its options stand for; nothing is opened.
 

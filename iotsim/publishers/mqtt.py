@@ -182,6 +182,13 @@ class MqttPublisher:
         kind = Mqtt5Link if self.version == "5" else Mqtt311Link
         return kind(own, name, verdicts, will)
 
+    def check_device(self, device: Identity) -> None:
+        """Raise BadValue if a device cannot be who it should be, as without its certificate."""
+        client_id_of(self.client_id, device)
+        self._of(device)
+        if self.will is not None:
+            self.will.of(device)
+
     def _of(self, device: Identity) -> Self:
         # The same as one device has it: its certificate, its name, its password.
         tls = None if self.tls is None else tls_of(self.tls, device)
