@@ -84,10 +84,10 @@ def names(count):
     return [Identity(f"d-{i}", "meter", {"site": "north"}) for i in range(count)]
 
 
-def own(device, count, first=0):
+def own(device, count, first=0, size=0):
     """Messages of one device."""
     ids = [f"run/{device}/{i}/0" for i in range(first, first + count)]
-    payloads = [f"{device} {i}".encode() for i in range(first, first + count)]
+    payloads = [f"{device} {i}".encode().ljust(size, b".") for i in range(first, first + count)]
     return Messages([f"devices/{device}/telemetry"] * count, payloads, ids, np.zeros(count, int))
 
 

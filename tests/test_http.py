@@ -3,6 +3,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 import subprocess
 import sys
 from base64 import b64encode
@@ -520,6 +522,7 @@ def test_any_other_answer_to_the_probe_is_a_server_that_speaks_http(
         (b"\x20\x02\x00\x00", "HTTP"),
         (b"", "HTTP"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000, "does not speak HTTP"),
+        ("reset", "reset the connection. Does it speak HTTP"),
         (None, "no answer"),
     ],
 )
@@ -529,6 +532,10 @@ def test_what_does_not_speak_http_is_an_error_at_the_start(says, words):
             await reader.read(100)
             if says is None:
                 await reader.read()
+            elif says == "reset":
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, linger)
             else:
                 writer.write(says)
             writer.close()
@@ -545,7 +552,10 @@ def test_what_does_not_speak_http_is_an_error_at_the_start(says, words):
 
     with pytest.raises(ConnectError, match=words) as caught:
         asyncio.run(publish())
-    assert SECRET not in str(caught.value)
+    error = caught.value
+    while error is not None:
+        assert SECRET not in str(error)
+        error = error.__cause__ or error.__context__
 
 
 def test_nobody_there_and_no_such_host_are_errors_at_the_start():

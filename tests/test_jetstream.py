@@ -13,7 +13,7 @@ from iotsim.errors import BadValue, ConnectError, UnknownName
 from iotsim.publishers.base import build
 from iotsim.publishers.nats_jetstream import NO_STREAM
 from iotsim.publishers.nats_session import DENIED
-from tests.publishing import block, in_order_per_device, one, pumping, until
+from tests.publishing import block, in_order_per_device, one, own, pumping, until
 from tests.servers import nats as servers
 from tests.servers.certificates import Certificates
 
@@ -140,6 +140,26 @@ def test_a_full_stream_is_waited_for_and_order_is_kept(nats_server, limit):
     assert account.retries > 0
     assert account.reconnects == 0
     assert in_order_per_device(ids)
+
+
+def test_what_overtakes_in_a_stream_is_counted_where_order_was_not_asked_for(nats_server):
+    # It has no room for large ones any more, and room for small ones.
+    server = nats_server(jetstream=True)
+    server.add_stream(discard=DiscardPolicy.NEW, max_bytes=6_000)
+
+    async def work():
+        async with pumping(server.jetstream_url, ordered=False) as pump:
+            for n in range(8):
+                await pump.offer(0, own("d-1", 1, n, size=4_000 if n == 1 or not n else 100))
+            await until(lambda: pump.snapshot().retries, 10)
+            await asyncio.to_thread(server.purge)
+            await drained(pump)
+        return pump.snapshot(), pump.errors
+
+    account, errors = asyncio.run(work())
+    assert account.acknowledged == 8
+    assert account.overtaken > 0
+    assert any("overtaken" in line for line in errors)
 
 
 def test_a_stream_that_stays_full_refuses_in_the_end(nats_server):

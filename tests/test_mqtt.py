@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import subprocess
+import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -626,6 +627,43 @@ def test_a_quota_is_waited_for_and_other_reasons_are_not():
     assert dict(account.refusals) == {"payload format invalid (153)": 1}
     assert asked["run/d-1/0/0"] == 4
     assert account.retries == 3
+
+
+def test_a_quota_that_refuses_a_whole_window_at_once_stops_nothing_else():
+    """8,192 answers "not now" in one piece; meanwhile the loop goes round."""
+    count, seen, slowest = 8192, [], []
+    asked = Counter()
+
+    async def full(connection, packet):
+        if not isinstance(packet, PublishPacket):
+            return
+        asked[message_id(packet)] += 1
+        seen.append(packet.packet_id)
+        if len(seen) == count:
+            code = PubAckReasonCode.QUOTA_EXCEEDED
+            connection.say(*(PubAckPacket(one, reason_code=code) for one in seen))
+        elif len(seen) > count:
+            connection.settle(packet.packet_id)
+
+    async def watch():
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0)
+            slowest.append(time.perf_counter() - began)
+
+    async def publish():
+        async with FakeBroker(full) as broker:
+            async with pumping(broker.url) as pump:
+                await pump.offer(0, block(count, devices=2000))
+                watcher = asyncio.create_task(watch())
+                await _drained(pump)
+                watcher.cancel()
+            return pump.snapshot()
+
+    account = asyncio.run(publish())
+    assert (account.acknowledged, account.refused, account.retries) == (count, 0, count)
+    assert set(asked.values()) == {2}
+    assert max(slowest) < 1.5, max(slowest)  # it was 7
 
 
 def test_under_a_quota_a_device_has_one_in_flight_and_what_overtook_before_is_counted():
