@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from iotsim import live_runs
 from iotsim.capture import Bound
 from iotsim.clock import Speed, check_speed
 from iotsim.errors import BadValue
 from iotsim.outlets import Route, routes_of
 from iotsim.preflight import Finding, Need, file_finding, look, port_finding, size_text
-from iotsim.preflight_probe import Burst, Contact, burst, contacts
-from iotsim.preflight_rates import rate_finding
-from iotsim.publishers.base import Identity, Publisher
+from iotsim.preflight_probe import Burst, Contact, Wish, burst, contacts
+from iotsim.preflight_rates import rate_finding, wanted
 from iotsim.units import US_PER_SECOND, Duration, duration_us
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ ACK_BYTES, ACKS_MAX = 15, 10_000_000
 QUEUED_BYTES = 300  # besides the payload
 CONNECTION_BYTES = 60_000
 BASE_BYTES = 60_000_000
+TOPICS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -151,7 +153,7 @@ def _own(plan: _Plan, made: Burst) -> Finding:
     text = f"this machine makes about {most_hz:,.0f} messages a second on one core"
     if math.isinf(plan.speed):
         return Finding("own speed", True, f"{text}{besides}")
-    text += f"; the fleet wants {rate_hz:,.0f}{besides}"
+    text += f"; the fleet wants {wanted(rate_hz)}{besides}"
     if rate_hz <= OWN_SHARE * most_hz:
         return Finding("own speed", True, text)
     return Finding("own speed", False, f"{text}. Use fewer devices, a longer every=, a lower "
@@ -228,24 +230,34 @@ def _lanes(route: Route) -> int:
 
 def _publishers(fleet: Fleet, plan: _Plan, made: Burst) -> list[Finding]:
     live = any(run.name == fleet.name for run in live_runs.runs())
-    asked: list[tuple[Publisher, str, Identity | None]] = []
+    asked: list[Wish] = []
     for route in plan.routes:
-        known = any(route.publisher == publisher for publisher, _, _ in asked)
+        known = any(route.publisher == wish.publisher for wish in asked)
         if route.outlet.protocol not in PROTOCOLS or known:
             continue
         if not (live and route.publisher.per_device):  # its session would be taken over
             names = route.identities or ()
             device = names[0] if route.publisher.per_device and names else None
-            asked.append((route.publisher, route.outlet.protocol, device))
+            asked.append(Wish(route.publisher, device, _topics(plan, route)))
     answers = list(zip(asked, contacts(asked), strict=True)) if asked else []
     found: list[Finding] = []
     for route in plan.routes:
         if route.outlet.protocol not in PROTOCOLS:
             continue
-        contact = next((answer for (publisher, _, _), answer in answers
-                        if publisher == route.publisher), None)
+        contact = next((answer for wish, answer in answers
+                        if wish.publisher == route.publisher), None)
         found.append(_told(plan, made, route, contact))
     return found
+
+
+def _topics(plan: _Plan, route: Route) -> list[str]:
+    # One of each kind of device, as far as they go.
+    found: dict[str, None] = {}
+    for index, mask in list(route.masks.items())[:TOPICS_MAX]:
+        member = plan.members[index]
+        first = int(np.flatnonzero(mask)[0])
+        found[route.outlet.topic_of(member, member.group(index), first)] = None
+    return list(found)
 
 
 def _told(plan: _Plan, made: Burst, route: Route, contact: Contact | None) -> Finding:
@@ -258,4 +270,4 @@ def _told(plan: _Plan, made: Burst, route: Route, contact: Contact | None) -> Fi
         return Finding(publisher.url, True, "not asked: the fleet is live, and the sessions of its "
                        "devices would be taken over")
     return rate_finding(publisher.url, publisher, route.outlet.protocol, contact,
-                        lanes, plan.rate_hz(route), _payload(made, route))
+                        lanes, plan.rate_hz(route), _payload(made, route), made.rate_hz)

@@ -40,30 +40,54 @@ from iotsim.transport.addresses import failure_text
 from iotsim.units import DEFAULT_START, US_PER_SECOND, instant_us
 
 PROBE_S = 10.0
-OPENINGS = 3  # of which the quickest counts
+TRIPS_S = 0.3  # for which answers are measured
+TRIPS_MAX = 2_000
+TRIP_LIMIT_S = 2.0
 CLOSE_S = 1.0
 AT_ONCE = 8
 BURST_MESSAGES = 20_000
 BURST_DEVICES = 2_000
 BURST_S = 0.5
 NULL_WINDOW = 1_000_000
-# Round trips until a link is open, TCP's included, and what TLS adds.
-HANDSHAKES = {"mqtt": 2, "amqp": 7, "nats": 2, "http": 2, "coap": 1}
-TLS_HANDSHAKES = 2
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """What connecting to a publisher told: how many may be in flight, and how far it is.
+    """What connecting to a publisher told.
 
-    `error` says why there was no connection.
+    Attributes
+    ----------
+    window : int
+        How many may be in flight.
+    round_trip_s : float
+        The median of many questions that publish nothing; NaN if that could not be measured.
+    at_once_hz : float
+        How many answers a second came to as many questions at once as there are requests (HTTP).
+    error : str
+        Why there was no connection.
+    objection : str
+        Why messages will be refused, or may be.
+    certain : bool
+        Whether they will.
     """
 
     window: int = 0
     round_trip_s: float = math.nan
     error: str = ""
+    objection: str = ""
+    certain: bool = False
+    at_once_hz: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Whom to contact: as which device, if each has a session, and with which topics."""
+
+    publisher: Publisher
+    device: Identity | None
+    topics: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +106,8 @@ class Burst:
     payload_bytes: dict[int, int]
 
 
-def contacts(asked: Sequence[tuple[Publisher, str, Identity | None]]) -> list[Contact]:
-    """Connect to publishers, one link each, and disconnect; all within ten seconds.
-
-    Parameters
-    ----------
-    asked : sequence of (publisher, protocol, device or None)
-    """
+def contacts(asked: Sequence[Wish]) -> list[Contact]:
+    """Connect to publishers, one link each, and disconnect; all within ten seconds."""
     silent = [Contact(error=f"no answer in {PROBE_S:g} s") for _ in asked]
     return _elsewhere(lambda: _contact_all(asked), PROBE_S + 2 * CLOSE_S) or silent
 
@@ -112,46 +131,88 @@ def _elsewhere(work: Callable[[], Coroutine[Any, Any, T]], limit_s: float) -> T 
     return answers[0] if answers else None
 
 
-async def _contact_all(
-    asked: Sequence[tuple[Publisher, str, Identity | None]]
-) -> list[Contact]:
+async def _contact_all(asked: Sequence[Wish]) -> list[Contact]:
     turns, limit_s = asyncio.Semaphore(AT_ONCE), monotonic() + PROBE_S
 
-    async def one(publisher: Publisher, protocol: str, device: Identity | None) -> Contact:
+    async def one(wish: Wish) -> Contact:
         async with turns:
-            return await _contact(publisher, protocol, device, limit_s)
+            return await _contact(wish, limit_s)
 
-    return list(await asyncio.gather(*(one(*wish) for wish in asked)))
+    return list(await asyncio.gather(*(one(wish) for wish in asked)))
 
 
-async def _contact(
-    publisher: Publisher, protocol: str, device: Identity | None, limit_s: float
-) -> Contact:
-    window, quickest_s = 0, math.inf
-    name = f"preflight-{secrets.token_hex(4)}"
-    for attempt in range(OPENINGS):
-        began_s = monotonic()
-        link: Link | None = None
+async def _contact(wish: Wish, limit_s: float) -> Contact:
+    link: Link | None = None
+    try:
+        name = f"preflight-{secrets.token_hex(4)}"
+        link = wish.publisher.link(0, name, _Deaf(), wish.device)
+        async with asyncio.timeout(max(0.1, limit_s - monotonic())):
+            window = await link.open()
         try:
-            link = publisher.link(0, f"{name}-{attempt}", _Deaf(), device)
-            async with asyncio.timeout(max(0.1, limit_s - began_s)):
-                window = await link.open()
-            quickest_s = min(quickest_s, monotonic() - began_s)
+            return await _measured(link, wish, window, limit_s)
+        finally:
             async with asyncio.timeout(CLOSE_S):
                 await link.close()
-        except TimeoutError:
-            if link is not None:
-                link.drop()
-            if not window:
-                return Contact(error=f"no answer in {PROBE_S:g} s")
-        except Exception as error:
-            if link is not None:
-                link.drop()
-            why = str(error) if isinstance(error, IotsimError) else failure_text(error)
-            return Contact(error=why)
-    trips = HANDSHAKES.get(protocol, 2)
-    trips += TLS_HANDSHAKES if getattr(publisher, "tls", None) is not None else 0
-    return Contact(window, quickest_s / trips)
+    except TimeoutError:
+        return Contact(error=f"no answer in {PROBE_S:g} s")
+    except Exception as error:
+        why = str(error) if isinstance(error, IotsimError) else failure_text(error)
+        return Contact(error=why)
+    finally:
+        if link is not None:
+            link.drop()
+
+
+async def _measured(link: Any, wish: Wish, window: int, limit_s: float) -> Contact:
+    # Only questions are asked; a link that has none to ask is not measured.
+    publisher, topic = wish.publisher, wish.topics[0] if wish.topics else ""
+    ask = getattr(link, "round_trip", None)
+    if ask is None or not getattr(publisher, "probe", True):
+        return Contact(window)
+    until_s = min(monotonic() + TRIPS_S, limit_s)
+    with suppress(TimeoutError):
+        trip_s = await _trip_s(ask, topic, until_s)
+        rate_hz = math.nan
+        requests = getattr(publisher, "connections", 0) if _answers_at_once(publisher) else 0
+        if requests:
+            rate_hz = await _answers_hz(ask, topic, requests)
+        objection, certain = "", False
+        for one in wish.topics:
+            if not objection and hasattr(link, "objection"):
+                async with asyncio.timeout(TRIP_LIMIT_S):
+                    objection, certain = await link.objection(one)
+        return Contact(window, trip_s, "", objection, certain, rate_hz)
+    return Contact(window)
+
+
+def _answers_at_once(publisher: Publisher) -> bool:
+    return publisher.url.startswith(("http:", "https:"))
+
+
+async def _trip_s(ask: Callable[[str], Coroutine[Any, Any, None]], topic: str, until_s: float,
+                  ) -> float:
+    taken: list[float] = []
+    while not taken or (monotonic() < until_s and len(taken) < TRIPS_MAX):
+        began_s = monotonic()
+        async with asyncio.timeout(TRIP_LIMIT_S):
+            await ask(topic)
+        taken.append(monotonic() - began_s)
+    return sorted(taken)[len(taken) // 2]
+
+
+async def _answers_hz(ask: Callable[[str], Coroutine[Any, Any, None]], topic: str, requests: int,
+                      ) -> float:
+    began_s, count = monotonic(), 0
+
+    async def one() -> None:
+        nonlocal count
+        while monotonic() < began_s + TRIPS_S:
+            await ask(topic)
+            count += 1
+
+    async with asyncio.timeout(TRIPS_S + TRIP_LIMIT_S):
+        await asyncio.gather(*(one() for _ in range(requests)))
+    return count / (monotonic() - began_s)
 
 
 class _Deaf:

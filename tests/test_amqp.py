@@ -12,6 +12,7 @@ from pamqp.body import ContentBody
 
 import iotsim
 from iotsim.errors import BadValue, ConnectError, UnknownName
+from iotsim.preflight_probe import Wish, contacts
 from iotsim.publishers.amqp_printer import Printer
 from iotsim.publishers.base import build
 from iotsim.publishers.pump import Pump
@@ -558,3 +559,10 @@ def test_a_fleet_s_readings_all_come_to_a_tap_over_tls(rabbit):
     assert (frame["time"] >= frame["sent"]).all()
     assert in_order_per_device(frame["id"])
     assert not result.errors
+
+
+def test_how_far_the_broker_is_is_measured_with_questions(rabbit):
+    contact = contacts([Wish(build(rabbit.url), None, ["devices/a/telemetry"])])[0]
+    assert not contact.error
+    assert 0 < contact.round_trip_s < 0.5
+    assert contact.window > 1

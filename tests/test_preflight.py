@@ -13,11 +13,15 @@ import pytest
 from iotsim import Fleet, preflight, preflight_fleet, preflight_probe
 from iotsim.outlets import outlet_of
 from iotsim.preflight import Finding, port_finding, size_text
-from iotsim.preflight_probe import Contact, burst
+from iotsim.preflight_probe import Contact, Wish, burst, contacts
 from iotsim.preflight_rates import MORE, rate_finding
 from iotsim.publishers.base import build
 from iotsim.registry import PUBLISHERS
 from tests.live import meter, sensors
+from tests.servers import coap, nats
+from tests.servers.http import Endpoint, Reply
+
+libcoap, nats_server = coap.libcoap, nats.nats_server  # fixtures
 
 
 def named(flight):
@@ -44,7 +48,7 @@ def test_a_broker_is_asked_for_its_window_and_nothing_is_left_or_published(mosqu
     fleet = sensors("asked", 100, every="1s").publish_to(broker.url, qos=1)
     found = named(fleet.preflight())[broker.url]
     assert found.ok, found
-    assert found.text.startswith("20 in flight at ")
+    assert "20 in flight and " in found.text
     assert found.text.endswith("its devices make 100/s")
     assert not [one for one in threading.enumerate() if one.name == "iotsim preflight"]
 
@@ -53,8 +57,8 @@ def test_a_window_that_is_too_small_says_how_many_connections_would_do():
     publisher = build("mqtt://127.0.0.1:1883", qos=1)
     found = rate_finding("x", publisher, "mqtt", Contact(20, 0.002), 1, 20_000.0, 200)
     assert found == Finding(
-        "x", False, "20 in flight at 2.0 ms round trip = 10,000/s; its devices make 20,000/s. Use "
-        "connections=3, or raise the broker's max_inflight_messages.")
+        "x", False, "at most 10,000/s by 20 in flight and 2 ms round trip; its devices make "
+        "20,000/s. Use connections=3, or raise the broker's max_inflight_messages.")
     assert rate_finding("x", publisher, "mqtt", Contact(20, 0.002), 3, 20_000.0, 200).ok
 
 
@@ -201,7 +205,8 @@ def test_coap_is_bound_by_its_message_ids_and_by_one_datagram():
     contact = Contact(8, 0.001)
     found = rate_finding("c", Coap(), "coap", contact, 2, 500.0, 200)
     assert not found.ok
-    assert found.text.startswith("265/s from each of 2 endpoints (message ids of CoAP allow 265)")
+    assert found.text.startswith(
+        "at most 530/s by 260/s from each of 2 endpoints (message ids of CoAP allow 265)")
     assert "Use endpoints=3" in found.text
     assert rate_finding("c", Coap(confirmable=False), "coap", contact, 2, 500.0, 200).ok
     long = rate_finding("c", Coap(), "coap", contact, 2, 10.0, 1500)
@@ -221,8 +226,104 @@ def test_http_is_bound_by_connections_and_batches():
     contact = Contact(8, 0.010)
     found = rate_finding("h", Http(), "http", contact, 1, 1000.0, 200)
     assert not found.ok
-    assert found.text.startswith("8 requests at 10.0 ms round trip = 800/s, if the server answers")
+    assert found.text.startswith("at most 800/s by 8 requests at once and 10 ms round trip, if a ")
+    measured = Contact(8, 0.010, at_once_hz=101.0)
+    one_by_one = rate_finding("h", Http(), "http", measured, 1, 90.0, 200)
+    assert one_by_one.text.startswith("at most 100/s by ")
     assert rate_finding("h", Http(batch=50), "http", contact, 1, 1000.0, 200).ok
+
+
+def test_a_ceiling_is_never_more_than_this_machine_makes():
+    publisher = build("mqtt://127.0.0.1:1883", qos=0)
+    contact = Contact(65_535, 0.0001)
+    found = rate_finding("x", publisher, "mqtt", contact, 1, 0.5, 200, own_hz=123_456.0)
+    assert found == Finding("x", True, "65,535 in flight and 0.1 ms round trip allow more than the "
+                            "120,000/s that this machine makes (the peer's own pace was not "
+                            "measured); its devices make 0.5/s")
+
+
+def test_how_far_a_broker_is_is_measured_with_questions(nats_server, libcoap, mosquitto):
+    servers = nats_server(), mosquitto(), mosquitto(receive_maximum=20), libcoap()
+    for url in [server.url for server in servers]:
+        contact = contacts([Wish(build(url), None, ["devices/a/telemetry"])])[0]
+        assert not contact.error
+        assert 0 < contact.round_trip_s < 0.5
+
+
+def test_what_was_not_measured_is_said():
+    publisher = build("mqtt://127.0.0.1:1883", qos=1)
+    found = rate_finding("x", publisher, "mqtt", Contact(20), 1, 5.0, 200)
+    assert found == Finding("x", True, "what it takes was not measured; its devices make 5/s")
+
+
+def test_a_server_that_does_one_thing_at_a_time_is_measured_as_it_is():
+    import http.server
+
+    turn = threading.Lock()
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self):
+            with turn:
+                time.sleep(0.01)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Slow) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/in"
+            found = named(sensors("one", 1000).publish_to(url, connections=8).preflight())[url]
+        finally:
+            server.shutdown()
+            thread.join()
+    rate_hz = int(found.text.removeprefix("at most ").partition("/s")[0].replace(",", ""))
+    assert 5 <= rate_hz <= 100
+    assert not found.ok
+
+
+@pytest.mark.parametrize(("status", "ok", "said"), [
+    (401, False, "refused us: HTTP 401"),
+    (403, False, "forbids it: HTTP 403"),
+    (404, True, "the server answers HEAD with HTTP 404: perhaps POST, too"),
+    (405, True, ""),
+    (501, True, ""),
+    (503, False, "the server answers HEAD with HTTP 503: perhaps POST, too."),
+])
+def test_an_endpoint_that_refuses_to_be_asked_is_said(status, ok, said):
+    with Endpoint(probe=Reply(status)) as endpoint:
+        fleet = sensors("refused", 1).publish_to(endpoint.url, connections=1)
+        found = named(fleet.preflight())[endpoint.url]
+        assert not endpoint.got
+    assert found.ok == ok
+    assert said in found.text
+    assert said or "HTTP" not in found.text
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({}, "no stream takes the subject 'devices.temperature_sensor-0000.telemetry'. Create one"),
+    ({"stream": "OTHER"}, "stream 'OTHER' does not take the subject 'devices."),
+])
+def test_jetstream_without_a_stream_for_the_topics_is_said(nats_server, options, said):
+    server = nats_server(jetstream=True)
+    server.add_stream("OTHER", subjects=("other.>",))
+    url = server.jetstream_url
+    fleet = sensors("astray", 1)
+    found = named(fleet.publish_to(url, **options).preflight())[url]
+    assert not found.ok
+    assert said in found.text
+    found = named(fleet.publish_to(url, topic="other/{device_id}", **options).preflight())[url]
+    assert found.ok
+    assert "in flight and " in found.text
 
 
 def test_every_protocol_with_a_peer_has_words_for_what_to_do():

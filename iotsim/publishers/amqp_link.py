@@ -125,6 +125,13 @@ class AmqpLink(Link):
             wire.say(commands.Confirm.Select(), CHANNEL)
             await self._answered(commands.Confirm.SelectOk)
 
+    async def round_trip(self, topic: str) -> None:
+        """Return when the broker has answered whether an exchange is there."""
+        if self._wire is not None:
+            name = self._publisher.exchange or "amq.direct"
+            self._wire.say(commands.Exchange.Declare(exchange=name, passive=True), CHANNEL)
+        await self._answered(commands.Exchange.DeclareOk)
+
     async def _answered(self, kind: type[_Answer]) -> _Answer:
         if self._wire is None or self._wire.closed.is_set():
             raise self._refusal("the broker closed the connection")

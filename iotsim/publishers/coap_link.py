@@ -128,6 +128,16 @@ class CoapLink(Link):
             raise self._refusal(f"no answer to a CoAP ping in {PING_S:g} s", todo) from None
         pong.result()
 
+    async def round_trip(self, topic: str) -> None:
+        """Return when the server has answered to a ping."""
+        if self._wire is None:
+            raise ConnectionResetError
+        pong = self._pong = asyncio.get_running_loop().create_future()
+        try:
+            await self._ping(self._wire, pong)
+        finally:
+            self._pong = None
+
     def _refusal(self, why: str, todo: str = "") -> ConnectError:
         return ConnectError(self._publisher.url, why, todo)
 

@@ -86,6 +86,7 @@ class HttpLink(Link):
         self._doubtful: set[int] = set()  # those that the peer may have taken
         self._accepted = 0
         self._answered_s = 0.0
+        self._probed = 0  # the last status that a HEAD got
 
     # -- connection ---------------------------------------------------------------------------
 
@@ -134,6 +135,22 @@ class HttpLink(Link):
         if answer.status in _REDIRECTS:
             raise self._refusal(f"the server sends us elsewhere: {elsewhere(answer)}",
                                 "Use that address; probe=False if that is so only for HEAD.")
+
+    async def round_trip(self, topic: str) -> None:
+        """Return when the server has answered to a HEAD."""
+        if self._session is None:
+            raise ConnectionResetError
+        answer = await self._session.head(self._target(topic), allow_redirects=False)
+        answer.release()
+        self._probed = answer.status
+
+    async def objection(self, topic: str) -> tuple[str, bool]:
+        """Return what the last answer to a HEAD makes one fear, and whether that is certain."""
+        status = self._probed
+        if status in (405, 501) or status < 400:
+            return "", False  # what cannot be asked with HEAD says nothing of POST
+        certain = status >= 500 or status in (401, 403, 407)
+        return f"the server answers HEAD with HTTP {status}: perhaps POST, too", certain
 
     def _refusal(self, why: str, todo: str = "") -> ConnectError:
         return ConnectError(self._publisher.url, why, todo)

@@ -101,6 +101,7 @@ class Mqtt5Link(Link):
         self._last_id = 0
         self._size_max = PACKET_BYTES_MAX
         self._pulse = Pulse(self._ask, self._silent)
+        self._pong: asyncio.Future[None] | None = None
 
     # -- connection ---------------------------------------------------------------------------
 
@@ -320,6 +321,8 @@ class Mqtt5Link(Link):
     def received(self, packets: list[object]) -> None:
         """Take packets of the broker's and turn them into verdicts."""
         self._pulse.heard = True
+        if self._pong is not None and not self._pong.done():
+            self._pong.set_result(None)
         done: list[int] = []
         bad = Refusals()
         replies: list[bytes] = []
@@ -388,6 +391,12 @@ class Mqtt5Link(Link):
         self._verdicts.ready()
 
     # -- keepalive ----------------------------------------------------------------------------
+
+    async def round_trip(self, topic: str) -> None:
+        """Return when the broker has answered to a PINGREQ."""
+        self._pong = asyncio.get_running_loop().create_future()
+        self._ask()
+        await self._pong
 
     def _ask(self) -> None:
         if self._wire is not None:

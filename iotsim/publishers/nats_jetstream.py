@@ -18,6 +18,7 @@ import orjson
 from iotsim.clock import monotonic
 from iotsim.publishers.base import Item, Loss, Verdicts
 from iotsim.publishers.nats import NatsPublisher
+from iotsim.publishers.nats_frames import joined_subjects
 from iotsim.publishers.nats_session import DENIED, NatsLink
 from iotsim.publishers.nats_wire import INBOX_SID, Wire
 from iotsim.publishers.ordering import device_of
@@ -64,6 +65,24 @@ class JetStreamLink(NatsLink):
             self._understand(*answer)
         self._opened += 1
         self._opened_s = monotonic()
+
+    async def objection(self, topic: str) -> tuple[str, bool]:
+        """Return why publications on a topic will be refused, and whether that is certain."""
+        subjects = joined_subjects([topic], ["x"])
+        if subjects is None:
+            return "", False
+        wish = orjson.dumps({"subject": subjects[0]})
+        head = f"PUB $JS.API.STREAM.NAMES {self._inbox}{_API} {len(wish)}\r\n".encode()
+        try:
+            answer = await self._ask("api", head + wish + b"\r\n")
+        finally:
+            self._end_step()
+        facts: dict[str, Any] = {"error": 0} if answer is None else _parsed(answer[1])
+        names, wanted = facts.get("streams") or [], self._publisher.stream
+        if "error" in facts or wanted in names or (names and not wanted):
+            return "", False
+        which = f"stream {wanted!r} does not take" if wanted else "no stream takes"
+        return f"{which} the subject {subjects[0]!r}. Create one that does, or change topic=", True
 
     def _understand(self, headers: bytes, payload: bytes) -> None:
         stream = self._publisher.stream

@@ -209,6 +209,13 @@ class NatsLink(Link):
             self._wire = None
             wire.abort()
 
+    async def round_trip(self, topic: str) -> None:
+        """Return when the server has answered to a PING."""
+        try:
+            await self._ask("pong", _PING)
+        finally:
+            self._end_step()
+
     # -- sending ----------------------------------------------------------------------------------
 
     def send(self, tokens: Sequence[int], items: Sequence[Item]) -> bool:
