@@ -18,6 +18,7 @@ from iotsim.engine.deeds import Deeds
 from iotsim.engine.population import Population
 from iotsim.errors import IotsimError
 from iotsim.listening.base import Ear, Inflow, Listener, Message, Routes
+from iotsim.listening.echoes import is_answer
 
 NOTES_MAX = 100
 SILENT = (PENDING, OFFLINE, STOPPED)
@@ -107,7 +108,11 @@ class Desk:
             self._trouble(f"messages over {BYTES_MAX:,} bytes were refused")
             self._refuse(message, slots, "", f"over {BYTES_MAX:,} bytes")
             return
-        name, ident, payload, device_id = _read(message.body)
+        said = _read(message.body)
+        if said is None:
+            self._trouble("answers of devices came as if they were commands, and were left alone")
+            return
+        name, ident, payload, device_id = said
         if device_id is not None and len(slots) > 1:
             slots = [slot for slot in slots if self._deeds.population.ids[slot] == device_id]
         fresh = [slot for slot in slots if not (ident and self._had(message, slot, ident))]
@@ -165,13 +170,16 @@ class Desk:
             self._trouble("answers found no room on their way out, and were lost")
 
 
-def _read(body: bytes) -> tuple[str, str, Any, str | None]:
+def _read(body: bytes) -> tuple[str, str, Any, str | None] | None:
     # Name, id, payload, and the device if it says so; what is no command is text without a name.
+    # None: an answer, which must not be answered.
     text = body.decode("utf-8", "replace")
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         return "", "", text, None
+    if isinstance(value, dict) and is_answer(value):
+        return None
     found = message_of(value) if isinstance(value, dict) and not is_deep(value) else None
     if found is None:
         return "", "", text, None
