@@ -75,6 +75,7 @@ class _Connection:
         queue = await channel.declare_queue(
             self._queue, exclusive=self._own, durable=not self._own, passive=there,
             arguments=None if self._own or there else bounds)
+        self._bound = queue
         await queue.bind(self._exchange, self._pattern)
         await queue.consume(self._take)
 
@@ -87,6 +88,14 @@ class _Connection:
         except (aiormq.AMQPError, OSError, TimeoutError):
             pass
         await asyncio.sleep(0)  # aio-pika's own tasks end one turn later
+
+    async def forget(self) -> None:
+        """Delete the queue: nobody will come back for what is in it."""
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._bound.delete(if_unused=False, if_empty=False)
+        except (aiormq.AMQPError, OSError, TimeoutError, RuntimeError):
+            pass
 
     async def lasting(self) -> None:
         """Wait until the connection is gone."""
@@ -127,6 +136,7 @@ class Heard:
         self._ear, self._take = ear, take
         self._queue = ear.settings["queue"] or f"iotsim-devices-{os.getpid()}-{fresh_seed():x}"
         self._outflow = Outflow()
+        self._made: _Connection | None = None
         self._steady = Steady(ear.settings["url"], note, self._session, words)
 
     async def _session(self, up: Up) -> None:
@@ -136,8 +146,12 @@ class Heard:
             async def send(batch: Sequence[Answer]) -> None:
                 await asyncio.gather(*(made.send(*answer) for answer in batch))
 
+            self._made = made
             up()
-            await first_of(made.lasting(), self._outflow.run(send))
+            try:
+                await first_of(made.lasting(), self._outflow.run(send))
+            finally:
+                self._made = None
 
     async def open(self) -> None:
         """Connect and bind the queue; raises ConnectError."""
@@ -150,6 +164,8 @@ class Heard:
     async def close(self) -> None:
         """End."""
         await self._outflow.empty()
+        if self._made is not None and self._ear.settings["queue"] is None:
+            await self._made.forget()
         await self._steady.close()
 
 
