@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import orjson
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
     from iotsim.run import Run
 
 TIMEOUT = "timeout"  # what a table says of those who had not answered when it was made
+_LOADED: set[str] = set()
 TURN_S = 0.5  # a run that ends meanwhile is noticed within it
+_TURNS: WeakKeyDictionary[Any, tuple[asyncio.Lock, asyncio.Lock]] = WeakKeyDictionary()
 
 
 class RunCommands:
@@ -45,7 +50,8 @@ class RunCommands:
 
         Columns: device_id, command_id, command, status, answer, sent, answered, latency, by. A
         status is one of acknowledged (by a device that does not listen), ack, fail, busy, offline,
-        stopped, timeout. Straight, latency is simulated seconds; through a broker real ones.
+        stopped, timeout. Straight, latency is simulated seconds (0 of a device that
+        answers at once); through a broker real ones.
 
         Parameters
         ----------
@@ -73,9 +79,17 @@ async def _answers(
         asked = _answers(run, parameters, limit_s, via)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, run._loop))
     await run.ready()
+    await _load_pandas()
     if via is None:
         return await _straight(run, parameters, limit_s)
     return await _through(run, parameters, limit_s, _ear(run, via))
+
+
+async def _load_pandas() -> None:
+    # The first time it takes a second: the run goes on meanwhile.
+    if not _LOADED:
+        await asyncio.to_thread(import_module, "pandas")
+        _LOADED.add("pandas")
 
 
 def _deeds(run: Run) -> Deeds:
@@ -84,11 +98,21 @@ def _deeds(run: Run) -> Deeds:
     return driver.simulation.deeds
 
 
+@asynccontextmanager
+async def _turn(run: Run, tables: bool) -> AsyncIterator[None]:
+    # Of a thousand commands at once each takes milliseconds: the run goes on between them.
+    lock = _TURNS.setdefault(run, (asyncio.Lock(), asyncio.Lock()))[tables]
+    async with lock:
+        await asyncio.sleep(0)
+        yield
+
+
 async def _straight(run: Run, parameters: Mapping[str, Any], limit_s: float) -> pd.DataFrame:
-    action = run._act("command", parameters)
+    async with _turn(run, tables=False):
+        action = run._act("command", parameters)
+        letter = _deeds(run).mail.book.letters[-1]
     deeds = _deeds(run)
     book = deeds.mail.book
-    letter = book.letters[-1]
     over = asyncio.Event()
 
     def answered(_: Letter, place: int) -> None:
@@ -98,7 +122,8 @@ async def _straight(run: Run, parameters: Mapping[str, Any], limit_s: float) -> 
     letter.watch(answered)
     if letter.open:
         await _until(run, over, limit_s)
-    found = table(book.under(letter.id), deeds.population)
+    async with _turn(run, tables=True):
+        found = table(book.under(letter.id), deeds.population)
     found.attrs["note"] = action.note
     return _timed_out(found)
 
@@ -221,6 +246,7 @@ async def _through(
             raise
         except Exception as error:
             raise RunBroken(error) from error
-    found = asked.table(deeds, parameters["name"], str(ear))
+    async with _turn(run, tables=True):
+        found = asked.table(deeds, parameters["name"], str(ear))
     found.attrs["note"] = note if slots else note or f"nobody of them listens to {ear}"
     return found

@@ -256,7 +256,7 @@ def test_a_script_gives_commands():
     ({"name": "a\nb"}, "is not printable text"),
     ({"name": "n" * 129}, "is not printable text"),
     ({"name": "x", "payload": object()}, "is not plain JSON"),
-    ({"name": "x", "payload": "y" * BYTES_MAX}, "is over 65,536 bytes"),
+    ({"name": "x", "payload": "y" * (BYTES_MAX + 1)}, "is over 65,536 bytes"),
     ({"name": "x", "payload": 2**70}, "is not plain JSON"),
     ({"name": "x", "id": ""}, "is not 1 to 128 printable"),
     ({"name": "x", "where": ""}, "is empty"),
@@ -576,3 +576,27 @@ def test_commands_of_one_run_are_bounded(monkeypatch):
     assert len(made.commands()) == 10
     assert "would be over 2 commands of this run" in str(made.errors[0])
     assert isinstance(made.errors[0], IotsimError)
+
+
+def test_many_commands_at_once_do_not_stop_the_run():
+    count = 150
+
+    async def story(run):
+        await run.ready()
+        turns = 0
+
+        async def beat():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beating = asyncio.create_task(beat())
+        found = await asyncio.gather(*(run.command("x", "id=pump-0000") for _ in range(count)))
+        beating.cancel()
+        return turns, found
+
+    (turns, found), _ = live(story)
+    assert turns > count
+    assert {status for table in found for status in table["status"]} == {"acknowledged"}
+    assert len({table["command_id"][0] for table in found}) == count

@@ -7,6 +7,7 @@ import signal
 import threading
 from urllib.parse import urlsplit
 
+import aio_pika
 import pytest
 
 import iotsim
@@ -497,6 +498,79 @@ def test_a_command_through_a_broker_that_goes_away_says_so(kind, request):
             await asked
         await run.stop()
 
+    whole(main())
+
+
+@pytest.mark.parametrize("url", ["mqtt://h", "nats://h", "amqp://h", "coap://h"])
+def test_answers_cannot_go_where_commands_come_from(url):
+    topic = "devices/{device_id}/commands"
+    with pytest.raises(BadValue, match=f"is where {url} is listened to for commands"):
+        meters().listen_to(url, answer=topic)
+    with pytest.raises(BadValue, match="answers a topic of their own"):
+        meters().listen_to(url, answer="other/{device_id}").listen_to(url, "other/{device_id}")
+    assert len(meters().listen_to(url).listen_to(url, "other/{device_id}").ears) == 2
+    assert len(meters().listen_to(url).listen_to(f"{url}2", answer=topic, topic="x").ears) == 2
+
+
+def test_an_answer_is_not_answered(there):
+    url, kind = there
+
+    async def main():
+        async with kind(url) as platform:
+            run = meters().listen_to(url).start(speed=20)
+            await run.ready()
+            await platform.send("meter-0000", {"status": "ack", "command_id": "a",
+                                               "device_id": "meter-0000"})
+            await platform.send("meter-0000", {"command": "set", "id": "b", "every": 2})
+            await platform.answered(1)
+            return await run.stop()
+
+    result = whole(main())
+    assert result.commands()["command_id"].tolist() == ["b"]
+    assert any("answers of devices came as if they were commands" in note
+               for note in result.notes)
+
+
+def test_text_counts_as_it_came(there):
+    url, kind = there
+
+    async def main():
+        async with kind(url) as platform:
+            run = meters().listen_to(url).start(speed=20)
+            await run.ready()
+            for body in (b"\x01" * 30_000, b"\xc3" * 65_000):
+                await platform.send("meter-0000", body)
+            await platform.answered(2)
+            return platform.answers, await run.stop()
+
+    answers, result = whole(main())
+    assert {said["error"] for _, said in answers} == {"\x01" * 20, "\ufffd" * 20}
+    assert not result.notes
+
+
+def test_no_queue_is_left_behind(rabbit):
+    async def queues():
+        connection = await aio_pika.connect(rabbit.url)
+        channel = await connection.channel()
+        try:
+            await channel.declare_queue(name, passive=True)
+        except aio_pika.exceptions.ChannelNotFoundEntity:
+            return False
+        finally:
+            await connection.close()
+            await asyncio.sleep(0)
+        return True
+
+    async def main():
+        nonlocal name
+        run = meters().listen_to(rabbit.url).start(speed=20)
+        await run.ready()
+        name = run._works.desks[0]._listener._queue
+        assert await queues()
+        await run.stop()
+        assert not await queues()
+
+    name = ""
     whole(main())
 
 
