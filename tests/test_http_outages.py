@@ -175,6 +175,26 @@ def test_a_reading_at_which_the_connection_always_ends_is_given_up_and_stops_nob
     assert any("sent again" in line for line in errors)
 
 
+@pytest.mark.parametrize("batch", [1, 8])
+def test_what_is_dropped_while_the_server_asks_us_to_wait_holds_nobody_up(endpoint, batch):
+    server = endpoint(lambda got: Reply(503, headers={"Retry-After": "1"})
+                      if len(server.got) <= 2 else Reply())
+
+    async def publish():
+        async with pumping(server.url, backpressure="drop_oldest", queue_messages=20,
+                           batch=batch, connections=2) as pump:
+            await pump.offer(0, block(20, devices=4))
+            await until(lambda: len(server.got) >= 2 and not pump.snapshot().in_flight)
+            await pump.offer(0, block(7, first=20, devices=4))
+            held = pump.snapshot()
+            await _drained(pump)
+            return held, pump.snapshot()
+
+    held, account = asyncio.run(publish())
+    assert held.queued == 20
+    assert (account.dropped, account.acknowledged) == (7, 20)
+
+
 def test_a_reading_that_the_server_never_answers_delays_only_its_device(endpoint):
     server = endpoint(
         lambda got: Reply(delay_s=5) if got.key == "run/d-3/0/0" and got.seen < 2 else Reply()

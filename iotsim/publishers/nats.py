@@ -79,7 +79,8 @@ class NatsPublisher:
         JetStream: the stream that must take the messages; it must be there.
     ordered : bool
         JetStream: whether a device has one message in flight at a time. Otherwise its messages
-        may change places when a stream that is full takes some again.
+        may change places when a stream that is full takes some again; that is counted
+        (`overtaken`), and for half a minute devices then go one by one after all.
     ack_wait_s : float
         JetStream: after so many seconds without an answer to the oldest message the connection
         is made anew, and all without an answer are sent again, under the same ids.
