@@ -214,9 +214,14 @@ def test_a_broker_that_is_killed_ends_the_tap_too_and_the_verdict_says_so(mosqui
     with iotsim.tap(broker.url) as tap:
         audit = law(run(main(tap)).audit(tap))
         assert not tap.ok
-    assert audit.lost == audit.lost_by_simulator == audit.out_of_order == 0
+        ((since_us, until_us),) = tap.away
+        assert 0 < until_us - since_us < 5_000_000
+    # What mosquitto had not delivered when it was killed is gone.
+    assert audit.lost == (audit.lost_by_broker if qos else audit.lost_in_flight) < 20
+    assert audit.lost_by_simulator == audit.out_of_order == 0
     assert audit.unexpected == audit.corrupted == 0
     assert audit.unknown > 0  # what came while the tap was away
+    assert audit.received > 300
     assert audit.verdict.startswith("unknown: ")
     assert "was disconnected 1 times" in audit.verdict
     assert "0 lost by the simulator" in audit.verdict
@@ -314,15 +319,53 @@ def test_a_tap_that_listens_to_some_devices_says_nothing_of_the_others(mosquitto
     ):
         result = run(sensors(broker.url).run("500ms"))
         audit = law(result.audit(one))
-        assert audit.ok
+        assert not audit.ok
+        assert audit.verdict.startswith("190 of 200 not listened to, 0 lost by the simulator: ")
         assert (audit.sent, audit.received, len(audit.frame())) == (10, 10, 1)
+        chosen = law(result.audit(one, where="id=temperature_sensor-0003"))
+        assert chosen.ok, chosen.verdict
+        assert (chosen.sent, chosen.unheard) == (10, 0)
+        assert result.audit(one.frame()).unheard == 190
         nothing = result.audit(none)
     assert nothing.sent == 0
-    assert "no reading that was listened to has left a device" in nothing.verdict
+    assert not nothing.ok
+    assert nothing.verdict.startswith(
+        "nothing to compare: the tap listens to none of the 200 readings that left a device")
     assert nothing.frame().empty
     assert nothing.readings().empty
     assert len(nothing.by_fault()) == 1
     nothing.plot()
+
+
+def test_without_a_topic_a_tap_hears_whatever_topics_devices_have(mosquitto):
+    broker = mosquitto()
+    fleet = sensors(broker.url, count=5, topic="plant/{device_id}").add(
+        "temperature_sensor", count=5, every="50ms", id="other-{n}")
+    with iotsim.tap(broker.url) as tap:
+        audit = law(run(fleet.run("300ms")).audit(tap))
+    assert audit.ok, audit.verdict
+    assert audit.sent == 60
+
+
+def test_a_table_of_an_ill_tap_is_no_better_a_witness_than_the_tap(mosquitto):
+    broker = mosquitto()
+    with iotsim.tap(broker.url, capacity=10) as tap:
+        result = run(sensors(broker.url).run("200ms"))
+        whole, table = law(result.audit(tap)), law(result.audit(tap.frame()))
+        plain = result.audit(tap.messages())
+    assert table.verdict == whole.verdict
+    assert (table.unknown, table.lost) == (70, 0)
+    assert plain.lost_by_broker == 70
+    assert plain.verdict.endswith("the tap's health is not known")
+
+
+def test_of_two_runs_before_one_tap_each_is_waited_for(mosquitto):
+    broker = mosquitto()
+    with iotsim.tap(broker.url) as tap:
+        for count in (5, 20):
+            audit = law(run(sensors(broker.url, count=count).run("300ms")).audit(tap))
+            assert audit.ok, audit.verdict
+        assert audit.foreign == 30
 
 
 def test_messages_of_another_run_are_told_apart(mosquitto):

@@ -448,6 +448,8 @@ def test_brokers_that_are_killed_again_and_again_cost_nothing_that_iotsim_had(do
     assert audit.lost_by_simulator == audit.lost_in_flight == audit.corrupted == 0, audit.verdict
     assert audit.unexpected == audit.out_of_order == 0, audit.verdict
     assert audit.received + audit.lost_by_broker + audit.unknown == audit.sent, audit.verdict
+    assert audit.received > 0.2 * audit.sent, audit.verdict
+    assert audit.lost_by_broker < 0.2 * audit.sent, audit.verdict
 
 
 def ids_of(result, protocol):

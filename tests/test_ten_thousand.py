@@ -69,9 +69,19 @@ def test_over_mqtt(checked):
         result, ledgers = asyncio.run(lived(fleet(broker.url, qos=1), broker))
         assert_all_accounted(result, ledgers)
         audit = result.audit(tap)
-    assert audit.lost_by_simulator == 0, audit.verdict
-    assert audit.received + audit.lost_by_broker + audit.unknown == ROWS, audit.verdict
+        assert_broker_blamed(audit)
+        frame = tap.frame()
+        with pytest.raises(AssertionError):
+            assert_broker_blamed(result.audit(frame.iloc[:0]))
     assert "was disconnected 2 times" in audit.verdict
+
+
+def assert_broker_blamed(audit):
+    assert audit.lost_by_simulator == audit.lost_in_flight == 0, audit.verdict
+    assert audit.received + audit.lost_by_broker + audit.unknown == ROWS, audit.verdict
+    assert audit.received > 0.6 * ROWS, audit.verdict
+    assert audit.unknown < 0.25 * ROWS, audit.verdict
+    assert audit.corrupted == audit.unexpected == audit.out_of_order == 0, audit.verdict
 
 
 def test_over_amqp(checked):
