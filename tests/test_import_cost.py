@@ -55,3 +55,24 @@ def test_generate_and_verify_work_on_a_python_without_sockets(tmp_path):
         "result = Fleet('p', seed=1).add('pump').generate('1m', progress=False)\n"
         f"assert verify(result.save({str(tmp_path / 'run.iotsim')!r}))\n"
     )
+
+
+def test_the_first_command_does_not_load_pandas_on_the_loop():
+    python(
+        "import asyncio, threading\n"
+        "on_loop = []\n"
+        "def hook(event, given):\n"
+        "    if event == 'import' and given[0] == 'pandas':\n"
+        "        on_loop.append(threading.current_thread() is threading.main_thread())\n"
+        "sys.addaudithook(hook)\n"
+        "from iotsim import Fleet\n"
+        "async def main():\n"
+        "    run = Fleet('p', seed=1).add('pump').start()\n"
+        "    await run.ready()\n"
+        "    assert 'pandas' not in sys.modules\n"
+        "    found = await run.command('reboot')\n"
+        "    assert found['status'].tolist() == ['acknowledged']\n"
+        "    await run.stop()\n"
+        "asyncio.run(main())\n"
+        "assert 'pandas' in sys.modules and True not in on_loop, on_loop\n"
+    )
