@@ -248,13 +248,13 @@ class _RunCollector:
 
     def _read(self) -> Totals:
         run = self._run
-        if run is None or run.in_own_thread or run._loop.is_closed():
+        if run is None or run.in_own_thread or run.loop.is_closed():
             return self._tally.read()
 
         async def there() -> Totals:
             return self._tally.read()
 
-        answer: Future[Totals] = asyncio.run_coroutine_threadsafe(there(), run._loop)
+        answer: Future[Totals] = asyncio.run_coroutine_threadsafe(there(), run.loop)
         try:
             return answer.result(ANSWER_S)
         except TimeoutError:

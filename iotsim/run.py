@@ -114,6 +114,16 @@ class Run(RunVerbs, RunCommands, RunViews):
         """Whether the run is over."""
         return self._task.done() or self._loop.is_closed()
 
+    @property
+    def works(self) -> Works:
+        """Its machinery, for who counts what goes on in there."""
+        return self._works
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it runs on."""
+        return self._loop
+
     def is_on(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Return whether this is the loop that it runs on."""
         return self._loop is loop
@@ -213,7 +223,7 @@ class Run(RunVerbs, RunCommands, RunViews):
             state=self.state,
             elapsed_us=self._elapsed_us(),
             speed=self._wish.speed if driver is None else driver.clock.speed,
-            devices=self._alive(),
+            devices=works.alive(),
             readings=intake.rows,
             late=0 if driver is None else driver.late_rows,
             lateness_p99_s=math.nan if driver is None else driver.lateness.quantile(0.99),
@@ -221,7 +231,7 @@ class Run(RunVerbs, RunCommands, RunViews):
             evicted=evicted,
             errors=works.failures.count + len(self.errors) - len(works.failures.kept),
             publishers=MappingProxyType(works.ledgers()),
-            faults=MappingProxyType(self._active()),
+            faults=MappingProxyType(works.active(self._elapsed_us())),
             withheld=intake.withheld_rows,
             waiting=0 if works.links is None else works.links.waiting_rows,
             loop_lag_p99_s=math.nan if judge is None else judge.lag.quantile(0.99),
@@ -229,19 +239,6 @@ class Run(RunVerbs, RunCommands, RunViews):
             cores=0.0 if judge is None else judge.cores,
             quality=VALID if judge is None else judge.quality,
         )
-
-    def _alive(self) -> int:
-        driver = self._works.driver
-        if driver is None:
-            return len(self.fleet)
-        return int(driver.simulation.population.alive(driver.frontier_us).sum())
-
-    def _active(self) -> dict[str, int]:
-        driver = self._works.driver
-        if driver is None:
-            return {}
-        at_us = min(self._works.start_us + self._elapsed_us(), driver.frontier_us)
-        return driver.simulation.deeds.active(at_us)
 
     def checkpoint(self) -> Checkpoint:
         """Keep the run as it is now, for `Result.branch` to come back to."""

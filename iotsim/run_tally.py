@@ -79,12 +79,12 @@ class RunTally:
         self._codes: dict[str, int] = {}
         self._kinds: dict[str, int] = {}  # by run/device
         self._devices = self._windows = self._failures = self._failed = 0
-        run._works.acks.watchers.append(self._verdict)
+        run.works.acks.watchers.append(self._verdict)
 
     def close(self) -> None:
         """Count no more."""
         if self._run is not None:
-            watchers = self._run._works.acks.watchers
+            watchers = self._run.works.acks.watchers
             if self._verdict in watchers:
                 watchers.remove(self._verdict)
 
@@ -106,7 +106,7 @@ class RunTally:
         with self._lock:
             for publisher in list(self._gathered):
                 self._fold(publisher)
-            works = run._works
+            works = run.works
             if works.driver is not None:
                 self._look_at_windows(works.driver)
             self._look_at_failures(works)
@@ -159,13 +159,12 @@ class RunTally:
     @property
     def _ways(self) -> list[Way]:
         assert self._run is not None
-        board = self._run._works._switchboard
-        return [] if board is None else board.ways
+        return self._run.works.ways
 
     def _kinds_of(self, publisher: int, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         # Which type each message is of; nobody is looked up where all are of one.
         assert self._run is not None
-        driver = self._run._works.driver
+        driver = self._run.works.driver
         if driver is None:
             return np.zeros(len(ids), dtype=np.int64)
         groups = driver.simulation.groups
@@ -179,7 +178,7 @@ class RunTally:
 
     def _learn(self, driver: Driver) -> None:
         assert self._run is not None
-        people, run_id = driver.simulation.population, self._run._works.run_id
+        people, run_id = driver.simulation.population, self._run.works.run_id
         homes = people.home.tolist()
         for slot in range(self._devices, len(people)):
             code = self._code(people.groups[homes[slot]].device_type)
@@ -244,7 +243,7 @@ class RunTally:
             waiting = sum(feeder.rows for feeder in way.feeders)
             queued[(way.route.outlet.protocol,)] += waiting
         try:
-            tasks = len(asyncio.all_tasks(run._loop))
+            tasks = len(asyncio.all_tasks(run.loop))
         except RuntimeError:  # they change meanwhile, in another thread
             tasks = int(self._last.counts.get("tasks_active", {}).get((), 0))
         return {

@@ -18,7 +18,7 @@ from iotsim.engine.live import LiveKernel
 from iotsim.engine.population import Population
 from iotsim.engine.simulation import Failures, Simulation
 from iotsim.errors import CutShort, IotsimError, RunBroken, Undelivered
-from iotsim.feeders import Switchboard
+from iotsim.feeders import Switchboard, Way
 from iotsim.intake import Intake
 from iotsim.journal import Journal
 from iotsim.links import STORED, Links
@@ -142,6 +142,24 @@ class Works:
                     run_id=f"{self.run_id}-{len(self.pumps)}")
         self.pumps.append(pump)
         return pump
+
+    @property
+    def ways(self) -> list[Way]:
+        """Where readings go."""
+        return [] if self._switchboard is None else self._switchboard.ways
+
+    def alive(self) -> int:
+        """Return how many devices live."""
+        if self.driver is None:
+            return len(self.wish.fleet)
+        return int(self.driver.simulation.population.alive(self.driver.frontier_us).sum())
+
+    def active(self, elapsed_us: int) -> dict[str, int]:
+        """Return on how many devices each fault is active."""
+        if self.driver is None:
+            return {}
+        at_us = min(self.start_us + elapsed_us, self.driver.frontier_us)
+        return self.driver.simulation.deeds.active(at_us)
 
     def totals(self) -> Totals:
         """Return how many readings there are so far."""
