@@ -204,8 +204,8 @@ class Lane:
 
     def acknowledged(self, tokens: Sequence[int]) -> None:
         """Take the acknowledgement of messages in flight."""
-        count = self._ordering.overtaken(tokens, self._flight, self._stock.oldest_held)
-        if count:
+        if self._stock.holds and (count := self._ordering.overtaken(
+                tokens, self._flight, self._stock.oldest_held)):
             self._ledger.overtaken += count
             self._settings.notice(OVERTAKEN)
         items = [self._flight.pop(token) for token in tokens if token in self._flight]

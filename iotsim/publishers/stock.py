@@ -54,6 +54,11 @@ class Stock:
         return len(self._queue) + self._waiting.held
 
     @property
+    def holds(self) -> bool:
+        """Whether any wait after a refusal for now."""
+        return self._waiting.held > 0
+
+    @property
     def unknown(self) -> int:
         """How many were written and have no verdict."""
         return len(self._waiting) - self._waiting.held
@@ -160,7 +165,7 @@ class Stock:
 
     def oldest_held(self, device: str) -> int | None:
         """Return the token of a device's oldest message that is held."""
-        return self._waiting.oldest_held(device) if self._waiting.held else None
+        return self._waiting.oldest_held(device)
 
     # -- the end ------------------------------------------------------------------------------
 
