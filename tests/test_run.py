@@ -264,7 +264,7 @@ def test_a_broker_that_is_not_there_is_one_clear_error():
 class Stuck:
     """A publisher whose peer never acknowledges: the window fills and stays full."""
 
-    per_device = False
+    per_device = pipelines = False
     tracing = UNTRACED
 
     def __init__(self, limits):
