@@ -512,6 +512,16 @@ def test_answers_cannot_go_where_commands_come_from(url):
     assert len(meters().listen_to(url).listen_to(f"{url}2", answer=topic, topic="x").ears) == 2
 
 
+@pytest.mark.parametrize("verb", ["publish_to", "listen_to"])
+@pytest.mark.parametrize("url", ["mqtt://h\n", "nats://h\r\nPUB x", "amqp://h\0", "coap://\th",
+                                 "mqtt://ann:marker\n@h"])
+def test_an_address_with_what_nobody_sees_is_refused(verb, url):
+    with pytest.raises(BadValue, match="invisible character") as refused:
+        getattr(meters(), verb)(url)
+    assert "\n" not in str(refused.value)
+    assert "marker" not in str(refused.value)
+
+
 def test_an_answer_is_not_answered(there):
     url, kind = there
 

@@ -88,6 +88,8 @@ class Address:
             If it has no host, a port that is none, or more than may be.
         """
         safe = redacted(url)
+        if not url.isprintable():  # urlsplit leaves some out in silence, and passes on others
+            raise BadValue("url", safe, "has a line break or another invisible character", _ALLOWED)
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
