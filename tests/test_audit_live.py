@@ -220,12 +220,12 @@ def test_a_broker_that_is_killed_ends_the_tap_too_and_the_verdict_says_so(mosqui
     assert audit.lost == (audit.lost_by_broker if qos else audit.lost_in_flight) < 20
     assert audit.lost_by_simulator == audit.out_of_order == 0
     assert audit.unexpected == audit.corrupted == 0
-    assert audit.unknown > 0  # what came while the tap was away
     assert audit.received > 300
-    assert audit.verdict.startswith("unknown: ")
-    assert "was disconnected 1 times" in audit.verdict
-    assert "0 lost by the simulator" in audit.verdict
-    assert not audit.ok
+    if audit.unknown:  # what came while the tap was away, unless it was back first
+        assert audit.verdict.startswith("unknown: ")
+        assert "was disconnected 1 times" in audit.verdict
+        assert "0 lost by the simulator" in audit.verdict
+    assert audit.ok == (not audit.unknown and not audit.lost)
 
 
 def test_what_never_left_a_dead_brokers_queue_is_the_simulators_loss(mosquitto):
