@@ -65,6 +65,11 @@ class RunCommands:
             The address of a `listen_to`: the command is published there as a platform would do.
         id : str, optional
             A device does nothing twice under one id; made if not given.
+
+        Raises
+        ------
+        ConnectError
+            If the broker of `via` could not be reached, or was away when the time was over.
         """
         parameters = verbs.command(named(name), where, payload, id)
         return _answers(self, parameters, duration_us(timeout, "timeout") / 1e6, via)
