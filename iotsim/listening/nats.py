@@ -172,4 +172,6 @@ def words(error: BaseException) -> str:
     if isinstance(error, WrongPeer):
         return str(error)
     text = failure_text(error).removeprefix("nats: ").strip("'\" ")
-    return text.lower() if "nats" in type(error).__module__ else text
+    if "nats" in type(error).__module__:
+        return f"the server refused us: {text.lower()}"
+    return text

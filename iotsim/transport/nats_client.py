@@ -65,6 +65,7 @@ def options_of(
     made: dict[str, Any] = {
         "servers": [f"{'tls' if secure else 'nats'}://{settings['authority']}"],
         "name": name, "allow_reconnect": False, "max_reconnect_attempts": 1,
+        "reconnect_time_wait": 0.1,
         "connect_timeout": CONNECT_S, "error_cb": complained, "closed_cb": ended,
         "disconnected_cb": ended,
     }  # fmt: skip
