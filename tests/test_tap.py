@@ -13,6 +13,7 @@ import pytest
 import iotsim
 from iotsim.broker import Broker
 from iotsim.errors import BadValue, ConnectError
+from tests.matrix import nats
 from tests.publishing import block, one, pumping
 
 pytestmark = pytest.mark.broker
@@ -182,3 +183,18 @@ def test_the_embedded_broker_carries_messages_and_ends():
             assert [p for _, p, _ in tap.messages()] == list(block(300).payloads)
         assert account.acknowledged == 300
     assert gone(pid)
+
+
+def test_without_a_topic_a_tap_of_nats_hears_all_but_what_servers_and_clients_tell_each_other():
+    with nats(jetstream=True) as server:
+        server.add_stream("PLANT", ("plant.>",))
+        with (iotsim.tap(server.url) as core,
+              iotsim.tap(server.jetstream_url, stream="PLANT") as stream):
+            with pytest.raises(ConnectError, match="several streams, give stream=: MATRIX, PLANT"):
+                iotsim.tap(server.jetstream_url)
+            publish(server.jetstream_url, block(20, topic="plant/{}"))
+            assert core.wait(20)
+            assert stream.wait(20)
+            for tap in (core, stream):
+                assert {topic[:8] for topic, _, _ in tap.messages()} == {"plant.d-"}
+                assert tap.count == 20

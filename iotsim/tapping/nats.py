@@ -169,6 +169,8 @@ class Source:
                      if not all(subject.startswith("$") for subject in one.subjects or ())]
             if len(names) == 1:
                 return names[0]
+            if not any("devices" in str(one.subjects) for one in found) and names:
+                raise ConnectionError(f"it has several streams, give stream=: {', '.join(names)}")
             topic = DEVICES
         return await streams.find_stream_name_by_subject(topic)
 
@@ -189,7 +191,9 @@ class Source:
         headers = message.headers or {}
         flags = 0
         if not self._settings["jetstream"]:
-            if subject.startswith(NOBODYS) and self._settings["topic"] == TOPIC:
+            # A stream's delivery to somebody else shows the subject of the message.
+            others = subject.startswith(NOBODYS) or message.reply.startswith("$JS.ACK.")
+            if others and self._settings["topic"] == TOPIC:
                 return
         else:
             about = message.metadata
