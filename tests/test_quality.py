@@ -1,6 +1,7 @@
 """A run says whether it was valid; if not, who was the bottleneck, when, and why."""
 
 import asyncio
+import threading
 import time
 
 import numpy as np
@@ -189,7 +190,7 @@ def test_a_scripted_device_that_blocks_the_loop_is_named():
     async def sleeper(dev):
         while True:
             await dev.sleep()
-            time.sleep(0.4)
+            threading.Event().wait(0.4)  # what is to be noticed, not waited for
             dev.emit(power=1.0)
 
     async def main():
