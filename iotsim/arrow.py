@@ -186,6 +186,8 @@ def target(name: str, path: str | Path, example: str) -> Path:
     BadValue
         If it cannot be; `name` is what errors call it.
     """
+    if not isinstance(path, (str, Path)):
+        raise BadValue(name, path, "is no path", f"Write {example!r}.")
     found, suffix = Path(path), Path(example).suffix
     if "\0" in str(found):
         raise BadValue(name, str(path), "holds a null character", f"Write {example!r}.")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iotsim import live_runs
+from iotsim.arrow import target
 from iotsim.capture import Bound
 from iotsim.clock import Speed, check_speed
 from iotsim.errors import BadValue
@@ -131,7 +132,8 @@ def preflight(
     routes, notes = routes_of(fleet.outlets, fleet.members, groups)
     plan = _Plan(
         fleet.members, routes, None if duration is None else duration_us(duration) / 1e6,
-        check_speed(speed), Bound.of(capture), None if to is None else Path(to),
+        check_speed(speed), Bound.of(capture),
+        None if to is None else target("to", to, "x.parquet"),
     )
     made = burst(fleet.members, fleet.seed)
     found = [_own(plan, made), _memory(plan, made)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from iotsim.arrow import target
 from iotsim.capture import Bound
 from iotsim.clock import check_speed, wall_us
 from iotsim.errors import BadValue
@@ -134,7 +135,7 @@ def wish_of(
         speed=check_speed(speed),
         start_us=start_us,
         bound=Bound.of(capture),
-        to=None if to is None else Path(to),
+        to=None if to is None else target("to", to, "x.parquet"),
         backfill_us=backfill_us,
         scenario=scenario,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 import resource
 import socket
 import threading
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from iotsim import Fleet, preflight, preflight_fleet, preflight_probe
+from iotsim.errors import BadValue
 from iotsim.outlets import outlet_of
 from iotsim.preflight import Finding, port_finding, size_text
 from iotsim.preflight_probe import Contact, Wish, burst, contacts
@@ -366,3 +368,15 @@ def test_the_broker_sees_clean_goodbyes(mosquitto):
         client.disconnect()
         client.loop_stop()
     assert heard == ["end"]
+
+
+@pytest.mark.parametrize(("to", "why"), [
+    (5, "to=5 is no path. Write 'x.parquet'."),
+    ("/nonexistent/x.parquet", "is in a folder that does not exist. Make it first."),
+    ("", "does not end in .parquet. Write 'x.parquet'."),
+])
+def test_where_nothing_can_be_written_is_said_at_the_call(to, why):
+    fleet = Fleet("a", seed=1).add("pump", count=2)
+    for call in (fleet.preflight, fleet.generate):
+        with pytest.raises(BadValue, match=re.escape(why)):
+            call("1m", to=to)
