@@ -25,7 +25,7 @@ from iotsim.audit_match import (
     overtaken,
 )
 from iotsim.audit_received import Received, listens_to, received_of, settle, url_of
-from iotsim.audit_sent import Sent, departure_order, sent_of, wall_us_of
+from iotsim.audit_sent import Sent, departure_order, sent_of, topics_of, wall_us_of
 from iotsim.audit_tables import Table
 from iotsim.audit_verdict import Audit
 from iotsim.destinations import Destination
@@ -58,9 +58,10 @@ def audit(
         Only these devices.
     publisher : str, optional
         Which publisher's messages are compared, as `Result.publishers` calls it; those with the
-        tap's host and port if not given.
+        tap's host and port if not given. Of several with one URL, the URL means all of them, and
+        "URL (1)" the first. Whose a message with one id is, its topic says.
     audit_field : str, optional
-        The key of the JSON documents that holds the id, where the protocol carries none; what the
+        The key of the JSON documents that holds the id, where a message carries none; what the
         publisher was given as `audit_field=` if left out.
     clock : {"stamp", "timestamp"}, optional
         What latency counts from: the message's own stamp (`publish_to(…, stamp=True)`), or the
@@ -78,21 +79,30 @@ def audit(
     text("audit_field", audit_field)
     late_us = duration_us(late, "late")
     destinations = _chosen(result, publisher, url_of(source))
-    sent = sent_of(result, destinations, where, listens_to(source))
+    siblings = [one for one in result.destinations if one not in destinations
+                and any(_together(one, other) for other in destinations)]
+    sent = sent_of(result, destinations, where, listens_to(source), siblings)
     verdicts = _verdicts(result, sent, destinations)
     key = audit_field or next((one.audit_field for one in destinations if one.audit_field), None)
     moving = settle(source, sent.hashes[sent.mine & verdicts[0]], key)
     received = received_of(source)
-    if key and not all(received.ids):
-        received = received.named(key)
-    by_payload = len(received) > 0 and not any(received.ids)
-    found = joined(*_keys(sent, received, audit_field, by_payload=by_payload))
+    named = received.named(key) if key and not all(received.ids) else received
+    # A key that no message has is in no payload of ours either.
+    field = audit_field if named.ids != received.ids else None
+    received = named
+    keys = _keys(sent, received, field)
+    bare = np.array([not name for name in received.ids], dtype=np.bool_)
+    by_payload = bool((bare & (keys != 0)).any() or (len(bare) and bare.all()))
+    if len(destinations) + len(siblings) > 1:
+        found = joined(*_by_topic(sent.hashes, topics_of(sent, result), keys, received.topics))
+    else:
+        found = joined(sent.hashes, keys)
     left_us = wall_us_of(np.minimum(sent.left_us, NEVER_US), result.paces)
     unwatched, ill = doubts(received, sent, left_us, found, acknowledged=verdicts[0],
                             undecided=verdicts[1], moving=moving)
     evidence = Evidence(
         sent.withheld > 0, verdicts[0], verdicts[1], verdicts[2] > 0,
-        _flags(sent, destinations), _corrupted(sent, received, found, audit_field),
+        _flags(sent, destinations), _corrupted(sent, received, found, field),
         unwatched,
         bool(result.acks is not None and result.acks.evicted),
     )
@@ -111,7 +121,7 @@ def audit(
                             np.where(sent.mine, found.arrival_of, -1)),
         late=latency_s * 1e6 > late_us,
     )
-    strange = _strange(result, sent, received, found, by_payload=by_payload)
+    strange = _strange(result, sent, received, found)
     totals = table.totals()
     return Audit(
         name=result.name, table=table, **totals,
@@ -122,7 +132,8 @@ def audit(
         examples=tuple((received.topics[i], received.ids[i])
                        for i in strange.unexpected[:EXAMPLES_MAX]),
         clock=clock_name, ill=received.ill or ill,
-        notes=_notes(result, clock_name, strange, totals, by_payload=by_payload,
+        notes=_notes(result, clock_name, strange, totals,
+                     by_payload=by_payload, empty=not len(received),
                      trusted=received.known or not totals["lost_by_broker"]),
     )
 
@@ -138,7 +149,8 @@ def _chosen(result: Result, publisher: str | None, url: str) -> list[Destination
                        "Audit a live run of a fleet with publish_to(…).")
     if publisher is not None:
         bare = re.sub(r"//.*@", "//", str(publisher))  # as it was given to publish_to
-        found = [one for one in known if bare in (one.name, one.url)]
+        found = [one for one in known if bare == one.url]
+        found = found or [one for one in known if bare in (one.name, f"{one.name} (1)")][:1]
         if not found:
             raise BadValue("publisher", bare, "is none of this run's", f"Known: {listed}.")
         return found
@@ -158,6 +170,12 @@ def _place(url: str) -> tuple[str, int | None]:
     parts = urlsplit(url)
     host = parts.hostname or ""
     return "loopback" if host in _LOOPBACK else host, parts.port
+
+
+def _together(one: Destination, other: Destination) -> bool:
+    # Whether a subscriber to one may hear what goes to the other.
+    place = _place(one.url)
+    return one.url == other.url or (bool(place[0]) and place == _place(other.url))
 
 
 # -- what is known ------------------------------------------------------------------------------
@@ -180,16 +198,40 @@ def _flags(sent: Sent, destinations: Sequence[Destination]) -> Any:
     return np.isin(sent.lane, [one.number for one in destinations if one.confirms])
 
 
-def _keys(
-    sent: Sent, received: Received, field_name: str | None, *, by_payload: bool
+def _keys(sent: Sent, received: Received, field_name: str | None) -> Ints:
+    # The hash of each message's id. Without one, a payload stands for its reading: it names its
+    # device and its time; one that is none of this run's gets 0.
+    keys = _hashes(received.ids)
+    bare = np.flatnonzero([not name for name in received.ids])
+    if len(bare):
+        bodies = np.empty(len(sent), dtype=np.int64)
+        for rows, payloads in sent.payloads(np.arange(len(sent)), field_name):
+            bodies[rows] = _hashes(payloads)
+        came = _hashes([received.payloads[i] for i in bare.tolist()])
+        # Copies that a fault made are alike: those of which one came by its id come last.
+        free = np.flatnonzero(~np.isin(sent.hashes, np.delete(keys, bare)))
+        for rows in (np.arange(len(sent)), free):
+            row_of = joined(bodies[rows], came).row_of
+            found = row_of >= 0
+            keys[bare[found]] = sent.hashes[rows[row_of[found]]]
+    return keys
+
+
+def _by_topic(
+    sent: Ints, sent_topics: Sequence[str], received: Ints, topics: Sequence[str]
 ) -> tuple[Ints, Ints]:
-    if not by_payload:
-        return sent.hashes, _hashes(received.ids)
-    # Without ids a payload stands for its reading: it names its device and its time.
-    keys = np.empty(len(sent), dtype=np.int64)
-    for rows, payloads in sent.payloads(np.arange(len(sent)), field_name):
-        keys[rows] = _hashes(payloads)
-    return keys, _hashes(received.payloads)
+    # Readings that went to one broker twice under one id: each copy belongs to who sent it under
+    # its topic. One that came under a topic of nobody's is anybody's.
+    ours, theirs = _paired(sent, sent_topics), _paired(received, topics)
+    strange = np.flatnonzero(~np.isin(theirs, ours))
+    row_of = joined(sent, received[strange]).row_of
+    theirs[strange] = np.where(row_of >= 0, ours[row_of], 0)
+    return ours, theirs
+
+
+def _paired(keys: Ints, topics: Sequence[str]) -> Ints:
+    plain = {one: one.replace("/", ".") for one in set(topics)}  # as NATS and AMQP have them
+    return _hashes(list(zip(keys.tolist(), map(plain.__getitem__, topics), strict=True)))
 
 
 def _hashes(values: Sequence[Any]) -> Ints:
@@ -245,9 +287,7 @@ class _Strange:
     unheld: int
 
 
-def _strange(
-    result: Result, sent: Sent, received: Received, found: Joined, *, by_payload: bool
-) -> _Strange:
+def _strange(result: Result, sent: Sent, received: Received, found: Joined) -> _Strange:
     unexpected: list[int] = []
     foreign = unheld = 0
     evicted = bool(result.capture.evicted_rows)
@@ -255,11 +295,9 @@ def _strange(
     for i in np.flatnonzero(found.row_of < 0).tolist():
         name = received.ids[i]
         run, _, rest = name.partition("/")
-        if by_payload and not evicted:
-            unexpected.append(i)
-        elif not by_payload and run != result.run_id:
+        if run != result.run_id and (name or not evicted):
             foreign += 1
-        elif by_payload or (evicted and _is_older(rest, held)):
+        elif evicted and (not name or _is_older(rest, held)):
             unheld += 1
         else:
             unexpected.append(i)
@@ -299,10 +337,12 @@ def _drops(result: Result, destinations: Sequence[Destination]) -> dict[str, int
 
 def _notes(
     result: Result, clock: str, strange: _Strange, totals: Mapping[str, int], *,
-    by_payload: bool, trusted: bool,
+    by_payload: bool, empty: bool, trusted: bool,
 ) -> tuple[str, ...]:
     withheld = totals["expected"]
     found = [] if trusted else ["the tap's health is not known"]
+    if empty and not trusted:
+        found.append("nothing was given")
     if result.capture.evicted_rows:
         found.append(f"of the {result.capture.rows:,} readings that are held (see capture=)")
     if by_payload:

@@ -122,9 +122,11 @@ class Sent:
 
 def sent_of(
     result: Result, destinations: Sequence[Destination], where: Where,
-    listens: Callable[[str], object] | None = None,
+    listens: Callable[[str], object] | None = None, siblings: Sequence[Destination] = (),
 ) -> Sent:
     """Return what a run sent; the audit is about devices whose topics somebody listens to.
+
+    What went to the siblings, others at the same place, is there too, and not what it is about.
 
     Raises
     ------
@@ -145,11 +147,11 @@ def sent_of(
     heard: dict[tuple[int, int], Mask] = {}
     for chunk in chunks:
         whole = deeds.as_left(chunk, result.end_us)
-        for readings, destination in _apart(whole, destinations):
+        for readings, destination in _apart(whole, [*destinations, *siblings]):
             chosen = wanted.get(readings.group.index)
             mine = np.zeros(len(readings), dtype=np.bool_)
             unheard = mine
-            if destination is not None and chosen is not None:
+            if destination in destinations and destination is not None and chosen is not None:
                 mine = chosen[readings.device]
                 if listens is not None:
                     key = destination.number, readings.group.index
@@ -167,6 +169,25 @@ def sent_of(
                           np.fromiter(map(hash, ids), np.int64, len(ids)),
                           *_marked(readings, causes)))
     return _sent(result.run_id, pieces, list(causes), parts)
+
+
+def topics_of(sent: Sent, result: Result) -> list[str]:
+    """Return under which topic each row went; empty for those that went to none that counts."""
+    assert result.history is not None, "see sent_of"
+    members = result.history.population.members
+    known: dict[tuple[int, int], list[str]] = {}
+    found: list[str] = []
+    for piece in sent.pieces:
+        group, where = piece.readings.group, piece.destination
+        if where is None:
+            found += [""] * len(piece.readings)
+            continue
+        key = where.number, group.index
+        if key not in known:
+            known[key] = [where.outlet.topic_of(members[group.index], group, i)
+                          for i in range(len(group))]
+        found += map(known[key].__getitem__, piece.readings.device.tolist())
+    return found
 
 
 def _heard(

@@ -317,8 +317,25 @@ def test_without_any_ids_payloads_are_compared():
     result, sent = ran()
     bare = [(topic, payload, "") for topic, payload, _ in sent]
     audit = result.audit([*bare[2:], bare[9], ("t", b"spoilt", "")])
-    assert (audit.lost_by_broker, audit.duplicated, audit.unexpected) == (2, 1, 1)
+    assert (audit.lost_by_broker, audit.duplicated, audit.foreign) == (2, 1, 1)
     assert "messages carry no ids: matched by their payload" in audit.verdict
+
+
+def test_what_carries_no_id_is_found_beside_messages_of_others_that_do():
+    result, sent = ran()
+    others = [(topic, payload, f"other/{i}/0/0") for i, (topic, payload, _) in enumerate(sent)]
+    bare = [(topic, payload, "") for topic, payload, _ in sent]
+    audit = result.audit([*others, *bare[2:], ("t", b"{}", "")])
+    assert (audit.lost_by_broker, audit.foreign) == (2, len(sent) + 1)
+    assert (audit.unexpected, audit.duplicated, audit.corrupted) == (0, 0, 0)
+    mixed = [bare[i] if i % 3 else one for i, one in enumerate(sent)]
+    assert result.audit([*others, *mixed]).ok
+
+
+def test_a_key_that_no_message_has_does_not_spoil_those_that_carry_ids():
+    result, sent = ran()
+    assert result.audit(sent, audit_field="x").ok
+    assert result.audit([(t, p, "") for t, p, _ in sent], audit_field="x").corrupted == 0
 
 
 def test_what_the_capture_forgot_is_neither_lost_nor_unexpected():
@@ -352,6 +369,16 @@ def test_a_reading_that_goes_to_one_place_twice_is_expected_twice():
     assert audit.sent == audit.received == len(sent) == 120
     assert audit.duplicated == audit.out_of_order == 0
     assert result.audit(sent[:-1]).lost_by_broker == 1
+    first = [message for message in sent if not message[0].startswith("again/")]
+    again = [message for message in sent if message[0].startswith("again/")]
+    for name, own, others in (("memory:double (1)", first, again),
+                              ("memory:double (2)", again, first)):
+        assert result.audit(sent, publisher=name).ok
+        audit = result.audit([*others, *own[3:], own[9]], publisher=name)
+        assert (audit.sent, audit.received, audit.duplicated) == (60, 57, 1)
+        moved = [(f"bridge/{topic}", *rest) for topic, *rest in own]
+        assert result.audit(moved, publisher=name).received == 60
+    assert result.audit(sent, publisher="memory:double").sent == 120
 
 
 def test_of_several_publishers_only_the_one_in_question_counts():
