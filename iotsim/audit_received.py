@@ -137,9 +137,11 @@ def settle(source: Any, expected: Ints, field: str | None = None) -> bool:
     keys, missing = np.unique(expected, return_counts=True)
     limit_s, seen = monotonic() + WAIT_S, 0
     while len(keys):
-        records = source.records()[0]
+        records, ill = source.records()
         fresh = [record[2] or (_id_in(record[3], field) if field else "")
                  for record in records[seen:]]
+        if ill and not fresh:
+            return False
         seen = len(records)
         hashes = np.fromiter(map(hash, fresh), np.int64, len(fresh))
         place = np.minimum(np.searchsorted(keys, hashes), len(keys) - 1)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from iotsim.clock import monotonic, stamp_us
 from iotsim.errors import ConnectError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 READY_S = 10.0
 FETCH_S = 30.0
 HEARTBEAT_MISSING_S = 3.0
+HEARTBEAT_AGAIN_S = 0.7  # for one that has not been heard: perhaps it is we who were frozen
+PIECE_BYTES = 1 << 20
 END_S = 2.0
 FETCH_RECORDS = 50_000
 
@@ -125,11 +127,10 @@ class Tap:
             return self._closed_ill or "ok"
         state = self._state
         code = self._process.poll()
-        silent_s = monotonic() - self._heard_s
         if code is not None:
             return f"its process ended (exit status {code})"
-        if silent_s > HEARTBEAT_MISSING_S:
-            return f"no heartbeat of its process for {silent_s:.0f} s"
+        if self._silent():
+            return f"no heartbeat of its process for {monotonic() - self._heard_s:.0f} s"
         if state.get("problem"):
             return str(state["problem"])
         if not state.get("connected"):
@@ -140,7 +141,11 @@ class Tap:
 
     def _absence(self) -> str:
         losses = self._state.get("losses", 0)
-        return f"was disconnected {losses} times: messages may be missing" if losses else ""
+        often = "once" if losses == 1 else f"{losses} times"
+        return f"was disconnected {often}: messages may be missing" if losses else ""
+
+    def _silent(self) -> bool:
+        return monotonic() - self._heard_s > HEARTBEAT_MISSING_S
 
     def _trouble(self) -> str:
         # What is ill besides that it was away; a tap that is away now says so in `away`.
@@ -322,6 +327,8 @@ class Tap:
         atexit.unregister(self._end)
         self._closed = True
         process = self._process
+        if self._silent():
+            process.kill()  # a goodbye would not be read
         try:
             if process.stdin is not None:
                 process.stdin.close()
@@ -339,7 +346,7 @@ class Tap:
         try:
             while source is not None and (line := source.readline()):
                 facts = json.loads(line)
-                body = source.read(facts["answer"]) if "answer" in facts else None
+                body = self._body(source, facts["answer"]) if "answer" in facts else None
                 with self._news:
                     self._heard_s = monotonic()
                     if body is None:
@@ -355,6 +362,14 @@ class Tap:
             self._news.notify_all()
         self._call_watchers()
 
+    def _body(self, source: IO[bytes], size: int) -> bytes:
+        pieces = []
+        while size and (piece := source.read(min(size, PIECE_BYTES))):
+            pieces.append(piece)
+            size -= len(piece)
+            self._heard_s = monotonic()  # no heartbeat comes while it answers
+        return b"".join(pieces)
+
     def _call_watchers(self) -> None:
         for watch in list(self._watchers):
             try:
@@ -369,6 +384,10 @@ class Tap:
         return self._records
 
     def _fetch(self, first: int) -> None:
+        if self._silent():
+            self._until(lambda: not self._silent(), HEARTBEAT_AGAIN_S)
+        if self._silent() and self._alive():
+            raise ConnectError(self.url, "the tap's process does not answer", verb="listen to")
         command = f"fetch {first} {first + FETCH_RECORDS}\n".encode()
         try:
             if self._process.stdin is not None:
@@ -376,9 +395,10 @@ class Tap:
                 self._process.stdin.flush()
         except OSError:
             raise ConnectError(
-                self.url, "the tap's process has ended, its messages with it"
+                self.url, "the tap's process has ended, its messages with it", verb="listen to"
             ) from None
-        if not self._until(lambda: first in self._answers, FETCH_S):
+        self._until(lambda: first in self._answers or self._silent(), FETCH_S)
+        if first not in self._answers:
             raise ConnectError(self.url, "the tap's process does not answer", verb="listen to")
         with self._news:
             body = self._answers[first]

@@ -24,7 +24,7 @@ class Recorded(Tap):
     def __init__(self, records, *, each=10_000_000, url="memory:doubt", ill="", away=()):
         self._all, self._each, self._now = list(records), each, 0
         self._told = {"url": url, "topic": "#", "ill": ill, "away": list(away),
-                      "absence": "was disconnected 1 times: messages may be missing",
+                      "absence": "was disconnected once: messages may be missing",
                       "since_us": 1, "until_us": 0}
         self.since_us, self.until_us, self.waits = 1, 0, 0
         self.topic = "#"
@@ -104,7 +104,7 @@ def test_only_what_left_while_the_tap_was_away_is_unknown():
     away = [(WALL_US + 3_500_000, WALL_US + 5_500_000)]
     audit = result.audit(Recorded(records(kept, at_us), away=away))
     assert (audit.lost_by_broker, audit.unknown, audit.received) == (2, 1, len(sent) - 3)
-    assert "was disconnected 1 times" in audit.verdict
+    assert "was disconnected once" in audit.verdict
     still = result.audit(Recorded(records(kept, at_us), away=[(WALL_US + 3_500_000, 0)]))
     assert (still.lost_by_broker, still.unknown) == (1, 2)
 

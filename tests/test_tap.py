@@ -94,7 +94,7 @@ def test_it_says_when_its_broker_has_died_and_does_not_forget(mosquitto):
         assert tap._until(lambda: "was disconnected" in tap.health, 10)
         publish(broker.url, block(10, first=10))
         assert tap.wait(20)
-        assert tap.health == "was disconnected 1 times: messages may be missing"
+        assert tap.health == "was disconnected once: messages may be missing"
 
 
 def test_a_frozen_or_dead_process_is_an_illness(mosquitto, monkeypatch):
@@ -114,6 +114,40 @@ def test_a_frozen_or_dead_process_is_an_illness(mosquitto, monkeypatch):
         assert not tap.wait(100, 5)
         assert not asyncio.run(tap.received(100, 5))
     assert not tap.ok
+
+
+def test_a_frozen_process_holds_up_neither_audit_nor_close(mosquitto):
+    broker = mosquitto()
+    fleet = iotsim.Fleet("cold", seed=1).add("pump", count=5, every="1s").publish_to(broker.url)
+    tap = iotsim.tap(broker.url)
+    pid = tap._process.pid
+    try:
+        result = asyncio.run(fleet.run("10s", speed=50))
+        assert tap.wait(50)
+        os.kill(pid, signal.SIGSTOP)
+        begun_s = time.monotonic()
+        audit = result.audit(tap)
+        assert time.monotonic() - begun_s < 10
+        assert (audit.unknown, audit.lost) == (50, 0)
+        assert "the tap's process does not answer" in audit.verdict
+    finally:
+        begun_s = time.monotonic()
+        tap.close()
+    assert time.monotonic() - begun_s < 5
+    assert gone(pid)
+    assert "no heartbeat" in tap.health
+    assert result.audit(tap).unknown == 50
+
+
+def test_a_dead_process_is_said_to_have_listened(mosquitto):
+    broker = mosquitto()
+    with iotsim.tap(broker.url) as tap:
+        publish(broker.url, block(5))
+        assert tap.wait(5)
+        os.kill(tap._process.pid, signal.SIGKILL)
+        assert tap._until(lambda: "process ended" in tap.health, 5)
+        with pytest.raises(ConnectError, match="cannot listen to mqtt://"):
+            tap.frame()
 
 
 def test_nothing_of_it_is_left_after_its_end(mosquitto):
