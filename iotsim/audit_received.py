@@ -172,12 +172,18 @@ def received_of(source: Any) -> Received:
         return replace(_testified(found, source), ill=ill)
     if hasattr(source, "columns"):
         return _of_frame(source)
+    if isinstance(source, (str, bytes, Mapping)):
+        raise _nothing(source)
     try:
         topics, payloads, ids = _columns([tuple(message) for message in source], 3)
         return _checked(topics, ids, payloads)
     except (TypeError, ValueError, IndexError):
-        raise BadValue("tap", type(source).__name__, "is nothing that has received messages",
-                       "Give a tap, its frame(), or its messages().") from None
+        raise _nothing(source) from None
+
+
+def _nothing(source: Any) -> BadValue:
+    return BadValue("tap", type(source).__name__, "is nothing that has received messages",
+                    "Give a tap, its frame(), or its messages().")
 
 
 def _of_frame(frame: Any) -> Received:
@@ -201,9 +207,14 @@ def _testified(found: Received, source: Any) -> Received:
 
 def _checked(topics: Sequence[Any], ids: Sequence[Any], payloads: Sequence[Any]) -> Received:
     ids = ["" if name is None or name != name else name for name in ids]
-    payloads = [one.encode() if isinstance(one, str) else bytes(one) for one in payloads]
-    if not all(isinstance(name, str) for name in ids):
-        raise BadValue("tap", "a list", "has ids that are not text", "Give (topic, payload, id).")
+    for values, kinds, what in (
+        (topics, str, "topics that are not text"), (ids, str, "ids that are not text"),
+        (payloads, (str, bytes, bytearray, memoryview), "payloads that are not bytes"),
+    ):
+        if not all(isinstance(value, kinds) for value in values):
+            raise BadValue("tap", "a list", f"has {what}", "Give (topic, payload, id).")
+    payloads = [one.encode("utf-8", "surrogatepass") if isinstance(one, str) else bytes(one)
+                for one in payloads]
     none = np.zeros(len(ids), dtype=np.int64)
     return Received(topics, ids, payloads, none, none)
 
@@ -219,6 +230,9 @@ def _ints(values: Iterable[int]) -> Ints:
 def _us(frame: Any, name: str) -> Ints:
     if name not in frame.columns:
         return np.zeros(len(frame), dtype=np.int64)
+    if frame[name].dtype.kind != "M":
+        raise BadValue("tap", "a DataFrame", f"has a column {name} that is no time",
+                       "Give tap.frame() as it is.")
     times = frame[name].dt.tz_localize(None).to_numpy("datetime64[us]")
     return np.where(np.isnat(times), 0, times.view(np.int64))
 

@@ -407,10 +407,32 @@ def test_what_cannot_be_audited_says_why():
         result.audit(sent, clock="sun")
 
 
+@pytest.mark.parametrize("given", [None, "", b"", {}, {"a": 1}, [1], [(None, None, None)],
+                                   [("t", None, "x")], [("t", 7, "x")], [("t", b"", 1)], object()])
+def test_what_holds_no_messages_is_one_line_and_no_loss(given):
+    with pytest.raises(BadValue, match=r"tap=.*Give"):
+        ran()[0].audit(given)
+
+
+@pytest.mark.parametrize("edit", [{"payload": None}, {"payload": 1}, {"time": "x"}, {"sent": 1},
+                                  {"id": 1}, {"topic": 1}, {"time": None}])
+def test_a_table_that_was_edited_by_hand_is_told_what_is_wrong_with_it(edit):
+    result, sent = ran()
+    frame = pd.DataFrame(sent, columns=["topic", "payload", "id"]).assign(
+        time=pd.Timestamp("2026-03-01T12:00:00Z"), sent=pd.NaT)
+    assert result.audit(frame).received == len(sent)
+    if edit == {"topic": 1}:
+        assert result.audit(frame.assign(**edit)).received == len(sent)
+    else:
+        with pytest.raises(BadValue, match=r"tap='a (list|DataFrame)' has .*Give"):
+            result.audit(frame.assign(**edit))
+
+
 def test_nothing_received_is_all_lost():
     result, sent = ran()
     audit = result.audit([])
     assert audit.lost_by_broker == len(sent)
+    assert "nothing was given" in audit.verdict
     assert all(math.isnan(one) for one in audit.latency)
 
 

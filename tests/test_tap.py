@@ -207,6 +207,39 @@ def test_no_broker_is_one_clear_line(mosquitto):
         iotsim.tap("mqtt://h", topic="")
 
 
+@pytest.mark.parametrize("topic", [
+    "a/#/b", "a#", "#/a", "a+/b", "a/+b", "a\ud800", "a\nb", "a\0b", "a" * 70_000, "", 7])
+def test_a_topic_that_cannot_be_is_one_line_at_once(topic):
+    with pytest.raises(BadValue, match=r"topic=.* Give one such as"):
+        iotsim.tap("mqtt://127.0.0.1:1", topic)
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "nats", "nats+jetstream", "coap"])
+@pytest.mark.parametrize("topic", ["a\ud800", "a\nb", "a\0b", "a" * 70_000])
+def test_no_protocol_takes_a_topic_that_cannot_be_sent(scheme, topic):
+    with pytest.raises(BadValue, match=r"topic=.* Give "):
+        iotsim.tap(f"{scheme}://127.0.0.1:1", topic)
+
+
+@pytest.mark.parametrize("topic", ["#", "+/+/#", "$SYS/#", "/", "a//b", "grüße/+", "+"])
+def test_a_topic_that_can_be_reaches_the_broker(topic):
+    with pytest.raises(ConnectError, match="nothing listens there"):
+        iotsim.tap("mqtt://127.0.0.1:1", topic)
+
+
+@pytest.mark.parametrize("wrong", ["marker\0", "marker\ud800", "marker\r\nx", "marker" * 20_000])
+@pytest.mark.parametrize(("url", "name"), [
+    ("mqtt://127.0.0.1:1", "username"), ("mqtt://127.0.0.1:1", "password"),
+    ("amqp://127.0.0.1:1", "password"), ("nats://127.0.0.1:1", "creds"),
+    ("nats://127.0.0.1:1", "token")])
+def test_who_we_are_must_be_text_that_can_be_sent_and_is_not_shown(url, name, wrong):
+    given = {name: wrong, **({"username": "ann"} if name == "password" else {})}
+    for call in (iotsim.tap, iotsim.Fleet("who", seed=1).add("pump", count=1).publish_to):
+        with pytest.raises(BadValue, match="Give printable text") as caught:
+            call(url, **given)
+        assert "marker" not in str(caught.value)
+
+
 def test_the_embedded_broker_carries_messages_and_ends():
     with Broker(embedded=True) as broker:
         assert (broker.kind, broker.version) == ("embedded", "3.1.1")

@@ -13,7 +13,7 @@ from aiocoap.resource import Resource  # type: ignore[import-untyped]
 
 from iotsim.errors import BadValue
 from iotsim.publishers.base import Tracing
-from iotsim.tapping.settings import Wish, secured
+from iotsim.tapping.settings import Wish, secured, topic_text
 from iotsim.tapping.store import Store
 from iotsim.transport.addresses import Address, failure_text
 
@@ -32,10 +32,8 @@ def settings_of(wish: Wish) -> dict[str, Any]:
     from `audit_field` of the JSON.
     """
     address = Address.parse(wish.url, 5683, port_zero=True)
-    topic = TOPIC if wish.topic is None else wish.topic
     allowed = "Give a path such as 'devices/d-1/telemetry', or 'devices/#'."
-    if not isinstance(topic, str) or not topic:
-        raise BadValue("topic", topic, "is no path", allowed)
+    topic = topic_text(TOPIC if wish.topic is None else wish.topic, "path", allowed, 1024)
     if "#" in topic and (topic.index("#") < len(topic) - 1 or f"/{topic}"[-2] != "/"):
         raise BadValue("topic", topic, "has its # elsewhere than at the end", allowed)
     field = Tracing.take({"audit_field": wish.options["audit_field"]}).audit_field

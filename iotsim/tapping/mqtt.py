@@ -15,7 +15,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from iotsim.errors import BadValue
 from iotsim.publishers.base import choice, whole
 from iotsim.seeding import fresh_seed
-from iotsim.tapping.settings import Wish, secured
+from iotsim.tapping.settings import Wish, secured, topic_text
 from iotsim.tapping.store import Store
 from iotsim.transport.addresses import Address
 from iotsim.transport.probing import what_speaks
@@ -34,9 +34,13 @@ AGAIN_S, AGAIN_MAX_S = 0.1, 0.4
 def settings_of(wish: Wish) -> dict[str, Any]:
     """Return what the worker needs, as plain JSON values; raises BadValue."""
     address = Address.parse(wish.url, 8883 if wish.scheme == "mqtts" else 1883)
-    topic = TOPIC if wish.topic is None else wish.topic
-    if not isinstance(topic, str) or not topic or "\0" in topic:
-        raise BadValue("topic", topic, "is no topic filter", "Give one such as 'devices/#'.")
+    allowed = "Give one such as 'devices/#'."
+    topic = topic_text(TOPIC if wish.topic is None else wish.topic, "topic filter", allowed, 65_535)
+    *levels, last = topic.split("/")
+    if any("#" in level for level in levels) or ("#" in last and last != "#"):
+        raise BadValue("topic", topic, "has a # that is not the whole last level", allowed)
+    if any("+" in level and level != "+" for level in (*levels, last)):
+        raise BadValue("topic", topic, "has a + that is not a whole level", allowed)
     return {
         "url": str(address), "host": address.host, "port": address.port, "topic": topic,
         "version": choice("version", wish.options["version"], ("5", "3.1.1")),

@@ -18,7 +18,7 @@ from iotsim.publishers.base import choice, flag
 from iotsim.publishers.nats import address_of, checked_stream
 from iotsim.publishers.nats_frames import ID_HEADER, STAMP_HEADER
 from iotsim.publishers.nats_greeting import CREDENTIALS, read_creds
-from iotsim.tapping.settings import Wish, secured
+from iotsim.tapping.settings import Wish, secured, topic_text
 from iotsim.tapping.store import DUP, Store
 from iotsim.transport.addresses import failure_text
 from iotsim.transport.nats_client import CONNECT_S, CarefulClient, options_of
@@ -42,11 +42,10 @@ def settings_of(wish: Wish) -> dict[str, Any]:
     if stream is not None and not jetstream:
         raise BadValue("stream", stream, "is nothing that core NATS has",
                        "Use nats+jetstream:// in the URL.")
-    topic = wish.topic
-    if topic is None:
-        topic = TOPIC
-    if not isinstance(topic, str) or not topic.isprintable() or not _TOPIC.fullmatch(topic):
-        raise BadValue("topic", topic, "is no subject", "Give one such as 'devices.>'.")
+    allowed = "Give one such as 'devices.>'."
+    topic = topic_text(TOPIC if wish.topic is None else wish.topic, "subject", allowed, 1024)
+    if not topic.isprintable() or not _TOPIC.fullmatch(topic) or ">" in topic.split(".")[:-1]:
+        raise BadValue("topic", topic, "is no subject", allowed)
     secret = secured(wish, address, "NATS", CREDENTIALS, secure, f"{wish.scheme}+tls")
     if secret["creds"]:
         read_creds(secret["creds"])  # an error now, and not in the process

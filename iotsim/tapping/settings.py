@@ -10,7 +10,7 @@ from iotsim.errors import BadValue, MissingExtra, UnknownName
 from iotsim.publishers.base import choice, whole
 from iotsim.registry import TAPS, resolve
 from iotsim.transport.addresses import Address
-from iotsim.transport.credentials import NAMES, Credentials
+from iotsim.transport.credentials import NAMES, UNSENDABLE, Credentials
 from iotsim.transport.discretion import Hidden
 from iotsim.transport.tls import TLS_OPTIONS, take_tls
 
@@ -70,6 +70,21 @@ def settings_of(url: str, topic: str | None, given: Mapping[str, Any]) -> dict[s
     capacity = whole("capacity", options["capacity"], 1, 100_000_000)
     wish = Wish(url, scheme, topic, options)
     return Hidden({"scheme": scheme, "capacity": capacity, **module.settings_of(wish)})
+
+
+def topic_text(topic: object, what: str, allowed: str, bytes_max: int) -> str:
+    """Return a topic if it is text that can stand on a wire; raises BadValue.
+
+    Examples
+    --------
+    >>> topic_text("devices/#", "topic filter", "Give one such as 'devices/#'.", 65_535)
+    'devices/#'
+    """
+    if not isinstance(topic, str) or not topic or UNSENDABLE.search(topic):
+        raise BadValue("topic", topic, f"is no {what}", allowed)
+    if len(topic.encode()) > bytes_max:
+        raise BadValue("topic", topic, f"is longer than {bytes_max:,} bytes of UTF-8", allowed)
+    return topic
 
 
 def secured(

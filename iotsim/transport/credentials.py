@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -38,6 +39,7 @@ class Credentials:
             if not isinstance(getattr(self, name), str):
                 kind = type(getattr(self, name))
                 raise BadValue(name, kind, "is not text", "Give a str.")
+            _check(name, getattr(self, name))
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in NAMES)
@@ -97,5 +99,19 @@ class Credentials:
                                f"It takes: {', '.join(allowed)}.")
         return found
 
+
+def _check(name: str, value: str) -> None:
+    # The value may be a secret: it is not shown.
+    wrong = ""
+    if UNSENDABLE.search(value):
+        wrong = "has a control character, or half a character"
+    elif len(value.encode()) > BYTES_MAX:
+        wrong = f"is longer than {BYTES_MAX:,} bytes of UTF-8"
+    if wrong:
+        raise BadValue(name, "…", wrong, f"Give printable text of up to {BYTES_MAX:,} bytes.")
+
+
+BYTES_MAX = 65_535  # as long as a text of MQTT can be
+UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 NAMES = tuple(one.name for one in fields(Credentials))
