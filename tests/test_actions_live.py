@@ -219,6 +219,7 @@ class Gate:
 
     per_device = False
     tracing = UNTRACED
+    pipelines = False
     opened = True
     waiting = ()
 

@@ -591,7 +591,7 @@ def test_a_server_that_cannot_be_trusted_is_an_error_at_the_start(endpoint, file
     fails(endpoint(certificate=files.expired).url, "expired", ca=files.ca)
     fails(endpoint(certificate=files.elsewhere).url, "certificate is not accepted", ca=files.ca)
     fails(endpoint(certificate=files.server).url, "not accepted", ca=files.stranger.ca)
-    fails(endpoint().url.replace("http", "https"), "TLS failed")
+    fails(endpoint().url.replace("http", "https"), "no TLS is spoken there")
     fails(endpoint(certificate=files.server).url.replace("https", "http"), "HTTP|reset")
 
 

@@ -45,7 +45,9 @@ def test_cut_connections_lose_nothing_and_qos_2_delivers_nothing_twice(mosquitto
             await pump.offer(0, block(count, devices=20))
             assert await pump.drain(30), (pump.snapshot(), pump.errors)
             account = pump.snapshot()
-            assert await tap.received(count, 10)
+            async with asyncio.timeout(10):
+                while len(set(numbers(tap))) < count:  # some come twice
+                    await asyncio.sleep(0.05)
         return account
 
     with iotsim.tap(broker.url, qos=2) as tap:

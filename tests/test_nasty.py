@@ -328,7 +328,7 @@ def test_a_stream_whose_disk_is_full_holds_all_that_was_acknowledged(nats_server
         await run.ready()
         (pump,) = run._works.pumps
         await until(lambda: pump.snapshot().retries > 3)
-        assert pump.stall(0) == "refused for now"
+        await until(lambda: pump.stall(0) == "refused for now")
         kept = await asyncio.to_thread(server.stored)
         full = pump.snapshot()
         await asyncio.to_thread(server.purge)
@@ -394,7 +394,7 @@ def test_a_peer_that_accepts_and_says_nothing_fails_in_time_and_may_be_left_at_a
     given, failures, stops = asyncio.run(work())
     assert max(stops) < 5, stops
     for (_, url, _), (text, took_s) in zip(given, failures, strict=True):
-        assert took_s < 11, (url, took_s)
+        assert took_s < 20, (url, took_s)  # 4 to 9 on a machine with time
         assert "\n" not in text
         assert f":{url.rpartition(':')[2].rstrip('/in')}" in text, text
 

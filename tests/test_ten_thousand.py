@@ -18,7 +18,7 @@ from tests.servers.rabbit import Rabbit
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
 
-DEVICES, LASTS_S, EVERY_S, SPEED = 10_000, 60, 10, 6
+DEVICES, LASTS_S, EVERY_S, SPEED = 10_000, 40, 10, 6
 ROWS = DEVICES * LASTS_S // EVERY_S
 
 
