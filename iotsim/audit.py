@@ -143,7 +143,9 @@ def audit(
 
 def _chosen(result: Result, publisher: str | None, url: str) -> list[Destination]:
     known = list(result.destinations)
-    listed = ", ".join(one.name for one in known)
+    urls = [one.url for one in known]
+    listed = ", ".join(f"{one.name} (1)" if one.name == one.url and urls.count(one.url) > 1
+                       else one.name for one in known)
     if not known:
         raise BadValue("result", result.name, "published nothing",
                        "Audit a live run of a fleet with publish_to(…).")

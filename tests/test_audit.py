@@ -379,6 +379,8 @@ def test_a_reading_that_goes_to_one_place_twice_is_expected_twice():
         moved = [(f"bridge/{topic}", *rest) for topic, *rest in own]
         assert result.audit(moved, publisher=name).received == 60
     assert result.audit(sent, publisher="memory:double").sent == 120
+    with pytest.raises(BadValue, match=r"Known: memory:double \(1\), memory:double \(2\)\."):
+        result.audit(sent, publisher="memory:double (3)")
 
 
 def test_of_several_publishers_only_the_one_in_question_counts():
