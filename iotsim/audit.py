@@ -79,20 +79,16 @@ def audit(
     text("audit_field", audit_field)
     late_us = duration_us(late, "late")
     destinations = _chosen(result, publisher, url_of(source))
-    siblings = [one for one in result.destinations if one not in destinations
-                and any(_together(one, other) for other in destinations)]
+    siblings = _siblings(result, destinations)
     sent = sent_of(result, destinations, where, listens_to(source), siblings)
     verdicts = _verdicts(result, sent, destinations)
     key = audit_field or next((one.audit_field for one in destinations if one.audit_field), None)
     moving = settle(source, sent.hashes[sent.mine & verdicts[0]], key)
-    received = received_of(source)
-    named = received.named(key) if key and not all(received.ids) else received
+    bare = received_of(source)
+    received = bare.named(key) if key and not all(bare.ids) else bare
     # A key that no message has is in no payload of ours either.
-    field = audit_field if named.ids != received.ids else None
-    received = named
-    keys = _keys(sent, received, field)
-    bare = np.array([not name for name in received.ids], dtype=np.bool_)
-    by_payload = bool((bare & (keys != 0)).any() or (len(bare) and bare.all()))
+    field = audit_field if received.ids != bare.ids else None
+    keys, by_payload = _keys(sent, received, field)
     if len(destinations) + len(siblings) > 1:
         found = joined(*_by_topic(sent.hashes, topics_of(sent, result), keys, received.topics))
     else:
@@ -174,6 +170,11 @@ def _place(url: str) -> tuple[str, int | None]:
     return "loopback" if host in _LOOPBACK else host, parts.port
 
 
+def _siblings(result: Result, chosen: Sequence[Destination]) -> list[Destination]:
+    return [one for one in result.destinations if one not in chosen
+            and any(_together(one, other) for other in chosen)]
+
+
 def _together(one: Destination, other: Destination) -> bool:
     # Whether a subscriber to one may hear what goes to the other.
     place = _place(one.url)
@@ -200,9 +201,10 @@ def _flags(sent: Sent, destinations: Sequence[Destination]) -> Any:
     return np.isin(sent.lane, [one.number for one in destinations if one.confirms])
 
 
-def _keys(sent: Sent, received: Received, field_name: str | None) -> Ints:
-    # The hash of each message's id. Without one, a payload stands for its reading: it names its
-    # device and its time; one that is none of this run's gets 0.
+def _keys(sent: Sent, received: Received, field_name: str | None) -> tuple[Ints, bool]:
+    # The hash of each message's id, and whether any is found, or all are sought, without one.
+    # Then a payload stands for its reading: it names its device and its time; one that is none of
+    # this run's gets 0.
     keys = _hashes(received.ids)
     bare = np.flatnonzero([not name for name in received.ids])
     if len(bare):
@@ -216,7 +218,7 @@ def _keys(sent: Sent, received: Received, field_name: str | None) -> Ints:
             row_of = joined(bodies[rows], came).row_of
             found = row_of >= 0
             keys[bare[found]] = sent.hashes[rows[row_of[found]]]
-    return keys
+    return keys, len(bare) > 0 and (len(bare) == len(keys) or bool(keys[bare].any()))
 
 
 def _by_topic(
