@@ -1,4 +1,4 @@
-"""Saved notebooks: whole, tidy, and showing what they give today. nbmake runs them as well."""
+"""Saved notebooks: whole, tidy, and showing what they give today when they are run."""
 
 import ast
 import copy
