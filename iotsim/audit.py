@@ -89,10 +89,8 @@ def audit(
     # A key that no message has is in no payload of ours either.
     field = audit_field if received.ids != bare.ids else None
     keys, by_payload = _keys(sent, received, field)
-    if len(destinations) + len(siblings) > 1:
-        found = joined(*_by_topic(sent.hashes, topics_of(sent, result), keys, received.topics))
-    else:
-        found = joined(sent.hashes, keys)
+    several = len(destinations) + len(siblings) > 1
+    found = _found(result, sent, received, keys, several=several)
     left_us = wall_us_of(np.minimum(sent.left_us, NEVER_US), result.paces)
     unwatched, ill = doubts(received, sent, left_us, found, acknowledged=verdicts[0],
                             undecided=verdicts[1], moving=moving)
@@ -132,6 +130,14 @@ def audit(
                      by_payload=by_payload, empty=not len(received),
                      trusted=received.known or not totals["lost_by_broker"]),
     )
+
+
+def _found(
+    result: Result, sent: Sent, received: Received, keys: Ints, *, several: bool
+) -> Joined:
+    if not several:
+        return joined(sent.hashes, keys)
+    return joined(*_by_topic(sent.hashes, topics_of(sent, result), keys, received.topics))
 
 
 # -- who and where ------------------------------------------------------------------------------
