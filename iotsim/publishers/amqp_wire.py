@@ -5,7 +5,6 @@ Confirms are counted in millions and are read by hand; everything else goes thro
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 from collections.abc import Sequence
@@ -15,13 +14,11 @@ from pamqp import body, frame, header, heartbeat
 from pamqp.base import Frame
 from pamqp.exceptions import PAMQPException
 
+from iotsim.publishers import wire
 from iotsim.publishers.base import Loss
-from iotsim.transport.addresses import failure_text
 
 CHANNEL = 1
 FRAME_MAX = 131_072
-WRITE_HIGH_BYTES = 256 * 1024
-WRITE_LOW_BYTES = 64 * 1024
 GREETING = b"AMQP\x00\x00\x09\x01"
 _HEAD = struct.Struct(">BHI")
 _ACK = struct.Struct(">IQB")
@@ -33,8 +30,8 @@ Received: TypeAlias = Frame | header.ContentHeader | body.ContentBody
 Confirm: TypeAlias = tuple[int, bool, bool]  # delivery tag, all up to it, taken or not
 
 
-class Owner(Protocol):
-    """Who is told what happens on a wire."""
+class Owner(wire.Owner, Protocol):
+    """Who is told what happens on an AMQP wire."""
 
     def confirmed(self, confirms: Sequence[Confirm]) -> None:
         """Take what the broker acknowledges or rejects, in its order."""
@@ -42,32 +39,19 @@ class Owner(Protocol):
     def received(self, found: Received) -> None:
         """Take any other frame but a heartbeat."""
 
-    def gone(self, loss: Loss) -> None:
-        """Take the end of the wire; it comes once."""
-
-    def writable(self) -> None:
-        """Take the news that the transport has room again."""
 
 
-class Wire(asyncio.Protocol):
+class Wire(wire.Wire[Owner]):
     """One TCP or TLS connection."""
 
+    # A broker says what it minds before it closes: a bare close is no message's fault.
+    CUT = "other"
+
     def __init__(self, owner: Owner) -> None:
-        self.paused = False
+        super().__init__(owner)
         self.heard = False
-        self.closed = asyncio.Event()
-        self._owner: Owner | None = owner
-        self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._first = True
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bound what the transport holds."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
-        self._transport = transport
-        if self._owner is None:  # given up while connecting
-            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Cut bytes into frames and hand them on."""
@@ -121,27 +105,6 @@ class Wire(asyncio.Protocol):
             self._owner.received(found)
         return ""
 
-    def pause_writing(self) -> None:
-        """Note that the transport holds more than 256 kB."""
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        """Note that it has room again."""
-        self.paused = False
-        if self._owner is not None:
-            self._owner.writable()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner, unless it ended the connection itself."""
-        # A broker says what it minds before it closes: a bare close is no message's fault.
-        self.closed.set()
-        self._end(Loss("the peer closed the connection" if exc is None else failure_text(exc)))
-
-    def write(self, data: bytes) -> None:
-        """Hand bytes to the transport; never waits."""
-        if self._transport is not None and data:
-            self._transport.write(data)
-
     def say(self, found: Frame, channel: int = 0) -> None:
         """Write one method."""
         self.write(frame.marshal(found, channel))
@@ -152,11 +115,6 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def abort(self) -> None:
-        """End the connection now; the owner hears nothing more."""
-        self._owner = None
-        self._abort()
-
     def _abort(self) -> None:
         # With a reset the peer forgets what it has not read: a broker that blocks us would still
         # take all of it in when it comes to, beside what is sent again meanwhile.
@@ -166,12 +124,6 @@ class Wire(asyncio.Protocol):
         if ours is not None and ours.fileno() >= 0:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
         self._transport.abort()
-
-    def _end(self, loss: Loss) -> None:
-        owner, self._owner = self._owner, None
-        self._abort()
-        if owner is not None:
-            owner.gone(loss)
 
 
 def _alien(data: bytes) -> str:

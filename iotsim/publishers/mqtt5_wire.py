@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import asyncio.trsock
 import socket
 from collections.abc import Callable
@@ -11,11 +10,9 @@ from typing import Protocol, TypeAlias
 import mqtt5
 import numpy as np
 
+from iotsim.publishers import wire
 from iotsim.publishers.base import Loss
-from iotsim.transport.addresses import failure_text
 
-WRITE_HIGH_BYTES = 256 * 1024
-WRITE_LOW_BYTES = 64 * 1024
 REST_BYTES_MAX = 1024 * 1024
 _CONNACK = 0x20
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
@@ -23,20 +20,14 @@ _NO_SUBSCRIBERS = 16
 Read: TypeAlias = Callable[[memoryview], tuple[object, int]]
 
 
-class Owner(Protocol):
-    """Who is told what happens on a wire."""
+class Owner(wire.Owner, Protocol):
+    """Who is told what happens on an MQTT wire."""
 
     def settled(self, packet_ids: list[int]) -> None:
         """Take a run of PUBACKs without complaint."""
 
     def received(self, packets: list[object]) -> None:
         """Take whole packets."""
-
-    def gone(self, loss: Loss) -> None:
-        """Take the end of the wire; it comes once."""
-
-    def writable(self) -> None:
-        """Take the news that the transport has room again."""
 
 
 def plain_acks(data: bytes) -> tuple[list[int], int]:
@@ -69,26 +60,15 @@ def read(buffer: memoryview) -> tuple[object, int]:
     return mqtt5.read(buffer)
 
 
-class Wire(asyncio.Protocol):
+class Wire(wire.Wire[Owner]):
     """One TCP or TLS connection; `read` cuts its packets."""
 
     def __init__(self, owner: Owner, read: Read = read) -> None:
-        self.paused = False
-        self.closed = asyncio.Event()
-        self._owner: Owner | None = owner
+        super().__init__(owner)
         self._read = read
-        self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._first = True
         self._socket: asyncio.trsock.TransportSocket | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bound what the transport holds."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
-        self._transport = transport
-        if self._owner is None:  # given up while connecting
-            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Cut bytes into packets and hand them on."""
@@ -127,53 +107,7 @@ class Wire(asyncio.Protocol):
         if problem:
             self._end(Loss(problem))
 
-    def pause_writing(self) -> None:
-        """Note that the transport holds more than 256 kB."""
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        """Note that it has room again."""
-        self.paused = False
-        if self._owner is not None:
-            self._owner.writable()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner, unless it ended the connection itself."""
-        self.closed.set()
-        why = "the peer closed the connection" if exc is None else failure_text(exc)
-        self._end(Loss(why, "cut"))
-
-    def write(self, data: bytes) -> None:
-        """Hand bytes to the transport; never waits."""
-        if self._transport is not None and data:
-            self._transport.write(data)
-
     def answer_quickly(self) -> None:
         """Acknowledge the peer's TCP segments at once (Linux)."""
         if _QUICKACK is not None and self._transport is not None:
             self._socket = self._transport.get_extra_info("socket")
-
-    async def close(self, farewell: bytes) -> None:
-        """Write a last packet, flush, and return when the connection is closed."""
-        self._owner = None
-        if self._transport is None:
-            return
-        self._transport.write(farewell)
-        self._transport.close()
-        await self.closed.wait()
-
-    def abort(self) -> None:
-        """End the connection now; the owner hears nothing more."""
-        self._owner = None
-        self._abort()
-
-    def _abort(self) -> None:
-        # asyncio calls connection_lost twice when a closed transport is aborted.
-        if self._transport is not None and not self.closed.is_set():
-            self._transport.abort()
-
-    def _end(self, loss: Loss) -> None:
-        owner, self._owner = self._owner, None
-        self._abort()
-        if owner is not None:
-            owner.gone(loss)

@@ -9,19 +9,17 @@ from typing import Any, Protocol
 
 import orjson
 
+from iotsim.publishers import wire
 from iotsim.publishers.base import Loss
-from iotsim.transport.addresses import failure_text
 
-WRITE_HIGH_BYTES = 256 * 1024
-WRITE_LOW_BYTES = 64 * 1024
 REST_BYTES_MAX = 4 * 1024 * 1024
 TLS_S = 4.0
 INBOX_SID = 1
 _LINE_BYTES_MAX = 65_536  # the longest is INFO
 
 
-class Owner(Protocol):
-    """Who is told what happens on a wire."""
+class Owner(wire.Owner, Protocol):
+    """Who is told what happens on a NATS wire."""
 
     def informed(self, info: dict[str, Any]) -> None:
         """Take what the server says of itself; the first is its greeting."""
@@ -41,14 +39,9 @@ class Owner(Protocol):
     def read(self) -> None:
         """Take that all that has come is handed on."""
 
-    def gone(self, loss: Loss) -> None:
-        """Take the end of the wire; it comes once."""
-
-    def writable(self) -> None:
-        """Take the news that the transport has room again."""
 
 
-class Wire(asyncio.Protocol):
+class Wire(wire.Wire[Owner]):
     """One TCP or TLS connection.
 
     Parameters
@@ -59,10 +52,7 @@ class Wire(asyncio.Protocol):
     """
 
     def __init__(self, owner: Owner, inbox: str) -> None:
-        self.paused = False
-        self.closed = asyncio.Event()
-        self._owner: Owner | None = owner
-        self._transport: asyncio.Transport | None = None
+        super().__init__(owner)
         self._rest = b""
         self._greeted = False
         # Almost all that a publisher to a stream hears is runs of these.
@@ -72,14 +62,6 @@ class Wire(asyncio.Protocol):
         self._tokens = re.compile(rb"MSG %b(\d+) " % re.escape(inbox.encode()))
 
     # -- called by asyncio ------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bound what the transport holds."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
-        self._transport = transport
-        if self._owner is None:  # given up while connecting
-            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Cut bytes into what the server says and hand it on."""
@@ -103,22 +85,6 @@ class Wire(asyncio.Protocol):
             problem = "a message from the server over 4 MB"
         if problem:
             self._end(Loss(problem))
-
-    def pause_writing(self) -> None:
-        """Note that the transport holds more than 256 kB."""
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        """Note that it has room again."""
-        self.paused = False
-        if self._owner is not None:
-            self._owner.writable()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the owner, unless it ended the connection itself."""
-        self.closed.set()
-        why = "the peer closed the connection" if exc is None else failure_text(exc)
-        self._end(Loss(why, "cut"))
 
     # -- what the server says ---------------------------------------------------------------------
 
@@ -190,38 +156,4 @@ class Wire(asyncio.Protocol):
         )
         if made is None:
             raise ConnectionResetError
-        made.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
-        self._transport = made
-
-    def write(self, data: bytes) -> None:
-        """Hand bytes to the transport; never waits."""
-        if self.alive and data and self._transport is not None:
-            self._transport.write(data)
-
-    @property
-    def alive(self) -> bool:
-        """Whether what is written may arrive; soon after it ends the owner is told."""
-        return self._transport is not None and not self._transport.is_closing()
-
-    async def close(self) -> None:
-        """Flush, and return when the connection is closed."""
-        self._owner = None
-        if self._transport is not None:
-            self._transport.close()
-            await self.closed.wait()
-
-    def abort(self) -> None:
-        """End the connection now; the owner hears nothing more."""
-        self._owner = None
-        self._abort()
-
-    def _abort(self) -> None:
-        # asyncio calls connection_lost twice when a closed transport is aborted.
-        if self._transport is not None and not self.closed.is_set():
-            self._transport.abort()
-
-    def _end(self, loss: Loss) -> None:
-        owner, self._owner = self._owner, None
-        self._abort()
-        if owner is not None:
-            owner.gone(loss)
+        self._carry(made)
