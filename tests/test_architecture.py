@@ -18,7 +18,7 @@ LAYERS = (
         "run_state works progress verification replaying taps preflight preflight_fleet "
         "preflight_probe preflight_rates journal quality verdict loop_lag stage links waiting "
         "checkpoints events run_verbs run_commands run_views live_runs destinations episodes "
-        "arrears audit audit_match audit_sent audit_received audit_tables audit_verdict "
+        "arrears gateway audit audit_match audit_sent audit_received audit_tables audit_verdict "
         "audit_doubt"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
         "scenario_files director conditions condition_values context observed script script_choice "

@@ -1,0 +1,1 @@
+"""NoTIP gateways: provisioned for real, encrypted, commanded; `Gateway` and `Platform`."""
