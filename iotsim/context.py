@@ -153,8 +153,8 @@ class Context:
         if offset:
             check_count(offset)
 
-        def first(type_name: str) -> int:
-            return max(stage.first_index(type_name), offset)
+        def first(series: str) -> int:
+            return max(stage.first_index(series), offset)
 
         members = members_of(profile, count=count, labels=labels, every=every, id=id, first=first)
         self._playing.add(members)

@@ -171,7 +171,7 @@ class Plan:
                 stage, step.condition, step.at_us, given.get("message"), given.get("last_us"),
                 [*stage.fleet.members, *self._added]))
         elif step.members is not None:
-            numbered = replace(step.members, first=stage.first_index(step.members.type))
+            numbered = replace(step.members, first=stage.first_index(step.members.series))
             self._added.append(numbered)
             stage.do("add", step.at_us, verbs.added(numbered), numbered)
         else:

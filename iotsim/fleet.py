@@ -101,8 +101,8 @@ class Fleet:
             If the profile, a label, the count or an id cannot be.
         """
 
-        def first(type_name: str) -> int:
-            return sum(member.count for member in self.members if member.type == type_name)
+        def first(series: str) -> int:
+            return sum(member.count for member in self.members if member.series == series)
 
         added = members_of(device, count=count, labels=labels, every=every, id=id, first=first)
         self._check_ids(added)

@@ -23,7 +23,7 @@ from iotsim.capture import common_kind, field_kinds
 from iotsim.errors import BadValue, UnknownName
 from iotsim.faults.base import NEVER_US
 from iotsim.publishers.payload import message_ids
-from iotsim.readings import WIRE_COLUMNS, Column, Group, Ints, Readings
+from iotsim.readings import WIRE_COLUMNS, Column, Group, Ints, Readings, gateways_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -299,9 +299,27 @@ def _group_columns(groups: Sequence[Group], codes: npt.NDArray[np.int32]) -> dic
         return _categorical(device[codes], known)
 
     columns = {"device_type": per_device([group.device_type for group in groups])}
+    gateways = _gateways(groups)
+    if gateways is not None:
+        names, place_of = gateways
+        columns["gateway"] = _categorical(place_of[codes], names)
     for name in _label_names(groups):
         columns[name] = per_device([group.labels.get(name) for group in groups])
     return columns
+
+
+def _gateways(groups: Sequence[Group]) -> tuple[list[str], npt.NDArray[np.int32]] | None:
+    found = [gateways_of(group) for group in groups]
+    if not any(found):
+        return None
+    known: dict[str, int] = {}
+    places: list[int] = []
+    for group, names in zip(groups, found, strict=True):
+        if names is None:
+            places += [-1] * len(group)
+        else:
+            places += [known.setdefault(name, len(known)) for name in names]
+    return list(known), np.array(places, dtype=np.int32)
 
 
 def _values(name: str, kind: str, chunks: Sequence[Readings], order: npt.NDArray[Any]) -> Any:

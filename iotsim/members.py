@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from iotsim.errors import BadValue, ProfileError, UnknownName, shown
 from iotsim.profiles import Profile
-from iotsim.readings import RESERVED, WIRE_COLUMNS, Group
+from iotsim.readings import RESERVED, WIRE_COLUMNS, Group, sensor_of
 from iotsim.topics import check_topic
 from iotsim.units import Duration, duration_text, duration_us
 
@@ -67,6 +67,11 @@ class Members:
         facts = {field.name: getattr(self, field.name) for field in fields(self)}
         return _members_again, ({**facts, "labels": dict(self.labels)},)
 
+    @property
+    def series(self) -> str:
+        """Who is numbered together: devices of one type; of gateways, one sensor each."""
+        return series_of(self.type, self.labels, self.id_template)
+
     def group(self, index: int) -> Group:
         """Return the group of devices, with their ids made."""
         last = self.first + self.count
@@ -92,6 +97,12 @@ class Members:
         return found
 
 
+def series_of(type_name: str, labels: Mapping[str, str], template: str | None) -> str:
+    """Return the name of the series that devices are numbered in."""
+    sensor = sensor_of(labels, template or "")
+    return f"{type_name}:{sensor}" if sensor else type_name
+
+
 def protocol_of(member: Members) -> str:
     """Return what the profile of members says that they speak; empty if they have none."""
     return "" if member.profile is None else member.profile.protocol
@@ -112,8 +123,8 @@ def members_of(
     device : str, Profile or coroutine function
     count, labels, every, id
         As people gave them to `add`.
-    first : callable (type) -> int
-        How many devices of a type the fleet already has.
+    first : callable (series) -> int
+        How many devices of a type, or of gateways, how many of a sensor, there are already.
     """
     profile, script = _kind(device)
     if profile is not None and every is not None:
@@ -129,7 +140,7 @@ def members_of(
     if profile is not None:
         check_fields(profile, checked)
     number = check_count(count)
-    begin = first(type_name)
+    begin = first(series_of(type_name, checked, id if isinstance(id, str) else None))
     template = check_id_template(id, type_name, number, begin)
     return Members(type_name, profile, script, number, checked, interval_us, template, begin,
                    "" if script is None else script_hash(script))

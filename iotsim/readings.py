@@ -49,6 +49,27 @@ class Group:
         return len(self.ids)
 
 
+def sensor_of(labels: Mapping[str, str], name: str) -> str:
+    """Return the sensor that a device is, of a gateway; empty if it is none.
+
+    Sensors of gateways are devices whose id, or template of ids, is `<gateway>:<sensor>` and whose
+    label `sensor` says the same.
+
+    Examples
+    --------
+    >>> sensor_of({"sensor": "temperature"}, "gw-1:temperature")
+    'temperature'
+    """
+    sensor = labels.get("sensor", "")
+    return sensor if sensor and name.endswith(f":{sensor}") else ""
+
+
+def gateways_of(group: Group) -> list[str] | None:
+    """Return the name of each device's gateway; None where devices are on their own."""
+    sensor = sensor_of(group.labels, group.ids[0]) if len(group) else ""
+    return [name[: -len(sensor) - 1] for name in group.ids] if sensor else None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
     """The values of one field, one per row.

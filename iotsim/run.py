@@ -274,8 +274,8 @@ class Run(RunVerbs, RunCommands, RunViews):
     ) -> Action:
         return act(self, verb, parameters, members)
 
-    def _first_index(self, type_name: str) -> int:
-        return simulation_of(self).population.first_index(type_name)
+    def _first_index(self, series: str) -> int:
+        return simulation_of(self).population.first_index(series)
 
     def _ask(self, question: Callable[[], T]) -> T:
         if self.in_own_thread or self._loop.is_closed():

@@ -103,7 +103,7 @@ class RunVerbs:
     ) -> Action:
         raise AssertionError("a run has its own")
 
-    def _first_index(self, type_name: str) -> int:
+    def _first_index(self, series: str) -> int:
         raise AssertionError("a run has its own")
 
 
@@ -187,7 +187,7 @@ def _act_here(
 
 
 def _numbered(simulation: Simulation, members: Members) -> tuple[Members, dict[str, Any]]:
-    first = simulation.population.first_index(members.type)
+    first = simulation.population.first_index(members.series)
     numbered = replace(members, first=first)
     return numbered, verbs.added(numbered)
 

@@ -89,7 +89,8 @@ def telling(kept: tuple[Step, ...], step: Step) -> tuple[Step, ...]:
 
 def labels_of(fleet: Fleet) -> set[str]:
     """Return the names of the labels that devices have at the start."""
-    return {name for member in fleet.members for name in member.labels}
+    known = {name for member in fleet.members for name in member.labels}
+    return known | ({"gateway"} if any(m.series != m.type for m in fleet.members) else set())
 
 
 def labels_by(step: Step) -> set[str]:
@@ -188,13 +189,13 @@ def crowd(fleet: Fleet, steps: Sequence[Step]) -> Fleet:
         return fleet
     counts: dict[str, int] = {}
     for member in fleet.members:
-        counts[member.type] = counts.get(member.type, 0) + member.count
+        counts[member.series] = counts.get(member.series, 0) + member.count
     added = []
     for step in sorted(adds, key=lambda step: step.at_us):
         assert step.members is not None
-        first = counts.get(step.members.type, 0)
+        first = counts.get(step.members.series, 0)
         added.append(replace(step.members, first=first))
-        counts[step.members.type] = first + step.members.count
+        counts[step.members.series] = first + step.members.count
     return fleet._with(members=(*fleet.members, *added))
 
 
@@ -219,8 +220,9 @@ def _meant(members: Sequence[Members], where: Where, steps: Sequence[Step]) -> l
     if any(step.verb == "stop" for step in steps):  # those who are left may be others
         return list(members)
     moving = {name for step in steps if step.members is None for name in labels_by(step)}
-    terms = tuple(term for term in parse(where).terms if term[0] not in ("id", *moving))
-    groups = [Group(i, member.type, [""], member.labels, protocol_of(member))
+    terms = tuple(term for term in parse(where).terms
+                  if term[0] not in ("id", "gateway", *moving))
+    groups = [Group(i, member.type, [member.id_template], member.labels, protocol_of(member))
               for i, member in enumerate(members)]
     try:
         masks = select(Selector(terms), groups).masks

@@ -1,9 +1,9 @@
-"""Who is meant: `"device_type=pump,site=north"`, `"fraction=10%"`, `ids([...])`.
+"""Who is meant: `"device_type=pump,site=north"`, `"fraction=10%"`, `ids([...])`, `"gateway=gw-7"`.
 
 A selector is parsed when it is written and resolved when it takes effect, against the groups of a
 fleet. Fractions and counts go by a hash of the id, so that devices that come and go do not change
-who else is chosen. `shard=0/4` is the first of four parts by such a hash: back-pressure writes it
-into the log, for the devices of one lane.
+who else is chosen; of gateways, whole ones are. `shard=0/4` is the first of four parts by such a
+hash: back-pressure writes it into the log, for the devices of one lane.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iotsim.errors import BadValue, UnknownName, shown
-from iotsim.readings import Group
+from iotsim.readings import Group, gateways_of, sensor_of
 from iotsim.seeding import combine_many, fnv1a, fnv1a_many, mix_many, unit_many
 
 _ALLOWED = (
@@ -207,6 +207,8 @@ def select(
     """
     selector = parse(where)
     labels = {name for group in groups for name in group.labels}
+    if any(sensor_of(group.labels, group.ids[0]) for group in groups if len(group)):
+        labels.add("gateway")
     for key, _ in selector.terms:
         if key not in labels and key not in _OWN:
             raise UnknownName("selector key", key, (*_OWN, *labels))
@@ -247,6 +249,8 @@ def _mask(selector: Selector, group: Group) -> npt.NDArray[np.bool_]:
             mask &= np.fromiter((name in wanted for name in group.ids), np.bool_, len(group))
         elif key == "device_type":
             mask &= group.device_type in values
+        elif key == "gateway" and key not in group.labels:
+            mask &= _of_gateways(group, set(values))
         elif key == "protocol" and key not in group.labels:
             mask &= group.protocol in values
         else:
@@ -257,6 +261,13 @@ def _mask(selector: Selector, group: Group) -> npt.NDArray[np.bool_]:
     return mask
 
 
+def _of_gateways(group: Group, wanted: set[str]) -> npt.NDArray[np.bool_]:
+    gateways = gateways_of(group)
+    if gateways is None:
+        return np.zeros(len(group), dtype=np.bool_)
+    return np.fromiter((name in wanted for name in gateways), np.bool_, len(group))
+
+
 def shard_of(names: Sequence[str], shards: int) -> npt.NDArray[np.int64]:
     """Return which of so many parts each device belongs to, by a hash of its id."""
     return (mix_many(mix_many(fnv1a_many(names))) % np.uint64(shards)).astype(np.int64)
@@ -265,13 +276,16 @@ def shard_of(names: Sequence[str], shards: int) -> npt.NDArray[np.int64]:
 def _thin(
     selector: Selector, groups: Sequence[Group], masks: dict[int, npt.NDArray[np.bool_]]
 ) -> None:
-    hashes = {g.index: combine_many(_CHOICE, fnv1a_many(g.ids)) for g in groups}
+    # Of gateways, all sensors are chosen or none.
+    names = {g.index: gateways_of(g) or g.ids for g in groups}
+    hashes = {index: combine_many(_CHOICE, fnv1a_many(those)) for index, those in names.items()}
     if selector.fraction is not None:
         for index, mask in masks.items():
             mask &= unit_many(hashes[index]) < selector.fraction
     if selector.count is not None:
         left = np.concatenate([hashes[index][mask] for index, mask in masks.items()])
+        left = np.unique(left)
         if len(left) > selector.count:
-            limit = np.sort(left)[selector.count] if selector.count else np.uint64(0)
+            limit = left[selector.count] if selector.count else np.uint64(0)
             for index, mask in masks.items():
                 mask &= hashes[index] < limit

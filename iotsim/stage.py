@@ -206,9 +206,9 @@ class Stage:
             self._settled(action)
         return action
 
-    def first_index(self, type_name: str) -> int:
+    def first_index(self, series: str) -> int:
         """Return the index of the next device of a type; ids are never reused."""
-        return self.simulation.population.first_index(type_name)
+        return self.simulation.population.first_index(series)
 
     def ids(self, where: Where, at_us: int) -> list[str]:
         """Return who a selector matches at an instant."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from iotsim.engine.between import Between, numbered
 from iotsim.engine.dressing import Facts, dressed
-from iotsim.engine.grid import jitter_keys, phases_us, site_of
+from iotsim.engine.grid import grid_keys, jitter_keys, phases_us, site_of
 from iotsim.engine.population import within
 from iotsim.faults.base import NEVER_US, Window
 from iotsim.profiles import Field, Profile
@@ -125,7 +125,8 @@ class Block:
         if members is None:
             members = np.arange(len(group), dtype=np.int32)
         keys = device_keys(seed, [group.ids[i] for i in members.tolist()])
-        phase_us = phases_us(profile.phase_us, profile.interval_us, keys)
+        phase_us = phases_us(profile.phase_us, profile.interval_us,
+                             grid_keys(seed, group, members, keys))
         order = np.argsort(phase_us, kind="stable")
         members = members[order]
         own = members.astype(np.int64) if slots is None else slots[members]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
+import numpy.typing as npt
 
 from iotsim.profiles import Field, Profile
-from iotsim.readings import Group, Ints
-from iotsim.seeding import Words, draws, scaled, shared_key, stream_keys
+from iotsim.readings import Group, Ints, gateways_of
+from iotsim.seeding import Words, device_keys, draws, scaled, shared_key, stream_keys
 from iotsim.signals.base import Site
+
+Ints32: TypeAlias = npt.NDArray[np.int32]
 
 PHASE_VERSION = JITTER_VERSION = 1
 PHASE, JITTER = "\0phase", "\0jitter"  # names that no field can have
@@ -27,6 +32,24 @@ def phases_us(phase_us: int | None, interval_us: int, keys: Words) -> Ints:
         return np.full(len(keys), phase_us, dtype=np.int64)
     words = draws(stream_keys(keys, PHASE, PHASE_VERSION), np.zeros(1, dtype=np.uint64))
     return scaled(words, interval_us)
+
+
+def grid_keys(seed: int, group: Group, members: Ints32, keys: Words) -> Words:
+    """Return what the phases of devices are drawn by, shape (members,).
+
+    The sensors of one gateway share its tick.
+
+    Parameters
+    ----------
+    seed : int
+    group : Group
+    members : int32 array
+        Which devices of the group.
+    keys : uint64 array, shape (members,)
+        The devices' own.
+    """
+    gateways = gateways_of(group)
+    return keys if gateways is None else device_keys(seed, [gateways[i] for i in members.tolist()])
 
 
 def jitter_keys(keys: Words) -> Words:

@@ -110,9 +110,9 @@ class Population:
                 raise BadValue("id", name, "is taken by another device of this run",
                                "Give another template, such as id='b-{index:04d}'.")
 
-    def first_index(self, type_name: str) -> int:
+    def first_index(self, series: str) -> int:
         """Return the index of the next device of a type: ids are never reused."""
-        ends = [m.first + m.count for m in self.members if m.type == type_name]
+        ends = [m.first + m.count for m in self.members if m.series == series]
         return max(ends, default=0)
 
     def keys(self, slots: Ints) -> Words:
