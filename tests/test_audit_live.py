@@ -201,7 +201,7 @@ def test_at_qos_0_what_a_lost_link_takes_along_was_in_flight(mosquitto):
 def lost_at_the_end_of_what_came_before(audit, tap, since_us):
     """Each device's losses follow all that came before the tap was cut, and precede the rest."""
     came = tap.frame()
-    early = set(came["id"][came["time"] < pd.Timestamp(since_us, unit="us", tz="UTC")])
+    early = set(came["id"][came["time"] <= pd.Timestamp(since_us, unit="us", tz="UTC")])
     readings = audit.readings()
     readings["early"] = readings["id"].isin(early)
     assert readings["early"].sum() >= 200
