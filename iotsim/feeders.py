@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from iotsim.members import Members
-from iotsim.outlets import Outlet, Route, more_of
-from iotsim.publishers.base import Identity, OwnSessions, Publisher
+from iotsim.outlets import Outlet, Route, identity_of, more_of
+from iotsim.publishers.base import Identity, OwnSessions, Publisher, session_of
 from iotsim.publishers.payload import Encoder, Messages
 from iotsim.publishers.pump import Pump
 from iotsim.readings import Group, Ints, Readings
@@ -107,7 +107,10 @@ class Way:
     feeders: list[Feeder] = field(default_factory=list)
     groups: dict[int, Ints] = field(default_factory=dict)  # lanes by group
     slowed: set[int] = field(default_factory=set)  # lanes whose devices publish every second tick
-    ids: dict[int, str] = field(default_factory=dict)  # of lanes that belong to one device
+    ids: dict[int, list[str]] = field(default_factory=dict)  # of lanes that are not for everybody
+    slots: dict[int, list[int]] = field(default_factory=dict)  # of the same
+    sessions: dict[str, int] = field(default_factory=dict)  # by name, their lanes
+    closing: set[int] = field(default_factory=set)  # lanes that end with their last device
 
     @property
     def per_device(self) -> bool:
@@ -117,7 +120,7 @@ class Way:
     def lane_selector(self, lane: int) -> str | dict[str, list[str]]:
         """Return a selector of the devices of one lane, as the action log holds it."""
         if self.per_device:
-            return {"ids": [self.ids[lane]]}
+            return {"ids": list(self.ids[lane])}
         return replace(self.route.outlet.where, shard=(lane, self.pump.lanes)).spec()
 
     @property
@@ -156,10 +159,11 @@ class Switchboard:
     def _add_way(self, route: Route) -> Way:
         pump = self._make_pump(route.publisher, route.devices, route.identities)
         outlet, members = route.outlet, self._members
+        own: Callable[[str], Encoder] | None = getattr(route.publisher, "encoder", None)
         encoder = Encoder(
             self._run_id, lambda group, i: outlet.topic_of(members[group.index], group, i),
             route.publisher.tracing.audit_field,
-        )
+        ) if own is None else own(self._run_id)
         way = Way(route, pump, encoder, np.empty(0, dtype=np.int64))
         self.ways.append(way)
         self._match_feeders(way)
@@ -212,12 +216,20 @@ class Switchboard:
             publisher, mask = more_of(outlet, member, group)
             if mask.any():
                 outlet.topic_of(member, group, int(np.flatnonzero(mask)[0]))
-                there = sum(way.pump.lanes for way in self.ways if way.route.outlet is outlet)
                 if publisher.per_device:
-                    publisher.lanes(there + int(mask.sum()))
-                    for i in np.flatnonzero(mask).tolist():
-                        device = Identity(group.ids[i], group.device_type, group.labels)
-                        cast(OwnSessions, publisher).check_device(device)
+                    self._check_sessions(outlet, publisher, group, mask)
+
+    def _check_sessions(
+        self, outlet: Outlet, publisher: Publisher, group: Group, mask: npt.NDArray[np.bool_]
+    ) -> None:
+        ways = [way for way in self.ways if way.route.outlet is outlet]
+        there = sum(way.pump.lanes for way in ways)
+        known = {name for way in ways for name in way.sessions}
+        added = {one.device_id: one for i in np.flatnonzero(mask).tolist()
+                 if (one := identity_of(publisher, group, i)).device_id not in known}
+        publisher.lanes(there + len(added))
+        for device in added.values():
+            cast(OwnSessions, publisher).check_device(device)
 
     def joined(self, member: Members, group: Group, slots: Ints) -> None:
         """Find the lanes of devices that begin, or that are in another group from now on."""
@@ -231,27 +243,32 @@ class Switchboard:
                 mask = way.route.masks.get(group.index)
                 lanes = np.full(len(slots), -1, dtype=np.int64)
                 if mask is not None:
-                    lanes = self._fresh_lanes(way, group, mask)
+                    lanes = self._fresh_lanes(way, group, mask, slots)
                 way.lane = np.append(way.lane, lanes)
             if (way.lane[slots] >= 0).any():
                 way.groups[group.index] = way.lane[slots]
                 way.encoder.prepare(group)
 
-    def _fresh_lanes(self, way: Way, group: Group, mask: npt.NDArray[np.bool_]) -> Ints:
+    def _fresh_lanes(
+        self, way: Way, group: Group, mask: npt.NDArray[np.bool_], slots: Ints
+    ) -> Ints:
         if not way.per_device:
             lanes = way.pump.lane_of(mix_many(fnv1a_many(group.ids)))
             return np.where(mask, lanes, -1)
         lanes = np.full(len(group), -1, dtype=np.int64)
-        chosen = np.flatnonzero(mask)
-        if self._initial:
-            first = int(way.lane.max(initial=-1)) + 1
-            lanes[chosen] = np.arange(first, first + len(chosen))
-            way.ids.update((first + k, group.ids[i]) for k, i in enumerate(chosen.tolist()))
-        else:
-            for i in chosen.tolist():
-                lanes[i] = way.pump.add_lane(
-                    Identity(group.ids[i], group.device_type, group.labels))
-                way.ids[int(lanes[i])] = group.ids[i]
+        publisher = way.route.publisher
+        for i in np.flatnonzero(mask).tolist():
+            name = session_of(publisher, group.ids[i])
+            lane = way.sessions.get(name)
+            if lane is None:
+                # At the beginning the pump has its lanes already, in this order.
+                lane = len(way.sessions) if self._initial else way.pump.add_lane(
+                    identity_of(publisher, group, i))
+                way.sessions[name] = lane
+            lanes[i] = lane
+            way.ids.setdefault(lane, []).append(group.ids[i])
+            way.slots.setdefault(lane, []).append(int(slots[i]))
+        if not self._initial:
             self._match_feeders(way)
         return lanes
 

@@ -8,7 +8,7 @@ simulated time comes to it.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 
 import numpy as np
@@ -18,7 +18,7 @@ from iotsim.engine.deeds import Deeds
 from iotsim.engine.departures import departures, holds
 from iotsim.engine.population import within
 from iotsim.faults.base import NEVER_US, Window
-from iotsim.feeders import Switchboard
+from iotsim.feeders import Switchboard, Way
 from iotsim.intake import joined
 from iotsim.members import Members
 from iotsim.readings import Group, Ints, Readings
@@ -48,6 +48,7 @@ class Links:
         self._turns: list[tuple[int, int, Window]] = []
         self._number = count()
         self._down: set[int] = set()
+        self._parked: set[int] = set()
         self._leaving: list[tuple[int, int]] = []
 
     def follow(self, deeds: Deeds) -> None:
@@ -226,7 +227,15 @@ class Links:
         since_us = min(since_us, self._deeds.reached_us(now_us))
         self._windows = [window for window in self._windows if window.end_us > since_us]
 
+    def park(self, slots: Iterable[int], now_us: int, *, parked: bool) -> None:
+        """Keep sessions closed whatever the faults say, or no longer."""
+        for slot in slots:
+            (self._parked.add if parked else self._parked.discard)(slot)
+            self._set(slot, self._is_down(slot, now_us))
+
     def _is_down(self, slot: int, now_us: int) -> bool:
+        if slot in self._parked:
+            return True
         one = np.array([slot], dtype=np.int64)
         for window in self._offline:
             place = int(window.members(one)[0])
@@ -243,7 +252,16 @@ class Links:
         for way in self._board.ways:
             if way.per_device and way.lane[slot] >= 0:
                 lane = int(way.lane[slot])
-                (way.pump.hang_up if down else way.pump.call_back)(lane)
+                if not down:
+                    way.pump.call_back(lane)
+                elif self._all_down(way.slots[lane]):
+                    way.pump.hang_up(lane)
+
+    def _all_down(self, slots: list[int]) -> bool:
+        # Devices that share a session have it as long as one of them has.
+        assert self._deeds is not None, "links follow a simulation"
+        ended_us = self._deeds.population.ended_us
+        return all(slot in self._down or ended_us[slot] < NEVER_US for slot in slots)
 
     def _let_leave(self, now_us: int) -> None:
         self._look_again()
@@ -257,8 +275,16 @@ class Links:
                 continue
             for way in self._board.ways:
                 if way.per_device and way.lane[slot] >= 0:
-                    way.pump.retire(int(way.lane[slot]))
+                    self._leave(way, int(way.lane[slot]), held)
         self._leaving = still
+
+    def _leave(self, way: Way, lane: int, held: set[int]) -> None:
+        # A gateway stays without its sensors, until somebody says that it goes.
+        if not hasattr(way.route.publisher, "session_of"):
+            way.pump.retire(lane)
+        elif lane in way.closing and held.isdisjoint(way.slots[lane]):
+            way.closing.discard(lane)
+            way.pump.retire(lane)
 
     def call_all_back(self) -> None:
         """At the end of a run: open every session, so that what is queued can leave."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iotsim.errors import BadValue, UnknownName
-from iotsim.publishers.base import Identity, Publisher, build
+from iotsim.publishers.base import Identity, Publisher, build, session_of
 from iotsim.readings import Group
 from iotsim.selectors import Selector, Where, parse, select
 from iotsim.topics import DEFAULT_TOPIC, check_topic, topic
@@ -130,7 +130,7 @@ def routes_of(
                 _share(shared, outlet.publisher(member.profile), group.index, mask)
         for publisher, masks in shared:
             count = sum(int(mask.sum()) for mask in masks.values())
-            names = _identities(groups, masks) if publisher.per_device else None
+            names = _identities(publisher, groups, masks) if publisher.per_device else None
             _check_sessions(publisher, masks, routes)
             routes.append(Route(outlet, publisher, masks, count, names))
     return routes, notes
@@ -152,13 +152,20 @@ def _check_sessions(
 
 
 def _identities(
-    groups: Sequence[Group], masks: Mapping[int, npt.NDArray[np.bool_]]
+    publisher: Publisher, groups: Sequence[Group], masks: Mapping[int, npt.NDArray[np.bool_]]
 ) -> list[Identity]:
-    return [
-        Identity(group.ids[i], group.device_type, group.labels)
-        for group in groups if group.index in masks
-        for i in np.flatnonzero(masks[group.index]).tolist()
-    ]
+    found: dict[str, Identity] = {}
+    for group in groups:
+        if group.index in masks:
+            for i in np.flatnonzero(masks[group.index]).tolist():
+                one = identity_of(publisher, group, i)
+                found.setdefault(one.device_id, one)
+    return list(found.values())
+
+
+def identity_of(publisher: Publisher, group: Group, i: int) -> Identity:
+    """Return who a device is to a publisher with sessions of their own."""
+    return Identity(session_of(publisher, group.ids[i]), group.device_type, group.labels)
 
 
 def more_of(

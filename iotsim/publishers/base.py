@@ -7,7 +7,7 @@ knows its protocol and reports to its `Verdicts` what became of each token.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
 
@@ -211,10 +211,22 @@ class Publisher(Protocol):
 
 
 class OwnSessions(Publisher, Protocol):
-    """A publisher that may have `per_device`."""
+    """A publisher that may have `per_device`.
+
+    Several devices may share a session, as the sensors of a gateway do: a publisher then has
+    `session_of(device_id) -> str`, and its identities are called by that. One whose messages are
+    not the usual documents has `encoder(run_id)`. One of whose sessions some may fail at the start,
+    and come later, is `tolerant`.
+    """
 
     def check_device(self, device: Identity) -> None:
         """Raise BadValue if a device cannot be who it should be, as without its certificate."""
+
+
+def session_of(publisher: Publisher, device_id: str) -> str:
+    """Return the name of the session that a device publishes over: its own id, or another's."""
+    named: Callable[[str], str] | None = getattr(publisher, "session_of", None)
+    return device_id if named is None else named(device_id)
 
 
 def build(url: str, **options: Any) -> Publisher:

@@ -86,9 +86,9 @@ class Lane:
             self._opening = False
         self._opened(window)
 
-    def begin(self) -> None:
+    def begin(self, *, at_once: bool = True) -> None:
         """Connect in the background; until then it is as if the link were lost."""
-        self._connector.seek(at_once=True)
+        self._connector.seek(at_once=at_once)
 
     def hang_up(self) -> None:
         """End the connection at once, without a word, and stay away until `call_back`."""

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from iotsim.errors import ConnectError
+from iotsim.errors import ConnectError, IotsimError
 from iotsim.publishers.base import (
     QUEUE_MESSAGES_MAX,
     Identity,
@@ -154,6 +154,9 @@ class Pump:
         self._lanes = self._all_made()
         tasks = [asyncio.create_task(lane.open(), name="iotsim open") for lane in self._lanes]
         deadline_s = OPEN_S + OPEN_LANE_S * max(0, self._count - OPENINGS_MAX)
+        if getattr(self._publisher, "tolerant", False):
+            await self._open_some(tasks, deadline_s)
+            return
         try:
             async with asyncio.timeout(deadline_s):
                 await asyncio.gather(*tasks)
@@ -163,6 +166,26 @@ class Pump:
         except BaseException:
             await self._abandon(tasks)
             raise
+
+    async def _open_some(self, tasks: list[asyncio.Task[None]], deadline_s: float) -> None:
+        # Those that cannot be connected now go on trying; if none could be, it is the caller's.
+        try:
+            _, late = await asyncio.wait(tasks, timeout=deadline_s)
+            for task in late:
+                task.cancel()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        except BaseException:
+            await self._abandon(tasks)
+            raise
+        wrong = [error for error in found if isinstance(error, Exception)]
+        if wrong and len(wrong) == len(found) and not late:
+            await self._close_lanes(self._lanes)
+            raise wrong[0]
+        for lane, error in zip(self._lanes, found, strict=True):
+            if error is not None:
+                self._notice(str(error) if isinstance(error, IotsimError)
+                             else f"{self.url}: no answer in {deadline_s:g} s")
+                lane.begin(at_once=False)
 
     def begin(self) -> None:
         """Connect all lanes in the background, as after an outage; what is offered queues up.
