@@ -7,8 +7,8 @@ column: what does not change between the readings of a device is prepared once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import repeat
 
 import numpy as np
@@ -35,12 +35,15 @@ class Messages:
         `run/device/seq.sub/copy` between two ticks.
     time_us : int64 array
         The simulated time of each message.
+    missing : mapping of reason to count
+        Readings that no message can carry, such as those that are no number: not among the rows.
     """
 
     topics: Sequence[str]
     payloads: Sequence[bytes]
     ids: Sequence[str]
     time_us: Ints
+    missing: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.payloads)
