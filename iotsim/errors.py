@@ -22,6 +22,7 @@ __all__ = (
     "ForeignAwait",
     "ConnectError",
     "SavedRunError",
+    "StoreError",
     "CutShort",
     "RunBroken",
     "RunFailed",
@@ -193,6 +194,15 @@ class ConnectError(IotsimError, ConnectionError):
 
 class SavedRunError(IotsimError, ValueError):
     """A saved run that cannot be read: truncated, foreign or newer than this iotsim."""
+
+    def __init__(self, path: object, why: str, todo: str = "") -> None:
+        self.path, self.why = str(path), why
+        tail = f" {todo}" if todo else ""
+        super().__init__(f"{path}: {why}.{tail}")
+
+
+class StoreError(IotsimError, RuntimeError):
+    """A store of gateways that cannot be opened, read or written."""
 
     def __init__(self, path: object, why: str, todo: str = "") -> None:
         self.path, self.why = str(path), why
