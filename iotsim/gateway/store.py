@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Self
 
 from iotsim.errors import BadValue, StoreError, UnknownName
+from iotsim.gateway.commands import Answer, Verdict
 from iotsim.gateway.record import GatewayRecord
 from iotsim.gateway.store_file import StoreFile, acquire, real_path, release
-from iotsim.gateway.store_values import check_text, checked, sensor_specs
+from iotsim.gateway.store_values import check_answer, check_text, checked, sensor_specs
 from iotsim.transport.discretion import discreet
 
 ANSWERS_MAX = 1000
@@ -22,26 +23,6 @@ _SECRETS = ("factory_key", "private_key_pem", "aes_key")
 _PLAIN = ("model", "firmware", "send_frequency_ms", "seed", "tenant_id", "cert_pem", "status",
           "intent", "created_at")
 _COLUMNS = ("name", *_UNIQUE, *_PLAIN, *_SECRETS)
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What a command was answered with.
-
-    Attributes
-    ----------
-    command_id : str
-    status : str
-        ack, nack or expired.
-    message : str
-    timestamp : str
-        RFC 3339.
-    """
-
-    command_id: str
-    status: str
-    message: str = ""
-    timestamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +97,15 @@ class Store:
         if self.closed:
             raise StoreError(self.path, "is closed", "Open it again.")
         return self._file
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let what this thread writes meanwhile reach the disk at the end, all at once.
+
+        A call that fails undoes itself alone. Other threads wait.
+        """
+        with self._open_file.writing():
+            yield
 
     # -- gateways ---------------------------------------------------------------------------------
 
@@ -220,7 +210,7 @@ class Store:
     # -- commands ---------------------------------------------------------------------------------
 
     @discreet
-    def answered(self, name: str, command_id: str) -> Answered | None:
+    def answered(self, name: str, command_id: str) -> Answer | None:
         """Return what a command was answered with; None if it was not, or long ago."""
         for what, text in (("name", name), ("command_id", command_id)):
             check_text(what, text)
@@ -230,41 +220,42 @@ class Store:
                 "JOIN gateways ON gateways.id = answers.gateway WHERE name = ? AND command_id = ?",
                 (name, command_id),
             ).fetchone()
-        return None if row is None else Answered(*row)
+        return None if row is None else Answer(*row)
 
     @discreet
     def remember(
-        self, name: str, command_id: str, status: str, message: str = "", timestamp: str = ""
-    ) -> bool:
-        """Keep the answer to a command; return False if it has one already, which stands.
+        self, name: str, command_id: str, status: Verdict, message: str = "", timestamp: str = ""
+    ) -> None:
+        """Keep the answer to a command, instead of an earlier one to it.
 
         Of each gateway the latest 1,000 are kept.
         """
-        return self.apply(name, {}, Answered(command_id, status, message, timestamp))
+        self.apply_all([(name, {}, Answer(command_id, status, message, timestamp))])
 
     @discreet
-    def apply(self, name: str, changes: Mapping[str, Any], answered: Answered) -> bool:
+    def apply(self, name: str, changes: Mapping[str, Any], answered: Answer) -> None:
         """Do what a command asks for and keep its answer, in one transaction.
 
-        Returns
-        -------
-        bool
-            False if the command has an answer already: then nothing is changed.
+        Parameters
+        ----------
+        name : str
+        changes : mapping
+            As the arguments of `update`.
+        answered : Answer
         """
-        changed = _changes(changes)
-        row = (answered.command_id, answered.status, answered.message, answered.timestamp)
-        for what, text in zip(("command_id", "status", "message", "timestamp"), row, strict=True):
-            check_text(what, text, empty=what in ("message", "timestamp"))
+        self.apply_all([(name, changes, answered)])
+
+    @discreet
+    def apply_all(self, batch: Iterable[tuple[str, Mapping[str, Any], Answer]]) -> None:
+        """Do as `apply` for many, in one transaction: all of it or nothing."""
+        work = list(batch)
+        for _, changes, answered in work:
+            _changes(changes)
+            check_answer(answered)
         with self._open_file.writing() as connection:
-            ident = self._known(connection, name)
-            new = connection.execute(
-                "INSERT INTO answers (gateway, command_id, status, message, timestamp) "
-                "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", (ident, *row)
-            ).rowcount > 0
-            if new:
-                self._change(connection, name, changed)
-                _forget(connection, ident)
-            return new
+            for name, changes, answered in work:
+                self._change(connection, name, changes)
+                _answer(connection, self._known(connection, name), answered)
 
     @discreet
     def snapshot(self) -> StoreSnapshot:
@@ -406,7 +397,13 @@ def _put_sensors(
     )
 
 
-def _forget(connection: sqlite3.Connection, ident: int) -> None:
+def _answer(connection: sqlite3.Connection, ident: int, answer: Answer) -> None:
+    connection.execute(
+        "INSERT INTO answers (gateway, command_id, status, message, timestamp) "
+        "VALUES (?, ?, ?, ?, ?) ON CONFLICT (gateway, command_id) DO UPDATE SET "
+        "status = excluded.status, message = excluded.message, timestamp = excluded.timestamp",
+        (ident, answer.command_id, answer.status, answer.message, answer.timestamp),
+    )
     gone = connection.execute(
         "DELETE FROM answers WHERE gateway = ? AND id <= (SELECT id FROM answers "
         "WHERE gateway = ? ORDER BY id DESC LIMIT 1 OFFSET ?)", (ident, ident, ANSWERS_MAX)

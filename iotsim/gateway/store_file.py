@@ -57,7 +57,7 @@ class StoreFile:
         self.users = 0
         self.closed = False
         self._process = os.getpid()
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # a transaction may have others inside it
         with ExitStack() as undo:
             _inspect(path)
             self._owner = _own(path)
@@ -99,15 +99,19 @@ class StoreFile:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection for a transaction: at the end all of it is on the disk, or nothing."""
+        """Lend the connection for a transaction: in the end all of it is stored, or nothing."""
         with self.reading() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            if connection.in_transaction:  # inside `Store.together`
+                begin, end, undo = "SAVEPOINT one", "RELEASE one", "ROLLBACK TO one; RELEASE one"
+            else:
+                begin, end, undo = "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"
+            connection.execute(begin)
             try:
                 yield connection
-                connection.execute("COMMIT")
+                connection.execute(end)
             except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                for statement in undo.split("; ") if connection.in_transaction else ():
+                    connection.execute(statement)
                 raise
 
     def check(self) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from iotsim.errors import BadValue
+from iotsim.gateway.commands import Answer, Verdict
 from iotsim.gateway.record import Intent, Status
 
 _WHOLE_MAX = 2**63 - 1
 _DEPTH_MAX = 20
 _CHOICES = {"status": get_args(Status), "intent": get_args(Intent)}
+_VERDICTS = get_args(Verdict)
 _SECRET_TEXTS = ("factory_key", "private_key_pem")
 AES_KEY_BYTES = 32
 _SPEC = 'Give mappings of JSON values with at least "name" and "type".'
@@ -49,6 +51,18 @@ def check_text(name: str, value: object, *, empty: bool = False, secret: bool = 
         value.encode()
     except UnicodeEncodeError:
         raise BadValue(name, given, "has half a character", "Give text that is UTF-8.") from None
+
+
+def check_answer(answer: Answer) -> None:
+    """Raise BadValue unless it is an answer that can be stored."""
+    if not isinstance(answer, Answer):
+        raise BadValue("answered", type(answer), "is no answer", "Give an Answer.")
+    if answer.status not in _VERDICTS:
+        raise BadValue("status", answer.status, "is no answer", f"Give one of: "
+                       f"{', '.join(_VERDICTS)}.")
+    check_text("command_id", answer.command_id)
+    check_text("message", answer.message, empty=True)
+    check_text("timestamp", answer.timestamp, empty=True)
 
 
 def sensor_specs(sensors: Any) -> list[tuple[str, str, str]]:
