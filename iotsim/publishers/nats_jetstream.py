@@ -19,6 +19,7 @@ from iotsim.clock import monotonic
 from iotsim.publishers.base import Item, Loss, Verdicts
 from iotsim.publishers.nats import NatsPublisher
 from iotsim.publishers.nats_frames import joined_subjects
+from iotsim.publishers.nats_line import MARK, Line
 from iotsim.publishers.nats_session import DENIED, NatsLink
 from iotsim.publishers.nats_wire import INBOX_SID, Wire
 from iotsim.publishers.ordering import device_of
@@ -37,10 +38,17 @@ _ASKED_MAX = 512
 
 
 class JetStreamLink(NatsLink):
-    """One NATS connection of a lane (a `Link`), with publications to streams."""
+    """One NATS connection of a lane (a `Link`), with publications to streams.
+
+    Attributes
+    ----------
+    line : Line
+        For what is no telemetry: questions, answers, subjects to listen to.
+    """
 
     def __init__(self, publisher: NatsPublisher, name: str, verdicts: Verdicts) -> None:
         super().__init__(publisher, name, verdicts)
+        self.line = Line(publisher.url)
         self.duplicates = 0  # stored once although sent twice
         self._flight: dict[int, tuple[str, str]] = {}  # token → device, topic; oldest first
         self._behind: dict[str, deque[tuple[int, Item]] | None] = {}  # of devices in flight
@@ -55,16 +63,39 @@ class JetStreamLink(NatsLink):
 
     # -- connection -------------------------------------------------------------------------------
 
+    async def open(self) -> int:
+        """Connect, and return how many messages may be in flight."""
+        window = await super().open()
+        assert self._wire is not None
+        self.line.begin(self._wire, self._inbox, self._framer.payload_bytes_max)
+        return window
+
+    def drop(self) -> None:
+        """End the connection at once; no verdict comes after it."""
+        super().drop()
+        self.line.end()
+
+    async def close(self) -> None:
+        """Let the server take what was written, then close, within a deadline."""
+        try:
+            await super().close()
+        finally:
+            self.line.end("the connection was closed")
+
     async def _agree(self, wire: Wire) -> None:
         await self._ask("pong", f"SUB {self._inbox}* {INBOX_SID}\r\nPING\r\n".encode())
+        await self._consult()
+        self._opened += 1
+        self._opened_s = monotonic()
+
+    async def _consult(self) -> None:
+        """Ask what there is to publish to."""
         stream = self._publisher.stream
         asked = f"STREAM.INFO.{stream}" if stream else "INFO"
         request = f"PUB $JS.API.{asked} {self._inbox}{_API} 0\r\n\r\n".encode()
         answer = await self._ask("api", request)
         if answer is not None:  # None: we may not ask
             self._understand(*answer)
-        self._opened += 1
-        self._opened_s = monotonic()
 
     async def objection(self, topic: str) -> tuple[str, bool]:
         """Return why publications on a topic will be refused, and whether that is certain."""
@@ -178,6 +209,9 @@ class JetStreamLink(NatsLink):
         """Take what else is said to one of our messages, or to what `open` asked."""
         self._pulse.heard = True
         name = subject.removeprefix(self._inbox)
+        if name.startswith(MARK):
+            self.line.answered(name.removeprefix(MARK), headers, payload)
+            return
         if name == _API:
             self._answer("api", (headers, payload))
         if name.startswith(_ASKED):
@@ -198,6 +232,13 @@ class JetStreamLink(NatsLink):
             self.settled([token], int(bool(facts.get("duplicate"))))
         else:  # a listener that is no stream has answered
             self._refuse(token, "answered by something that is no stream")
+
+    def delivered(
+        self, sid: int, subject: str, reply: str, headers: bytes, payload: bytes
+    ) -> None:
+        """Take a message to a subject that the line listens to."""
+        self._pulse.heard = True
+        self.line.heard(sid, subject, reply, headers, payload)
 
     def _refuse(self, token: int, why: str, *, retry: bool = False) -> None:
         self._refusals.add(token, why, retry=retry)
@@ -238,7 +279,12 @@ class JetStreamLink(NatsLink):
         if tokens:
             self._write(tokens, items)
 
+    def _bar(self, subject: str) -> bool:
+        return self.line.barred(subject)
+
     def _deny(self, subject: str) -> None:
+        if self.line.denied(subject):
+            return
         if subject.startswith("$JS.API."):
             self._answer("api", None)
             return
@@ -246,6 +292,8 @@ class JetStreamLink(NatsLink):
             if topic.replace("/", ".") == subject:
                 self._refuse(token, DENIED)
                 break
+        else:
+            self._verdicts.notice(f"{DENIED}: {subject!r:.120}")
         self.read()  # the next complaint about this subject is about another message
 
     # -- the oldest without an answer -------------------------------------------------------------

@@ -62,7 +62,7 @@ class NatsLink(Link):
         self._publisher, self._name, self._verdicts = publisher, name, verdicts
         headers = {"Nats-Expected-Stream": publisher.stream} if publisher.stream else {}
         self._framer = Framer(headers, ids=publisher.ids, stamp=publisher.tracing.stamp)
-        self._inbox = ""
+        self._prefix, self._inbox = "_INBOX.", ""
         self._wire: Wire | None = None
         self._step: asyncio.Future[Any] | None = None  # what `open` or `close` waits for
         self._awaited: Word = "info"
@@ -77,7 +77,7 @@ class NatsLink(Link):
 
     async def open(self) -> int:
         """Connect, and return how many messages may be in flight."""
-        self._inbox = f"_INBOX.{secrets.token_hex(11)}."
+        self._inbox = f"{self._prefix}{secrets.token_hex(11)}."
         self._forget()
         wire = Wire(self, self._inbox)
         try:
@@ -86,6 +86,8 @@ class NatsLink(Link):
             async with asyncio.timeout(ANSWER_S):
                 await self._greet(wire)
                 await self._agree(wire)
+            if self._wire is not wire:  # it ended in the turn of the last answer
+                raise self._failure or self._refusal("the connection ended during the handshake")
         except BaseException as error:
             reached = self._wire is wire
             self.drop()
@@ -288,6 +290,10 @@ class NatsLink(Link):
             found = _SUBJECT.search(text)
             self._deny(found[1] if found else "")
             return
+        if lower.startswith("permissions violation for subscription"):
+            found = _SUBJECT.search(text)
+            if found and self._bar(found[1]):
+                return
         todo = next((advice for sign, advice in _ADVICE if sign in lower), "")
         if self._fail(self._refusal(f"the server refused us: {lower}", todo)):
             return
@@ -300,11 +306,20 @@ class NatsLink(Link):
         else:
             self._verdicts.notice(f"{DENIED}: {subject!r:.80}")
 
+    def _bar(self, subject: str) -> bool:
+        # Whether we can do without listening to this.
+        return False
+
     def settled(self, tokens: list[int], duplicates: int) -> None:
         """Take a run of publications that a stream has stored; core NATS has none."""
 
     def answered(self, subject: str, headers: bytes, payload: bytes) -> None:
         """Take another message to our inbox; core NATS has none."""
+
+    def delivered(
+        self, sid: int, subject: str, reply: str, headers: bytes, payload: bytes
+    ) -> None:
+        """Take a message to another subject; core NATS listens to none."""
 
     def read(self) -> None:
         """Take that all that has come is handed on."""

@@ -36,9 +36,13 @@ class Owner(wire.Owner, Protocol):
     def answered(self, subject: str, headers: bytes, payload: bytes) -> None:
         """Take any other message to our inbox."""
 
+    def delivered(
+        self, sid: int, subject: str, reply: str, headers: bytes, payload: bytes
+    ) -> None:
+        """Take a message to another subject that we listen to; `reply` may be empty."""
+
     def read(self) -> None:
         """Take that all that has come is handed on."""
-
 
 
 class Wire(wire.Wire[Owner]):
@@ -132,8 +136,10 @@ class Wire(wire.Wire[Owner]):
         # MSG subject sid [reply] size · HMSG subject sid [reply] head-size size
         words = rest.split()
         headed = whole[position : position + 1] in b"Hh"
-        if len(words) not in ((4, 5) if headed else (3, 4)):
+        plain = 4 if headed else 3  # without a reply
+        if len(words) not in (plain, plain + 1):
             raise ValueError
+        sid = int(words[1])
         size, head = int(words[-1]), int(words[-2]) if headed else 0
         if not 0 <= head <= size:
             raise ValueError
@@ -143,7 +149,12 @@ class Wire(wire.Wire[Owner]):
         owner = self._owner
         assert owner is not None
         subject = words[0].decode("utf-8", "replace")
-        owner.answered(subject, whole[start : start + head], whole[start + head : start + size])
+        headers, payload = whole[start : start + head], whole[start + head : start + size]
+        if sid == INBOX_SID:
+            owner.answered(subject, headers, payload)
+        else:
+            reply = words[2].decode("utf-8", "replace") if len(words) > plain else ""
+            owner.delivered(sid, subject, reply, headers, payload)
         return start + size + 2
 
     # -- called by the owner ----------------------------------------------------------------------
