@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Self
@@ -97,15 +98,6 @@ class Store:
         if self.closed:
             raise StoreError(self.path, "is closed", "Open it again.")
         return self._file
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Let what this thread writes meanwhile reach the disk at the end, all at once.
-
-        A call that fails undoes itself alone. Other threads wait.
-        """
-        with self._open_file.writing():
-            yield
 
     # -- gateways ---------------------------------------------------------------------------------
 
@@ -263,7 +255,7 @@ class Store:
         with self._open_file.reading() as connection:
             return StoreSnapshot(*connection.execute(
                 "SELECT (SELECT count(*) FROM gateways), (SELECT count(*) FROM sensors), "
-                "(SELECT count(*) FROM answers), (SELECT total(forgotten) FROM gateways)"
+                "(SELECT count(*) FROM answers), (SELECT coalesce(sum(forgotten), 0) FROM gateways)"
             ).fetchone())
 
     # -- rows -------------------------------------------------------------------------------------

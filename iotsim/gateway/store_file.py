@@ -57,7 +57,7 @@ class StoreFile:
         self.users = 0
         self.closed = False
         self._process = os.getpid()
-        self._mutex = threading.RLock()  # a transaction may have others inside it
+        self._mutex = threading.Lock()
         with ExitStack() as undo:
             _inspect(path)
             self._owner = _own(path)
@@ -101,17 +101,13 @@ class StoreFile:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Lend the connection for a transaction: in the end all of it is stored, or nothing."""
         with self.reading() as connection:
-            if connection.in_transaction:  # inside `Store.together`
-                begin, end, undo = "SAVEPOINT one", "RELEASE one", "ROLLBACK TO one; RELEASE one"
-            else:
-                begin, end, undo = "BEGIN IMMEDIATE", "COMMIT", "ROLLBACK"
-            connection.execute(begin)
+            connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
-                connection.execute(end)
+                connection.execute("COMMIT")
             except BaseException:
-                for statement in undo.split("; ") if connection.in_transaction else ():
-                    connection.execute(statement)
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
 
     def check(self) -> None:
