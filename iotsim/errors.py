@@ -21,6 +21,7 @@ __all__ = (
     "StalledError",
     "ForeignAwait",
     "ConnectError",
+    "NoAnswer",
     "SavedRunError",
     "StoreError",
     "CutShort",
@@ -190,6 +191,14 @@ class ConnectError(IotsimError, ConnectionError):
         self.url, self.why = url, why
         tail = f" {todo}" if todo else ""
         super().__init__(f"cannot {verb} {url}: {why}.{tail}")
+
+
+class NoAnswer(IotsimError, TimeoutError):
+    """Nobody answered in time."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        self.what, self.seconds = what, seconds
+        super().__init__(f"{what} was not answered within {seconds:g} s.")
 
 
 class SavedRunError(IotsimError, ValueError):
