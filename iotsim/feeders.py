@@ -60,7 +60,11 @@ class Feeder:
         return not self.rows
 
     def put(self, messages: Messages) -> None:
-        """Take messages; they go on in the background."""
+        """Take messages; they go on in the background. What none can carry is dropped here."""
+        for reason, count in messages.missing.items():
+            self.pump.discard(count, reason)
+        if not len(messages):
+            return
         self._queue.append(messages)
         self.rows += len(messages)
         self._filled.set()
@@ -116,6 +120,33 @@ class Way:
     def per_device(self) -> bool:
         """Whether each device has a session of its own."""
         return self.route.publisher.per_device
+
+    @property
+    def mixed(self) -> bool:
+        """Whether devices of all lanes are stepped together: none of them ever waits."""
+        limits = self.route.publisher.limits
+        return self.per_device and limits.backpressure == "drop_oldest"
+
+    def put(self, readings: Readings, places: Ints) -> None:
+        """Encode readings of several lanes at once, and hand each lane its own.
+
+        Parameters
+        ----------
+        readings : Readings
+        places : int64 array, shape (rows,)
+            The lane of each row; −1 for those that do not go here.
+        """
+        if (places < 0).any():
+            readings, places = readings.take(places >= 0), places[places >= 0]
+        messages = self.encoder.encode(readings)
+        for reason, count in messages.missing.items():
+            self.pump.discard(count, reason)
+        lanes = (places if messages.kept is None else places[messages.kept]).tolist()
+        rows: dict[int, list[int]] = {}
+        for row, lane in enumerate(lanes):
+            rows.setdefault(lane, []).append(row)
+        for lane, mine in rows.items():
+            self.feeders[lane].put(messages.take(mine))
 
     def lane_selector(self, lane: int) -> str | dict[str, list[str]]:
         """Return a selector of the devices of one lane, as the action log holds it."""
@@ -294,7 +325,9 @@ class Switchboard:
     def parts(self, group: Group) -> list[npt.NDArray[np.int32]]:
         """Return the devices of a group, apart where they go to different lanes."""
         everyone = np.arange(len(group), dtype=np.int32)
-        ways = [way.groups[group.index] for way in self.ways if group.index in way.groups]
+        # Where lanes never hold anybody up, only who goes there at all matters.
+        ways = [np.minimum(way.groups[group.index], 0) if way.mixed else way.groups[group.index]
+                for way in self.ways if group.index in way.groups]
         if not ways:
             return [everyone]
         _, kinds = np.unique(np.stack(ways), axis=1, return_inverse=True)
@@ -321,6 +354,9 @@ class Switchboard:
             if (places == first).all():
                 if first >= 0:
                     way.feeders[first].put(way.encoder.encode(readings))
+                continue
+            if way.mixed:
+                way.put(readings, places)
                 continue
             for lane in np.unique(places[places >= 0]).tolist():
                 way.feeders[lane].put(way.encoder.encode(readings.take(places == lane)))
