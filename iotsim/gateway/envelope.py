@@ -15,30 +15,32 @@ microsecond after it that the sensor has not shown: in the envelope alone, frame
 what the device's clock said. A copy that `duplicate` makes is no second reading: the network
 brings one envelope twice, so it is the same envelope, byte for byte, under a message id of its
 own. That it then meets its own key at the platform is what the fault is for.
+
+The longest plaintext, of the longest number and unit, has 53 bytes: 72 characters of the 255 that
+the platform's column takes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from iotsim.gateway.go_text import go_floats, go_string
+from iotsim.gateway.go_text import go_float, go_floats, go_string
 from iotsim.gateway.instants import Instants
 from iotsim.gateway.record import GatewayRecord, local_name, sensor_id
-from iotsim.gateway.sealing import Purpose, Seal, sealed
-from iotsim.publishers.payload import Encoder, Messages, message_ids
+from iotsim.gateway.sealing import Purpose, Seal, sealed, sealed_one
+from iotsim.gateway.sensors import UNITS
+from iotsim.publishers.payload import FEW, Encoder, Messages, message_ids
 from iotsim.readings import Column, Group, Readings
+from iotsim.units import US_PER_SECOND
 
 VALUE = "value"
-UNITS: Mapping[str, str] = {
-    "temperature": "°C", "humidity": "%", "pressure": "hPa", "movement": "m/s", "biometric": "bpm",
-}
-PLAINTEXT_BYTES_MAX = 189  # as base64 they are 252 characters; the platform's column has 255
 NO_NUMBER = "no finite number: an envelope cannot carry it"
 NO_GATEWAY = "its gateway is not provisioned, or is gone"
 
@@ -73,7 +75,8 @@ class EnvelopeEncoder(Encoder):
         self._known: dict[int, _Known] = {}
         self._seals: dict[str, tuple[GatewayRecord, Seal]] = {}
         self._instants: dict[str, Instants] = {}  # by device: it outlives a change of group
-        self._sent: dict[str, tuple[int, int, bytes]] = {}  # the last, where copies follow it
+        # The last of each device, as long as copies follow.
+        self._sent: dict[str, tuple[tuple[int, int], bytes]] = {}
 
     def __repr__(self) -> str:
         mode = ", replayable" if self.replayable else ""
@@ -87,19 +90,16 @@ class EnvelopeEncoder(Encoder):
     def encode(self, readings: Readings) -> Messages:
         """Return one message per row, in row order, but for rows that have no envelope."""
         known = self._known_of(readings.group)
+        copies = None if readings.marks is None else readings.marks.copy
+        if len(readings) < FEW or (copies is not None and copies.any()):
+            return self._one_by_one(readings, known)
         fitting, missing = self._fitting(readings, known)
         readings = readings if fitting is None else readings.take(fitting)
         sensors = [known.sensors[i] for i in readings.device.tolist()]
-        copies = None if readings.marks is None else readings.marks.copy
-        if copies is None or not copies.any():
-            payloads = self._payloads(readings, sensors, known)
-            if copies is not None:
-                self._note(readings, sensors, payloads)
-        else:
-            payloads = self._with_copies(readings, sensors, known, copies > 0)
-        ids = message_ids(readings, known.names)
+        payloads = self._payloads(readings, sensors, known)
         subjects = [sensor.subject for sensor in sensors]
-        return Messages(subjects, payloads, ids, readings.time_us, missing)
+        ids = message_ids(readings, known.names)
+        return Messages(subjects, payloads, ids, readings.time_us, missing, fitting)
 
     # -- what is known of sensors ---------------------------------------------------------------
 
@@ -139,34 +139,34 @@ class EnvelopeEncoder(Encoder):
             found = self._seals[record.name] = (record, Seal(record.aes_key))
         return found[1]
 
-    # -- rows -----------------------------------------------------------------------------------
+    # -- many rows, column by column ------------------------------------------------------------
 
     def _fitting(
         self, readings: Readings, known: _Known
     ) -> tuple[npt.NDArray[np.bool_] | None, dict[str, int]]:
         # Which rows have an envelope (None: all), and how many have none, by reason.
         sensors, column = known.sensors, readings.columns[VALUE]
-        rows = readings.device.tolist()
-        gone = {i for i in set(rows) if not self._current(sensors[i])}
+        gone = [i for i in set(readings.device.tolist()) if not self._current(sensors[i])]
         numbers = _numbers(column)
         if not gone and numbers.all():
             return None, {}
-        there = ~np.isin(readings.device, list(gone))
+        there = ~np.isin(readings.device, gone)
         missing = {NO_GATEWAY: int((~there).sum()), NO_NUMBER: int((there & ~numbers).sum())}
         return there & numbers, {reason: count for reason, count in missing.items() if count}
 
     def _payloads(
-        self, readings: Readings, sensors: Sequence[_Sensor], known: _Known, claim: bool = True
+        self, readings: Readings, sensors: Sequence[_Sensor], known: _Known
     ) -> list[bytes]:
-        tail = known.tail
+        tail, time_us = known.tail, readings.time_us
         plain = [b'{"value":%b%b' % (text, tail) for text in go_floats(readings.columns[VALUE])]
-        times, time_us = readings.time_us.tolist(), readings.time_us
-        if claim:
-            shown = [sensor.instants.claim(time)
-                     for sensor, time in zip(sensors, times, strict=True)]
-            if shown != times:
-                times, time_us = shown, np.array(shown, dtype=np.int64)
-        purposes = _purposes(readings, sensors, times, plain) if self.replayable else None
+        times = time_us.tolist()
+        shown = [sensor.instants.claim(time) for sensor, time in zip(sensors, times, strict=True)]
+        if shown != times:
+            time_us = np.array(shown, dtype=np.int64)
+        purposes: list[Purpose] | None = None
+        if self.replayable:
+            purposes = [(sensor.uuid, *tick, time, text) for sensor, tick, time, text
+                        in zip(sensors, _ticks(readings), shown, plain, strict=True)]
         texts, ivs, tags = sealed([sensor.seal for sensor in sensors], plain, purposes)
         parts: list[Any] = [
             [sensor.head for sensor in sensors], *self._times(time_us),
@@ -175,32 +175,50 @@ class EnvelopeEncoder(Encoder):
         ]
         return list(map(b"".join, zip(*parts, strict=False)))
 
-    def _with_copies(
-        self, readings: Readings, sensors: Sequence[_Sensor], known: _Known,
-        copied: npt.NDArray[np.bool_],
-    ) -> list[bytes]:
-        first = readings.take(~copied)
-        fresh = [sensor for sensor, copy in zip(sensors, copied.tolist(), strict=True) if not copy]
-        made = iter(self._payloads(first, fresh, known)) if fresh else iter(())
-        payloads: list[bytes] = []
-        for row, (sensor, tick) in enumerate(zip(sensors, _ticks(readings), strict=True)):
-            before = self._sent.get(sensor.device)
-            if not copied[row]:
-                payload = next(made)
-            elif before is not None and before[:2] == tick:
-                payload = before[2]
-            else:  # whose original never left
-                one = readings.take(slice(row, row + 1))
-                payload = self._payloads(one, [sensor], known, claim=False)[0]
-            self._sent[sensor.device] = (*tick, payload)
-            payloads.append(payload)
-        return payloads
+    # -- few rows, or copies among them ---------------------------------------------------------
 
-    def _note(
-        self, readings: Readings, sensors: Sequence[_Sensor], payloads: Sequence[bytes]
-    ) -> None:
-        for sensor, tick, payload in zip(sensors, _ticks(readings), payloads, strict=True):
-            self._sent[sensor.device] = (*tick, payload)
+    def _one_by_one(self, readings: Readings, known: _Known) -> Messages:
+        column, kept = readings.columns[VALUE], []
+        missing: dict[str, int] = {}
+        topics, payloads, ids = [], [], []
+        rows = zip(readings.device.tolist(), readings.time_us.tolist(), _floats(column),
+                   _ticks(readings), _copies(readings), strict=True)
+        for row, (i, time_us, value, tick, copy) in enumerate(rows):
+            sensor = known.sensors[i]
+            reason = "" if self._current(sensor) else NO_GATEWAY
+            if not reason and value - value != 0.0:  # NaN, as of an infinite one
+                reason = NO_NUMBER
+            if reason:
+                missing[reason] = missing.get(reason, 0) + 1
+                continue
+            sub = f".{tick[1]}" if tick[1] else ""
+            kept.append(row)
+            topics.append(sensor.subject)
+            payloads.append(self._payload(sensor, value, tick, time_us, copy, known.tail))
+            ids.append(f"{known.names[i]}/{tick[0]}{sub}/{copy or 0}")
+        time = readings.time_us if not missing else readings.time_us[kept]
+        return Messages(topics, payloads, ids, time, missing)
+
+    def _payload(
+        self, sensor: _Sensor, value: float, tick: tuple[int, int], time_us: int, copy: int | None,
+        tail: bytes,
+    ) -> bytes:
+        # A copy is None in a block that has no copies: then nothing needs to be remembered.
+        if copy:
+            before = self._sent.get(sensor.device)
+            if before is not None and before[0] == tick:
+                return before[1]
+        else:
+            time_us = sensor.instants.claim(time_us)
+        plain = b'{"value":%b%b' % (go_float(value), tail)
+        purpose = (sensor.uuid, *tick, time_us, plain) if self.replayable else None
+        text, iv, tag = sealed_one(sensor.seal, plain, purpose)
+        second, micros = divmod(time_us, US_PER_SECOND)
+        payload = b'%b%b%06dZ",%b%b","iv":"%b","authTag":"%b"}' % (
+            sensor.head, self._second_text(second), micros, _AFTER_TIME[1:], text, iv, tag)
+        if copy is not None:
+            self._sent[sensor.device] = (tick, payload)
+        return payload
 
 
 class _Sensor:
@@ -235,14 +253,21 @@ def _numbers(column: Column) -> npt.NDArray[np.bool_]:
     return np.asarray(finite if column.present is None else finite & column.present)
 
 
+def _floats(column: Column) -> list[float]:
+    # NaN where there is no number.
+    if column.kind == "float" and column.present is None:
+        return cast(list[float], column.values.tolist())
+    numbers = _numbers(column)
+    return [float(value) if number else math.nan
+            for value, number in zip(column.values.tolist(), numbers.tolist(), strict=True)]
+
+
 def _ticks(readings: Readings) -> list[tuple[int, int]]:
     sub = None if readings.marks is None else readings.marks.sub
     subs = [0] * len(readings) if sub is None else sub.tolist()
     return list(zip(readings.seq.tolist(), subs, strict=True))
 
 
-def _purposes(
-    readings: Readings, sensors: Sequence[_Sensor], times: Sequence[int], plain: Sequence[bytes]
-) -> list[Purpose]:
-    return [(sensor.uuid, *tick, time, text) for sensor, tick, time, text
-            in zip(sensors, _ticks(readings), times, plain, strict=True)]
+def _copies(readings: Readings) -> list[int] | list[None]:
+    copies = None if readings.marks is None else readings.marks.copy
+    return [None] * len(readings) if copies is None else copies.tolist()

@@ -112,14 +112,15 @@ def sealed(
     for i, text in enumerate(texts):
         if text[-1] != 61 and text.isalnum() and looks_like_hex(text):
             purpose = None if purposes is None else purposes[i]
-            texts[i], ivs[i], tags[i] = _sealed_again(seals[i], plain[i], purpose)
+            texts[i], ivs[i], tags[i] = sealed_one(seals[i], plain[i], purpose)
     return texts, ivs, tags
 
 
-def _sealed_again(
+def sealed_one(
     seal: Seal, plain: bytes, purpose: Purpose | None
 ) -> tuple[bytes, bytes, bytes]:
-    for attempt in range(REDRAWS_MAX, 2 * REDRAWS_MAX):  # none of the attempts made before
+    """Return ciphertext, nonce and tag of one plaintext: what `sealed` makes of it."""
+    for attempt in range(REDRAWS_MAX):
         nonce = os.urandom(NONCE_BYTES) if purpose is None else seal.nonce_for(purpose, attempt)
         iv, whole = b2a_base64(nonce, newline=False), seal.encrypt(nonce, plain, None)
         text = b2a_base64(whole[:-TAG_BYTES], newline=False)
