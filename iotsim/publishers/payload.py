@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from iotsim.readings import Column, Group, Ints, Readings
@@ -37,6 +38,8 @@ class Messages:
         The simulated time of each message.
     missing : mapping of reason to count
         Readings that no message can carry, such as those that are no number: not among the rows.
+    kept : bool array or None
+        Of the rows that were encoded, those that have a message; None: all.
     """
 
     topics: Sequence[str]
@@ -44,9 +47,15 @@ class Messages:
     ids: Sequence[str]
     time_us: Ints
     missing: Mapping[str, int] = field(default_factory=dict)
+    kept: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.payloads)
+
+    def take(self, rows: Sequence[int]) -> Messages:
+        """Return a selection of the messages; what is missing is not told again."""
+        return Messages([self.topics[i] for i in rows], [self.payloads[i] for i in rows],
+                        [self.ids[i] for i in rows], self.time_us[rows])
 
 
 class Encoder:
