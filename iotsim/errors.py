@@ -185,10 +185,13 @@ class ForeignAwait(IotsimError, RuntimeError):
 
 
 class ConnectError(IotsimError, ConnectionError):
-    """A broker could not be reached, or refused us."""
+    """A broker could not be reached, or refused us; `lasting` if soon again would be no use."""
 
-    def __init__(self, url: str, why: str, todo: str = "", verb: str = "publish to") -> None:
-        self.url, self.why = url, why
+    def __init__(
+        self, url: str, why: str, todo: str = "", verb: str = "publish to", *,
+        lasting: bool = False,
+    ) -> None:
+        self.url, self.why, self.lasting = url, why, lasting
         tail = f" {todo}" if todo else ""
         super().__init__(f"cannot {verb} {url}: {why}.{tail}")
 

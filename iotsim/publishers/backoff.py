@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from iotsim.seeding import fnv1a, squares64, unit
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_CEILING_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long to wait at most: after one failure, after many, where trying soon is no use.
+
+    A publisher may have one as its attribute `pace`.
+    """
+
+    first_s: float
+    ceiling_s: float
+    slow_s: float
 
 
 class Backoff:
@@ -17,15 +30,20 @@ class Backoff:
     ----------
     name : str
         Seeds the chance, so that many who lost one broker do not come back at once.
+    pace : Pace, optional
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, pace: Pace | None = None) -> None:
         self._draws = 0
         self._key = fnv1a(name) | 1
+        self._pace = pace
 
-    def delay_s(self, failures: int) -> float:
+    def delay_s(self, failures: int, *, slow: bool = False) -> float:
         """Return how long to wait after so many failures, at least one."""
-        ceiling_s = min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16), BACKOFF_CEILING_S)
+        pace = self._pace or Pace(BACKOFF_FIRST_S, BACKOFF_CEILING_S, BACKOFF_CEILING_S)
+        ceiling_s = min(pace.first_s * 2.0 ** min(failures - 1, 16), pace.ceiling_s)
+        if slow:
+            ceiling_s = pace.slow_s
         self._draws += 1
         return ceiling_s * (0.5 + 0.5 * unit(squares64(self._draws, self._key)))
 

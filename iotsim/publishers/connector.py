@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from iotsim.errors import ConnectError, IotsimError
-from iotsim.publishers.backoff import Backoff, pause
+from iotsim.publishers.backoff import Backoff, Pace, pause
 from iotsim.publishers.base import Link
 from iotsim.transport.addresses import failure_text
 
@@ -31,6 +31,8 @@ class Connector:
         Told when `seek` has a connection.
     failed : callable (text)
         Told of each attempt of `seek` that failed.
+    pace : Pace, optional
+        Of `seek`.
     """
 
     def __init__(
@@ -41,11 +43,14 @@ class Connector:
         turns: asyncio.Semaphore,
         opened: Callable[[int], None],
         failed: Callable[[str], None],
+        pace: Pace | None = None,
     ) -> None:
         self.failures = 0  # in a row, until somebody says that a message went through
         self._name, self._url, self._link, self._turns = name, url, link, turns
         self._opened, self._failed = opened, failed
         self._backoff = Backoff(name)
+        self._between = self._backoff if pace is None else Backoff(name, pace)
+        self._hopeless = False  # the last attempt failed for what does not pass by itself
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> int:
@@ -80,7 +85,7 @@ class Connector:
             await asyncio.wait([task], timeout=HALT_S)
 
     def delay_s(self, failures: int) -> float:
-        """Return how long to wait after so many failures, at least one."""
+        """Return how long a message waits that was refused so often, at least once."""
         return self._backoff.delay_s(failures)
 
     async def _seek(self, at_once: bool, before: asyncio.Task[None] | None) -> None:
@@ -90,16 +95,18 @@ class Connector:
         while window is None:
             if not at_once:
                 self.failures += 1
-                await pause(self.delay_s(self.failures))
+                await pause(self._between.delay_s(self.failures, slow=self._hopeless))
             at_once = False
             window = await self._tried()
         self._opened(window)
 
     async def _tried(self) -> int | None:
         # Whatever fails, a lane that gave up here would only queue.
+        self._hopeless = False
         try:
             return await self.open()
         except IotsimError as error:  # away, or what it needs is: a file of certificates
+            self._hopeless = isinstance(error, ConnectError) and error.lasting
             why = str(error)
         except Exception as error:
             why = f"reconnecting failed: {failure_text(error)} ({type(error).__name__})"

@@ -48,7 +48,8 @@ class Lane:
         self._feed_due = False
         name = f"{settings.run_id}/{index}"
         self._connector = Connector(
-            name, settings.url, self._link, settings.turns, self._opened, self._failed
+            name, settings.url, self._link, settings.turns, self._opened, self._failed,
+            settings.pace,
         )
         self._news = asyncio.Event()  # of verdicts
         self._opening = self._was_open = self._closed = False

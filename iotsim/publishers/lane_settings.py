@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from iotsim.publishers.backoff import Pace
 from iotsim.publishers.base import Limits
 from iotsim.publishers.ledger import Ledger
 
@@ -29,6 +30,7 @@ class LaneSettings:
     turns: asyncio.Semaphore  # to connect
     settled: Settled | None = None
     ack_deadline_s: float = ACK_DEADLINE_S
+    pace: Pace | None = None  # of reconnections
 
     def tell(self, ids: Sequence[str], outcome: str, seconds: Sequence[float]) -> None:
         """Tell the observer what became of messages."""

@@ -100,6 +100,7 @@ class Pump:
             turns=asyncio.Semaphore(OPENINGS_MAX),
             settled=settled,
             ack_deadline_s=ack_deadline_s,
+            pace=getattr(publisher, "pace", None),
         )
         self._lanes: list[Lane] = []
         self._names = None if names is None else list(names)
