@@ -13,7 +13,7 @@ LAYERS = (
     (2, "pure values: signals, profiles, members", "signals fields documents topics profile_schema "
         "profiles members testing faults verbs commands"),
     (3, "engine and the shapes of its readings", "engine capture acks frames arrow digest rebuilt"),
-    (3, "carriers", "transport publishers outlets broker embedded_broker tapping listening"),
+    (3, "carriers", "transport publishers outlets broker guard embedded_broker tapping listening"),
     (4, "what people type", "fleet offline driver feeders intake run result comparison saved "
         "run_state works progress verification replaying taps preflight preflight_fleet "
         "preflight_probe preflight_rates journal quality verdict loop_lag stage links waiting "

@@ -1,0 +1,217 @@
+"""Telemetry as the data consumer, the data API and the SDK read it, with code of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+import nats
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from iotsim.errors import ConnectError, told
+from iotsim.lab.management import Register, Registered
+from iotsim.lab.moments import instant_of
+from iotsim.lab.rights import TELEMETRY
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROWS_MAX = 2_000_000
+BATCH = 1000
+FETCH_S = 5.0
+COLUMN_CHARS_MAX = 255  # of the table that the data API makes for itself
+TEXTS = ("gatewayId", "sensorId", "sensorType", "timestamp")
+BLOBS = ("encryptedData", "iv", "authTag")
+
+
+class Row(NamedTuple):
+    """One reading, decrypted."""
+
+    time_us: int
+    gateway_id: str
+    tenant_id: str
+    sensor_id: str
+    sensor_type: str
+    value: float
+    unit: str
+    key_version: int
+    message_id: str
+
+
+class Dropped(Exception):
+    """A message that one of the platform's services would have dropped, and why."""
+
+
+class TelemetryDesk:
+    """Reads the TELEMETRY stream on demand, each message once.
+
+    Attributes
+    ----------
+    rejected : Counter
+        Messages that were dropped, by reason.
+    """
+
+    def __init__(self, register: Register, connection: Client) -> None:
+        self.rejected: Counter[str] = Counter()
+        self._register, self._connection = register, connection
+        self._rows: deque[Row] = deque(maxlen=ROWS_MAX)
+        self._seen: set[tuple[str, int]] = set()
+        self._next = 1
+        self._reading = asyncio.Lock()
+
+    def keys(self, gateway: Registered) -> list[dict[str, Any]]:
+        """Return the keys of a gateway."""
+        if not gateway.aes_key:
+            return []
+        material = base64.b64encode(gateway.aes_key).decode("ascii")
+        return [{"gateway_id": gateway.gateway_id, "key_material": material,
+                 "key_version": gateway.key_version}]
+
+    async def frame(self) -> pd.DataFrame:
+        """Read what is new, and return everything."""
+        import numpy as np
+        import pandas as pd
+
+        async with self._reading:
+            try:
+                await self._read()
+            except (OSError, TimeoutError, nats.errors.Error) as error:
+                why = f"the telemetry cannot be read ({told(error)})"
+                raise ConnectError("the lab's NATS server", why, verb="use") from None
+        columns = dict(zip(Row._fields, zip(*self._rows, strict=True), strict=False))
+        made = {name: list(columns.get(name, ())) for name in Row._fields}
+        times = np.array(made.pop("time_us"), dtype="datetime64[us]")
+        time = pd.Series(times).dt.tz_localize("UTC")
+        value = np.array(made["value"], dtype=np.float64)
+        return pd.DataFrame({"time": time, **made, "value": value})
+
+    async def _read(self) -> None:
+        streams = self._connection.jetstream(timeout=FETCH_S)
+        last = (await streams.stream_info(TELEMETRY)).state.last_seq
+        if last < self._next:
+            return
+        config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._next,
+            ack_policy=AckPolicy.NONE, inactive_threshold=30,
+        )  # fmt: skip
+        pull = await streams.pull_subscribe("telemetry.data.>", stream=TELEMETRY, config=config)
+        try:
+            while self._next <= last:
+                count = min(BATCH, last - self._next + 1)
+                for message in await pull.fetch(max(count, 2), timeout=FETCH_S):
+                    self._take(message)
+        finally:
+            await pull.unsubscribe()
+
+    def _take(self, message: Msg) -> None:
+        self._next = max(self._next, message.metadata.sequence.stream + 1)
+        try:
+            row = self._row_of(message.subject, message.data, message.headers or {})
+        except Dropped as dropped:
+            self.rejected[str(dropped)] += 1
+        else:
+            self._rows.append(row)
+
+    def _row_of(self, subject: str, data: bytes, headers: Mapping[str, str]) -> Row:
+        tokens = subject.split(".")
+        if len(tokens) != 4:
+            raise Dropped("the subject has other than four tokens")
+        envelope = checked(data)
+        gateway_id = envelope["gatewayId"]
+        gateway = self._register.find(gateway_id)
+        if gateway is None or gateway.gateway_id != gateway_id:
+            raise Dropped("unknown gateway")
+        if tokens[2:] != [gateway.tenant_id, gateway_id]:
+            raise Dropped("the subject is another gateway's")
+        if envelope["keyVersion"] != gateway.key_version or not gateway.aes_key:
+            raise Dropped("unknown key")
+        value, unit = opened(envelope, gateway.aes_key)
+        time_us = instant_of(envelope["timestamp"])
+        if time_us is None:
+            raise Dropped("timestamp is not of RFC 3339")
+        reading = envelope["sensorId"], time_us
+        if reading in self._seen:
+            raise Dropped("the table has this sensor and time already")
+        if len(self._seen) >= ROWS_MAX:
+            self._seen.clear()
+        self._seen.add(reading)
+        return Row(time_us, gateway_id, gateway.tenant_id, envelope["sensorId"],
+                   envelope["sensorType"], value, unit, envelope["keyVersion"],
+                   headers.get("Nats-Msg-Id", ""))
+
+
+def checked(data: bytes) -> dict[str, Any]:
+    """Return an envelope if the data consumer and the data API would take it.
+
+    Raises
+    ------
+    Dropped
+        If one of them would not.
+    """
+    try:
+        envelope = json.loads(data)
+    except ValueError:
+        raise Dropped("no JSON") from None
+    if not isinstance(envelope, dict):
+        raise Dropped("no object")
+    for name in (*TEXTS, *BLOBS):
+        if not isinstance(envelope.get(name), str) or not envelope[name]:
+            raise Dropped(f"{name} is no text")
+    if type(envelope.get("keyVersion")) is not int:
+        raise Dropped("keyVersion is no integer")
+    for name in ("gatewayId", "sensorId"):
+        if not _is_uuid(envelope[name]):
+            raise Dropped(f"{name} is no UUID")
+    if len(envelope["encryptedData"]) > COLUMN_CHARS_MAX:
+        raise Dropped("encryptedData is longer than its column")
+    return envelope
+
+
+def opened(envelope: Mapping[str, Any], key: bytes) -> tuple[float, str]:
+    """Return value and unit of an envelope, by way of the data API's converter and the SDK.
+
+    Raises
+    ------
+    Dropped
+        If they would not come to the plaintext.
+    """
+    sealed, nonce, tag = (_converted(name, envelope[name]) for name in BLOBS)
+    if len(sealed) < 8 or len(nonce) != 12 or len(tag) != 16:
+        raise Dropped("encryptedData, iv or authTag has a wrong length")
+    try:
+        plain = json.loads(AESGCM(key).decrypt(nonce, sealed + tag, None))
+    except (InvalidTag, ValueError):
+        raise Dropped("it cannot be decrypted") from None
+    value = plain.get("value") if isinstance(plain, dict) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Dropped("value is no number")
+    if not isinstance(plain.get("unit"), str):
+        raise Dropped("unit is no text")
+    return float(value), plain["unit"]
+
+
+def _converted(name: str, text: str) -> bytes:
+    # The data API takes what could be hex for hex.
+    if len(text) % 2 == 0 and all(sign in "0123456789abcdefABCDEF" for sign in text):
+        return bytes.fromhex(text)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        raise Dropped(f"{name} is no base64") from None
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
