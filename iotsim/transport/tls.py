@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import ssl
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,6 +103,93 @@ class TLS:
             raise BadValue("cert", cert, "and its key cannot be used", todo) from None
         except OSError as error:
             raise BadValue("cert", cert, f"cannot be read ({error.strerror})", _PEM) from None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldTLS(TLS):
+    """TLS with a platform: 1.3, and who we are may be texts in memory.
+
+    Authorities of platforms sign without an identifier of their key, which Python 3.13 refuses
+    unless `VERIFY_X509_STRICT` is cleared; chain, dates and host name are looked at as ever.
+
+    Parameters
+    ----------
+    ca, cert, key, key_password, verify
+        As those of `TLS`.
+    minimum : {"1.2", "1.3"}
+    cert_pem, key_pem : str
+        Our certificate and its key, instead of `cert` and `key`. Never shown.
+
+    Examples
+    --------
+    >>> HeldTLS(ca="ca.pem").minimum
+    '1.3'
+    """
+
+    minimum: str = "1.3"
+    cert_pem: str = field(default="", repr=False)
+    key_pem: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        TLS.__post_init__(self)
+        if (self.cert is not None) + bool(self.cert_pem) > 1:
+            raise BadValue("cert_pem", "…", "is given beside cert", "Give one of the two.")
+        if bool(self.cert_pem) != bool(self.key_pem):
+            raise BadValue("key_pem", "…", "and cert_pem belong together", "Give both or neither.")
+
+    def context(self) -> ssl.SSLContext:
+        """Return a fresh client context; raises BadValue."""
+        context = TLS.context(self)
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if self.cert_pem and (problem := self._hold(context)):
+            # Raised here, where no local variable is a key.
+            raise BadValue("cert_pem", "…", problem, "Provision the gateway anew.")
+        return context
+
+    def _hold(self, context: ssl.SSLContext) -> str:
+        # What is wrong with the texts, in words.
+        try:
+            with _as_file(f"{self.cert_pem.strip()}\n{self.key_pem.strip()}\n") as path:
+                context.load_cert_chain(path, password="")
+        except ssl.SSLError as error:
+            mismatch = error.reason == "KEY_VALUES_MISMATCH"
+            return "does not belong to its key" if mismatch else "and its key cannot be used"
+        except OSError as error:
+            return f"cannot be handed to OpenSSL ({error.strerror})"
+        return ""
+
+    def not_after_us(self) -> int | None:
+        """Return when our certificate ends, in µs since 1970; None if that cannot be told."""
+        try:
+            from cryptography import x509
+
+            body = self.cert_pem.encode() or Path(self.cert or "").read_bytes()
+            end = x509.load_pem_x509_certificate(body).not_valid_after_utc
+        except (ImportError, OSError, ValueError):
+            return None
+        return int(end.timestamp()) * 1_000_000
+
+
+@contextmanager
+def _as_file(text: str) -> Iterator[str]:
+    # OpenSSL reads files only. In memory where there is such a thing; else for us alone, for as
+    # long as it takes.
+    body = text.encode()
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        handle = os.memfd_create("iotsim", os.MFD_CLOEXEC)
+        try:
+            os.write(handle, body)
+            yield f"/proc/self/fd/{handle}"
+        finally:
+            os.close(handle)
+        return
+    handle, path = tempfile.mkstemp(prefix="iotsim-")  # mode 0600
+    try:
+        os.write(handle, body)
+        os.close(handle)
+        yield path
+    finally:
+        os.unlink(path)
 
 
 def _check_file(name: str, path: str | None) -> None:
