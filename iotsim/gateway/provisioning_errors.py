@@ -5,11 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from iotsim.errors import IotsimError, shown
-
-USED_UP = (
-    "its factory key is used up and what the platform answered was lost. Restore the store that "
-    "holds this gateway, or register the gateway anew at the platform and give its new factory key"
-)
+from iotsim.gateway.record import GatewayRecord
 
 
 class KeysUnavailable(IotsimError, RuntimeError):
@@ -30,12 +26,16 @@ class ProvisioningError(IotsimError, RuntimeError):
     ----------
     consumed : bool or None
         Whether the factory key is used up; None if that cannot be known.
+    again : bool
+        Whether it is safe, and of use, to ask again at once.
     """
 
     consumed: ClassVar[bool | None] = False
 
-    def __init__(self, gateway: str, url: str, why: str, todo: str, *, status: int = 0) -> None:
-        self.gateway, self.url, self.status = gateway, url, status
+    def __init__(
+        self, gateway: str, url: str, why: str, todo: str, *, status: int = 0, again: bool = False
+    ) -> None:
+        self.gateway, self.url, self.status, self.again = gateway, url, status, again
         super().__init__(f"gateway {shown(gateway)} is not provisioned: {url} {why}. {todo}.")
 
 
@@ -109,3 +109,16 @@ class WrongAnswer(ProvisioningError):
     """A success whose body is not what the contract says, or whose certificate is not ours."""
 
     consumed = True
+
+
+class NotKept(ProvisioningError):
+    """The platform answered and the store failed: `record` is all there is of the answer."""
+
+    consumed = True
+
+    def __init__(self, record: GatewayRecord, url: str, why: str) -> None:
+        self.record = record
+        super().__init__(
+            record.name, url, f"said yes, and then the store failed ({why})",
+            "The record of this error holds what it said: mend the store, then save that",
+        )
