@@ -28,13 +28,11 @@ from typing import Self
 
 from iotsim.clock import monotonic
 from iotsim.errors import BadValue, ConnectError, MissingExtra
+from iotsim.guard import Guard, reap
 from iotsim.transport.tls import TLS
 
 START_S = 10.0
-END_S = 3.0
 PORT_TRIES = 5
-# Ends a process when we end, however: our end of its standard input is closed then.
-_GUARD = "import os, sys; sys.stdin.buffer.read(); os.kill(int(sys.argv[1]), 9)"
 # CONNECT of MQTT 3.1.1, clean session, no client id: every broker answers it with a CONNACK.
 _CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x0a\x00\x00"
 
@@ -100,7 +98,7 @@ class Broker:
         self._settings = (receive_maximum, packet_bytes_max, users, acl, tuple(conf))
         self._certificate, self._clients_ca = certificate, clients_ca
         self._process: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: Guard | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __repr__(self) -> str:
@@ -170,7 +168,7 @@ class Broker:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            _reap(process)
+            reap(process)
 
     def stop(self) -> None:
         """End the process and remove its folder."""
@@ -181,7 +179,7 @@ class Broker:
             if process.stdin is not None:
                 process.stdin.close()
             process.terminate()
-            _reap(process)
+            reap(process)
         folder, self._folder = self._folder, None
         if folder is not None:
             folder.cleanup()
@@ -210,14 +208,8 @@ class Broker:
                 cwd=self.folder,
                 start_new_session=True,  # an interrupt of the kernel or terminal is not for it
             )
-            if self._program:  # the embedded one sees by itself that we have ended
-                self._guard = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _GUARD, str(self._process.pid)],
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
+        self._guard = Guard(self.folder)
+        self._guard.watch(self._process.pid)
         deadline_s = monotonic() + START_S
         while self.running and monotonic() < deadline_s:
             if _answers(self.port, self._certificate is not None):
@@ -231,8 +223,7 @@ class Broker:
     def _dismiss_guard(self) -> None:
         guard, self._guard = self._guard, None
         if guard is not None:
-            guard.kill()
-            _reap(guard)
+            guard.dismiss()
 
     def _mosquitto(self) -> list[str]:
         receive_maximum, packet_bytes_max, users, acl, more = self._settings
@@ -300,16 +291,6 @@ def _answers(port: int, secure: bool) -> bool:
 def _connects(peer: socket.socket) -> bool:
     peer.sendall(_CONNECT)
     return peer.recv(4)[:1] == b"\x20"
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
 
 
 def _password_line(name: str, password: str) -> str:

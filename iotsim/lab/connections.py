@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nats
 from nats.aio.client import Client
@@ -18,6 +19,18 @@ from iotsim.logs import say
 CONNECT_S = 10.0
 CLOSE_S = 2.0
 AGAIN_S = 0.1
+
+
+class QuietClient(Client):
+    """A client of which asyncio does not complain when the server closes a connection of TLS."""
+
+    async def _process_connect_init(self) -> None:
+        await super()._process_connect_init()
+        # nats-py does not tell its streams that they are over TLS.
+        writer = getattr(self._transport, "_io_writer", None)
+        protocol: Any = getattr(writer, "_protocol", None)
+        if hasattr(protocol, "_over_ssl"):
+            protocol._over_ssl = True
 
 
 def context_of(ca: Path, pair: Pair) -> ssl.SSLContext:
@@ -56,13 +69,16 @@ async def connected(
             back()
 
     url = f"tls://127.0.0.1:{port}"
+    options: dict[str, Any] = {
+        "name": name, "tls": context, "tls_hostname": "127.0.0.1", "error_cb": complain,
+        "reconnected_cb": returned, "max_reconnect_attempts": -1, "reconnect_time_wait": AGAIN_S,
+        "connect_timeout": 2, "ping_interval": 5, "pending_size": 8 * 1024 * 1024,
+    }  # fmt: skip
     try:
         async with asyncio.timeout(CONNECT_S):
-            return await nats.connect(
-                url, name=name, tls=context, tls_hostname="127.0.0.1", error_cb=complain,
-                reconnected_cb=returned, max_reconnect_attempts=-1, reconnect_time_wait=AGAIN_S,
-                connect_timeout=2, ping_interval=5, pending_size=8 * 1024 * 1024,
-            )  # fmt: skip
+            connection = QuietClient()
+            await connection.connect(url, **options)
+            return connection
     except (OSError, TimeoutError, nats.errors.Error) as error:
         raise ConnectError(url, f"{name}: {told(error)}", verb="use") from None
 
