@@ -178,8 +178,9 @@ class EnvelopeEncoder(Encoder):
     # -- few rows, or copies among them ---------------------------------------------------------
 
     def _one_by_one(self, readings: Readings, known: _Known) -> Messages:
-        column, kept = readings.columns[VALUE], []
+        column = readings.columns[VALUE]
         missing: dict[str, int] = {}
+        kept = np.ones(len(readings), dtype=np.bool_)
         topics, payloads, ids = [], [], []
         rows = zip(readings.device.tolist(), readings.time_us.tolist(), _floats(column),
                    _ticks(readings), _copies(readings), strict=True)
@@ -190,14 +191,15 @@ class EnvelopeEncoder(Encoder):
                 reason = NO_NUMBER
             if reason:
                 missing[reason] = missing.get(reason, 0) + 1
+                kept[row] = False
                 continue
             sub = f".{tick[1]}" if tick[1] else ""
-            kept.append(row)
             topics.append(sensor.subject)
             payloads.append(self._payload(sensor, value, tick, time_us, copy, known.tail))
             ids.append(f"{known.names[i]}/{tick[0]}{sub}/{copy or 0}")
-        time = readings.time_us if not missing else readings.time_us[kept]
-        return Messages(topics, payloads, ids, time, missing)
+        if not missing:
+            return Messages(topics, payloads, ids, readings.time_us)
+        return Messages(topics, payloads, ids, readings.time_us[kept], missing, kept)
 
     def _payload(
         self, sensor: _Sensor, value: float, tick: tuple[int, int], time_us: int, copy: int | None,

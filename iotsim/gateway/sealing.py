@@ -23,6 +23,7 @@ import numpy as np
 
 from iotsim.errors import BadValue, IotsimError, MissingExtra
 from iotsim.publishers.payload import FEW
+from iotsim.transport.discretion import discreet
 
 KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
 REDRAWS_MAX = 64
@@ -56,6 +57,7 @@ class Seal:
 
     encrypt: Callable[[bytes, bytes, None], bytes]
 
+    @discreet
     def __init__(self, key: bytes) -> None:
         try:
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
