@@ -15,13 +15,32 @@ __all__ = ("notip",)
 _GUESTS = {"cryptography": "cryptography", "aiohttp": "aiohttp", "nats": "nats-py"}
 
 
-def notip(**options: Any) -> NotipLab:
+def notip(
+    *,
+    name: str = "notip",
+    gateway_certificates: bool = True,
+    cert_ttl: Any = "90d",
+    request_timeout: Any = "5s",
+    retry_backoff: Any = "1s",
+    tenant_id: str | None = None,
+) -> NotipLab:
     """Return a small NoTIP platform; `async with` it, or `await` its `start()` and `stop()`.
 
     Parameters
     ----------
-    **options
-        As of `iotsim.lab.platform.NotipLab`.
+    name : str
+        `start()` ends what was started under the same name before, so that a cell can be run
+        again.
+    gateway_certificates : bool
+        Whether gateways may come to NATS with their own certificates. False: only the platform's
+        five services may, as on the shipped platform.
+    cert_ttl : duration
+        How long a gateway's certificate is valid, in whole seconds.
+    request_timeout, retry_backoff : duration
+        For how long provisioning waits for management, each of three times, and between them: so
+        long, then twice as long.
+    tenant_id : str, optional
+        Whose gateways are that name nobody; a new UUID if left out.
 
     Returns
     -------
@@ -40,4 +59,7 @@ def notip(**options: Any) -> NotipLab:
             raise MissingExtra("the NoTIP platform of the lab", package, "notip")
     from iotsim.lab.platform import NotipLab
 
-    return NotipLab(**options)
+    return NotipLab(
+        name=name, gateway_certificates=gateway_certificates, cert_ttl=cert_ttl,
+        request_timeout=request_timeout, retry_backoff=retry_backoff, tenant_id=tenant_id,
+    )  # fmt: skip

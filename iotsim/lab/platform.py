@@ -33,19 +33,8 @@ class NotipLab:
 
     Parameters
     ----------
-    name : str
-        `start()` ends what was started under the same name before, so that a cell can be run
-        again.
-    gateway_certificates : bool
-        Whether gateways may come to NATS with their own certificates. False: only the five
-        services may, as on the shipped platform.
-    cert_ttl : duration
-        How long a gateway's certificate is valid, in whole seconds.
-    request_timeout, retry_backoff : duration
-        For how long provisioning waits for management, each of three times, and between them: so
-        long, then twice as long.
-    tenant_id : str, optional
-        Whose gateways are that name nobody; a new UUID if left out.
+    name, gateway_certificates, cert_ttl, request_timeout, retry_backoff, tenant_id
+        As of `iotsim.lab.notip`.
 
     Attributes
     ----------
@@ -194,7 +183,7 @@ class NotipLab:
         try:
             async with asyncio.timeout(10):
                 await self._services_end()
-        except (RuntimeError, TimeoutError):  # the loop they lived on may have ended
+        except (RuntimeError, ValueError, OSError):  # the loop they lived on may have ended
             pass
         finally:
             self._end()
