@@ -82,6 +82,7 @@ class Worker:
         self._doing: asyncio.Task[None] | None = None
         self._saying: asyncio.Task[None] | None = None
         self._busy = False  # with the first of those to do: it may be half done
+        self._holding = False
         self._pulse: asyncio.TimerHandle | None = None
         self._closing = self._closed = False
 
@@ -136,6 +137,8 @@ class Worker:
                      command.expired(self._now_us()))
         self._open[key] = case
         self._to_do.append(case)
+        if self._holding:
+            self._delay(case)
         self._wake()
 
     def _wake(self) -> None:
@@ -185,15 +188,21 @@ class Worker:
 
     async def _hold(self) -> None:
         for case in self._to_do:
-            if case.entry.status == "waiting":
-                case.entry.status = "held"
-                self._log.note("delayed")
+            self._delay(case)
+        self._holding = True
         try:
             await self._hands.calm(self.name)
         except IotsimError:
             pass
+        finally:
+            self._holding = False
         if self._anomalous():
             await asyncio.sleep(LOOK_S)
+
+    def _delay(self, case: _Case) -> None:
+        if case.entry.status == "waiting":
+            case.entry.status = "held"
+            self._log.note("delayed")
 
     async def _answer_to(self, case: _Case) -> Answer:
         command, now_us = case.command, self._now_us()
