@@ -1,6 +1,7 @@
 """Envelopes of gateways, against a decryptor, a converter and Go's rules written down here."""
 
 import base64
+import hmac
 import io
 import json
 import logging
@@ -390,6 +391,9 @@ def test_derived_nonces_depend_on_the_key_and_the_sensor_too():
     nonces.add(Seal(b"a" * 32).nonce_for((b"0" * 36, *purpose[1:]), 0))
     nonces.add(Seal(b"a" * 32).nonce_for(purpose, 1))
     assert len(nonces) == 4
+    key = hmac.digest(b"a" * 32, b"iotsim: nonces of a run that replays, version 1", "sha256")
+    text = b"%b 1 0 %d 0 plain" % (purpose[0], START_US)
+    assert Seal(b"a" * 32).nonce_for(purpose, 0) == hmac.digest(key, text, "sha256")[:12]
 
 
 # -- one timestamp, one reading -------------------------------------------------------------------

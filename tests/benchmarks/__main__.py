@@ -16,6 +16,7 @@ import numpy as np
 
 from tests.benchmarks import measures
 from tests.benchmarks.breaking import breaking
+from tests.benchmarks.envelopes import sealing
 
 
 def machine():
@@ -42,6 +43,7 @@ def rows(scale, hours):
     yield from measures.spawning(scale)
     yield from measures.importing(9 if scale >= 1 else 1)
     yield from measures.scripting(scale)
+    yield from sealing(scale)
     yield from measures.streaming(max(20, int(10_000 * scale)), hours)
 
 
