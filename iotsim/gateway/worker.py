@@ -183,7 +183,7 @@ class Worker:
     def _anomalous(self) -> bool:
         try:
             return self._hands.anomalous(self.name)
-        except IotsimError:  # it is no part of the run any more: its commands will be refused
+        except Exception:  # it is no part of the run any more: its commands will be refused
             return False
 
     async def _hold(self) -> None:
@@ -192,7 +192,7 @@ class Worker:
         self._holding = True
         try:
             await self._hands.calm(self.name)
-        except IotsimError:
+        except Exception:
             pass
         finally:
             self._holding = False
