@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from iotsim.registry import PUBLIC, resolve
 
 if TYPE_CHECKING:
+    from iotsim import lab as lab
     from iotsim import logs as logs
     from iotsim import metrics as metrics
     from iotsim.errors import IotsimError as IotsimError
     from iotsim.fleet import Fleet as Fleet
+    from iotsim.gateway.platform import Platform as Platform
+    from iotsim.gateway.spec import Gateway as Gateway
     from iotsim.live_runs import runs as runs
     from iotsim.profiles import Profile as Profile
     from iotsim.result import Result as Result
@@ -37,8 +40,10 @@ __all__ = (  # equals registry.PUBLIC; a test holds them together
     "DeviceIds",
     "FaultType",
     "Fleet",
+    "Gateway",
     "IotsimError",
     "LabelSelector",
+    "Platform",
     "Profile",
     "Result",
     "Run",
@@ -47,6 +52,7 @@ __all__ = (  # equals registry.PUBLIC; a test holds them together
     "Tap",
     "Verification",
     "ids",
+    "lab",
     "logs",
     "metrics",
     "runs",

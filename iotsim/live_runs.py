@@ -7,8 +7,9 @@ known by its fleet's name: starting an equal fleet again gives the same run.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from iotsim.clock import Speed
 from iotsim.errors import NameInUse, NoLoop
@@ -32,6 +33,8 @@ class Watch(Protocol):
     def over(self, run: Run) -> None:
         """Take note of a run that is over, on its own loop."""
 
+
+R = TypeVar("R", bound=Run)
 
 WATCHES: list[Watch] = []
 _LIVE: dict[str, Run] = {}
@@ -69,11 +72,31 @@ def _start(wish: Wish, replace: bool) -> Run:
         if not replace:
             raise _in_use(live, wish)
         live.end_soon()
-    return _begun(wish)
+    return _begun(wish, Run)
 
 
-def _begun(wish: Wish) -> Run:
-    run = _LIVE[wish.fleet.name] = Run(wish, _forget)
+Make = Callable[[Wish, Callable[[Run], None]], R]
+
+
+def begin(wish: Wish, replace: bool, make: Make[R]) -> R:
+    """Start a run of another kind in the background, unless another is live under its name."""
+    live = live_of(wish.fleet.name)
+    if live is not None:
+        if not replace:
+            raise _in_use(live, wish)
+        live.end_soon()
+    return _begun(wish, make)
+
+
+def live_of(name: str) -> Run | None:
+    """Return the run that is alive under a name."""
+    live = _LIVE.get(name)
+    return None if live is None or live.ended else live
+
+
+def _begun(wish: Wish, make: Make[R]) -> R:
+    run = make(wish, _forget)
+    _LIVE[wish.fleet.name] = run
     for watch in WATCHES:
         watch.begun(run)
     return run
@@ -109,7 +132,7 @@ async def _run(wish: Wish) -> Result:
     live = _LIVE.get(fleet.name)
     if live is not None and not live.ended:
         raise _in_use(live, wish)
-    mine = _begun(wish)
+    mine = _begun(wish, Run)
     try:
         await mine.ready()
         return await mine.wait()

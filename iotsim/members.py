@@ -100,7 +100,7 @@ class Members:
 def series_of(type_name: str, labels: Mapping[str, str], template: str | None) -> str:
     """Return the name of the series that devices are numbered in."""
     sensor = sensor_of(labels, template or "")
-    return f"{type_name}:{sensor}" if sensor else type_name
+    return str(template) if sensor else type_name
 
 
 def protocol_of(member: Members) -> str:

@@ -14,6 +14,9 @@ from iotsim.errors import UnknownName
 PUBLIC = {
     "DeviceIds": "iotsim.script_names:DeviceIds",
     "FaultType": "iotsim.script_names:FaultType",
+    "Gateway": "iotsim.gateway.spec:Gateway",
+    "Platform": "iotsim.gateway.platform:Platform",
+    "lab": "iotsim.lab",
     "Fleet": "iotsim.fleet:Fleet",
     "LabelSelector": "iotsim.script_names:LabelSelector",
     "Profile": "iotsim.profiles:Profile",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from iotsim.director import ALL_US, Ends, Plan, Step
 from iotsim.errors import BadValue
 from iotsim.fleet import Fleet
+from iotsim.gateway.spec import Gateway
 from iotsim.members import script_hash
 from iotsim.scenario_checks import check_ids, check_script, check_selectors, telling
 from iotsim.scenario_html import steps_html
@@ -51,7 +52,7 @@ class Scenario(ScenarioVerbs):
     Parameters
     ----------
     name : str
-    fleet : Fleet, optional
+    fleet : Fleet or Gateway, optional
         Who is there from the start; nobody if not given.
     script : coroutine function, optional
         `async def run(ctx)`, instead of steps.
@@ -80,10 +81,12 @@ class Scenario(ScenarioVerbs):
     _origin: Any  # a Checkpoint, from `Result.branch`: only how fast it is depends on it
 
     def __init__(
-        self, name: str, fleet: Fleet | None = None, *, script: Telling | None = None,
+        self, name: str, fleet: Fleet | Gateway | None = None, *, script: Telling | None = None,
         start: Instant | None = None,
     ) -> None:
         whole = Fleet(name) if fleet is None else fleet
+        if isinstance(whole, Gateway):
+            whole = whole.fleet()
         Fleet(name, seed=0)  # the rules of names are those of fleets
         if not isinstance(whole, Fleet):
             raise BadValue("fleet", fleet, "is not a fleet", "Give a Fleet, or leave it out.")

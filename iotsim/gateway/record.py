@@ -10,6 +10,8 @@ from uuid import UUID, uuid5
 Status: TypeAlias = Literal["provisioning", "online", "paused", "offline"]
 Intent: TypeAlias = Literal["running", "stopped"]
 
+FREQUENCY_MS_MAX = 86_400_000  # a day
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class GatewayRecord:

@@ -255,6 +255,14 @@ class Pump:
         """Return what keeps a lane's messages from leaving now; empty if nothing does."""
         return self._lanes[lane].stall
 
+    def open_of(self, lane: int) -> int:
+        """Return how many messages a lane holds that have no verdict."""
+        return sum(self._lanes[lane].contents)
+
+    def is_connected(self, lane: int) -> bool:
+        """Return whether a lane has a connection now."""
+        return self._lanes[lane].connected
+
     def hang_up(self, lane: int) -> None:
         """End a lane's connection at once, without DISCONNECT: the peer sends its last will.
 
