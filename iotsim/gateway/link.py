@@ -54,14 +54,26 @@ def own_publisher(shared: NatsPublisher, record: GatewayRecord) -> NatsPublisher
 class ConsumingLink(JetStreamLink):
     """One NATS connection whose line also takes what durables deliver.
 
+    Parameters
+    ----------
+    publisher : NatsPublisher
+    name : str
+        The client's name, as the server shows it.
+    verdicts : Verdicts
+    who : str
+        Whose connection it is, for the texts.
+
     Attributes
     ----------
     consumers : dict of PushConsumer
         By a name of the owner's; each says why it delivers nothing.
     """
 
-    def __init__(self, publisher: NatsPublisher, name: str, verdicts: Verdicts) -> None:
+    def __init__(
+        self, publisher: NatsPublisher, name: str, verdicts: Verdicts, who: str
+    ) -> None:
         super().__init__(publisher, name, verdicts)
+        self._who = who
         self.consumers: dict[str, PushConsumer] = {}
         self._turns = asyncio.Semaphore(ASKING_MAX)
         self._up = False
@@ -106,6 +118,31 @@ class ConsumingLink(JetStreamLink):
     def _went(self) -> None:
         """Take that there is none any more."""
 
+    # -- why there is no connection ---------------------------------------------------------------
+
+    def _refusal(self, why: str, todo: str = "") -> ConnectError:
+        # What is about who we are names us; that a server is away is the same for all.
+        lower, tls = why.lower(), self._publisher.tls
+        if not any(sign in lower for sign in _SECURE):
+            return super()._refusal(why, todo)
+        own = isinstance(tls, HeldTLS) and bool(tls.cert_pem)
+        end_us = tls.not_after_us() if isinstance(tls, HeldTLS) else None
+        if end_us is not None and end_us < stamp_us():
+            end = datetime.fromtimestamp(end_us // 1_000_000, UTC).isoformat(timespec="seconds")
+            why = f"its certificate expired on {end}"
+            todo = "Provision it anew." if own else "Renew the certificate that all share."
+        elif any(sign in lower for sign in _UNKNOWN):
+            todo = "Enter its certificate's subject among the users of the server."
+            if own:
+                todo += " If the gateway was revoked, provision it anew; a server that knows no " \
+                    "gateways needs one certificate for all (nats_cert=, nats_key=)."
+        elif "certificate" in lower and "its certificate" not in lower:
+            todo = "Is it of the authority that the server trusts, and not revoked?"
+        else:
+            return super()._refusal(why, todo)
+        return ConnectError(self._publisher.url, why, todo, f"connect {self._who} to",
+                            lasting=True)
+
 
 class GatewayLink(ConsumingLink):
     """One NATS connection of a gateway, or of several (a `Link`).
@@ -144,11 +181,13 @@ class GatewayLink(ConsumingLink):
         *,
         ack_wait_s: float = ACK_WAIT_S,
     ) -> None:
-        super().__init__(publisher, name, verdicts)
+        alone = next(iter(posts)) if len(posts) == 1 else ""
+        who = f"gateway {alone}" if alone else f"{len(posts):,} gateways"
+        super().__init__(publisher, name, verdicts, who)
         self._posts: dict[str, Post] = {}
         self._ack_wait_s = ack_wait_s
-        if len(posts) == 1:
-            self._prefix = f"_INBOX.{next(iter(posts))}."
+        if alone:
+            self._prefix = f"_INBOX.{alone}."
         for gateway_id, (tenant_id, post) in posts.items():
             self.attach(gateway_id, tenant_id, post)
 
@@ -197,31 +236,3 @@ class GatewayLink(ConsumingLink):
             word()
         except Exception as error:  # whoever takes commands must not stop telemetry
             self._verdicts.notice(f"a post failed: {told(error)}")
-
-    # -- why there is no connection ---------------------------------------------------------------
-
-    def _refusal(self, why: str, todo: str = "") -> ConnectError:
-        # What is about one gateway names it; that a server is away is the same for all.
-        lower = why.lower()
-        if not any(sign in lower for sign in _SECURE):
-            return super()._refusal(why, todo)
-        own = isinstance(tls := self._publisher.tls, HeldTLS) and bool(tls.cert_pem)
-        who = f"gateway {next(iter(self._posts), '')}" if own else "the gateways"
-        verb = f"connect {who} to"
-        end_us = tls.not_after_us() if isinstance(tls, HeldTLS) else None
-        if end_us is not None and end_us < stamp_us():
-            end = datetime.fromtimestamp(end_us // 1_000_000, UTC).isoformat(timespec="seconds")
-            todo = "Provision it anew." if own else "Renew the certificate of the platform."
-            return ConnectError(self._publisher.url, f"the certificate expired on {end}", todo,
-                                verb, lasting=True)
-        if any(sign in lower for sign in _UNKNOWN):
-            entry = f"CN={next(iter(self._posts), '')}" if own else "the certificate's subject"
-            todo = f"Enter {entry} among the users of the server."
-            if own:
-                todo += " If it was revoked, provision it anew; a server that knows no gateways " \
-                    "needs one certificate for all: nats_cert= and nats_key=."
-            return ConnectError(self._publisher.url, why, todo, verb, lasting=True)
-        if "certificate" in lower and "its certificate" not in lower:
-            todo = "Was it signed by the authority that the server trusts, and not revoked?"
-            return ConnectError(self._publisher.url, why, todo, verb, lasting=True)
-        return super()._refusal(why, todo)
