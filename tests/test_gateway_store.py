@@ -17,7 +17,8 @@ from iotsim.errors import BadValue, StoreError, UnknownName
 from iotsim.gateway import store_file
 from iotsim.gateway.commands import Answer
 from iotsim.gateway.record import GatewayRecord
-from iotsim.gateway.store import ANSWERS_MAX, Store, StoreSnapshot
+from iotsim.gateway.store import Store, StoreSnapshot
+from iotsim.gateway.store_rows import ANSWERS_MAX
 from iotsim.gateway.store_schema import MIGRATIONS, migrate
 
 SENSORS = (
@@ -389,7 +390,7 @@ for i in range(len(store.names()), 1_000_000):
 def test_what_was_reported_as_saved_survives_a_kill_at_any_moment(path):
     chance = random.Random(5)
     done = -1
-    for _ in range(5):
+    for _ in range(4):
         saver = child(SAVER, path)
         try:
             for _ in range(chance.randrange(1, 30)):
@@ -410,6 +411,41 @@ def test_what_was_reported_as_saved_survives_a_kill_at_any_moment(path):
                 store.delete(one.name)
         with closing(sqlite3.connect(path)) as plain:
             assert plain.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+MAKER = """
+import sys
+from iotsim.gateway.record import GatewayRecord
+from iotsim.gateway.store import Store
+for i in range(1_000_000):
+    with Store.open(f"{sys.argv[1]}/{i}.db") as store:
+        store.save(GatewayRecord("gw-1", "f-1", "sesame"))
+        print(i, flush=True)
+"""
+
+
+def test_a_store_that_was_killed_while_it_was_made_can_be_opened(tmp_path):
+    chance = random.Random(7)
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        maker = child(MAKER, str(folder))
+        try:
+            for _ in range(chance.randrange(1, 20)):
+                done = int(maker.stdout.readline())
+            for _ in range(chance.randrange(1, 40_000)):
+                pass
+        finally:
+            maker.send_signal(signal.SIGKILL)
+            rest, _ = maker.communicate(timeout=30)
+        done = max([done, *map(int, rest.split())])
+        begun = {int(file.name.split(".")[0]) for file in folder.iterdir()}
+        for i in sorted(begun):
+            with Store.open(folder / f"{i}.db") as store:
+                assert store.names() in ([["gw-1"]] if i <= done else [["gw-1"], []])
+                store.save(GatewayRecord("gw-1", "f-1", "sesame"))
+            with Store.open(folder / f"{i}.db") as store:
+                assert store.get("gw-1").factory_key == "sesame"
 
 
 # -- files that cannot be -------------------------------------------------------------------------

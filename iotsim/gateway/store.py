@@ -11,18 +11,12 @@ from os import PathLike
 from typing import Any, Self
 
 from iotsim.errors import BadValue, StoreError, UnknownName
+from iotsim.gateway import store_rows as rows
 from iotsim.gateway.commands import Answer, Verdict
 from iotsim.gateway.record import GatewayRecord
 from iotsim.gateway.store_file import StoreFile, acquire, real_path, release
 from iotsim.gateway.store_values import check_answer, check_text, checked, sensor_specs
 from iotsim.transport.discretion import discreet
-
-ANSWERS_MAX = 1000
-_UNIQUE = ("factory_id", "gateway_id")  # NULL where they are empty
-_SECRETS = ("factory_key", "private_key_pem", "aes_key")
-_PLAIN = ("model", "firmware", "send_frequency_ms", "seed", "tenant_id", "cert_pem", "status",
-          "intent", "created_at")
-_COLUMNS = ("name", *_UNIQUE, *_PLAIN, *_SECRETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +105,14 @@ class Store:
             error is raised.
         """
         with self._open_file.reading() as connection:
-            rows = connection.execute(f"{_SELECT} ORDER BY id").fetchall()
+            there = connection.execute(f"{rows.SELECT} ORDER BY id").fetchall()
             specs: dict[int, list[str]] = {}
             for gateway, spec in connection.execute(
                 "SELECT gateway, spec FROM sensors ORDER BY gateway, position"
             ):
                 specs.setdefault(gateway, []).append(spec)
         found = []
-        for row in rows:
+        for row in there:
             try:
                 found.append(self._record(row, specs.get(row[0], [])))
             except StoreError as error:
@@ -172,7 +166,7 @@ class Store:
             checked(_values(record))
         with self._open_file.writing() as connection:
             for record in records:
-                if _ident(connection, record.name) is not None:
+                if rows.ident_of(connection, record.name) is not None:
                     raise BadValue("name", record.name, "is in the store already",
                                    "Give another name, or delete that gateway first.")
                 self._put(connection, record)
@@ -189,7 +183,7 @@ class Store:
         changed = _changes(changes)
         with self._open_file.writing() as connection:
             self._change(connection, name, changed)
-            return self._record(*_fetched(connection, "name", name))
+            return self._record(*rows.fetched(connection, "name", name))
 
     @discreet
     def delete(self, name: str) -> bool:
@@ -206,12 +200,7 @@ class Store:
         for what, text in (("name", name), ("command_id", command_id)):
             check_text(what, text)
         with self._open_file.reading() as connection:
-            row = connection.execute(
-                "SELECT command_id, answers.status, message, timestamp FROM answers "
-                "JOIN gateways ON gateways.id = answers.gateway WHERE name = ? AND command_id = ?",
-                (name, command_id),
-            ).fetchone()
-        return None if row is None else Answer(*row)
+            return rows.find_answer(connection, name, command_id)
 
     @discreet
     def remember(
@@ -246,32 +235,24 @@ class Store:
         with self._open_file.writing() as connection:
             for name, changes, answered in work:
                 self._change(connection, name, changes)
-                _answer(connection, self._known(connection, name), answered)
+                rows.put_answer(connection, self._known(connection, name), answered)
 
     @discreet
     def snapshot(self) -> StoreSnapshot:
         """Return how much it holds."""
         with self._open_file.reading() as connection:
-            return StoreSnapshot(*connection.execute(
-                "SELECT (SELECT count(*) FROM gateways), (SELECT count(*) FROM sensors), "
-                "(SELECT count(*) FROM answers), (SELECT coalesce(sum(forgotten), 0) FROM gateways)"
-            ).fetchone())
+            return StoreSnapshot(*connection.execute(rows.COUNTS).fetchone())
 
     # -- rows -------------------------------------------------------------------------------------
 
     def _one(self, column: str, value: str) -> GatewayRecord | None:
         check_text(column, value)
         with self._open_file.reading() as connection:
-            row, specs = _fetched(connection, column, value)
+            row, specs = rows.fetched(connection, column, value)
         return None if row is None else self._record(row, specs)
 
     def _put(self, connection: sqlite3.Connection, record: GatewayRecord) -> None:
-        # Not REPLACE: that deletes the row, and with it its answers.
-        connection.execute(
-            "INSERT INTO gateways (name, model, firmware, send_frequency_ms, seed, tenant_id, "
-            "cert_pem, status, intent, created_at) VALUES (?, '', '', 0, 0, '', '', '', '', '') "
-            "ON CONFLICT (name) DO NOTHING", (record.name,)
-        )
+        rows.put_name(connection, record.name)
         self._change(connection, record.name,
                      {name: value for name, value in _values(record).items() if name != "name"})
 
@@ -282,21 +263,18 @@ class Store:
         row: dict[str, Any] = {}
         for column, value in changes.items():
             if column == "sensors":
-                _put_sensors(connection, ident, sensor_specs(value))
-            elif column in _SECRETS:
+                rows.put_sensors(connection, ident, sensor_specs(value))
+            elif column in rows.SECRETS:
                 row[column] = self._sealed(name, column, value)
-            elif column in _UNIQUE:
-                row[column] = _unique(connection, ident, column, value)
+            elif column in rows.UNIQUE:
+                row[column] = rows.unique(connection, ident, column, value)
             else:
                 row[column] = value
-        if row:
-            places = ", ".join(f"{column} = ?" for column in row)
-            connection.execute(f"UPDATE gateways SET {places} WHERE id = ?",
-                               (*row.values(), ident))
+        rows.update(connection, ident, row)
 
     def _known(self, connection: sqlite3.Connection, name: str) -> int:
         check_text("name", name)
-        ident = _ident(connection, name)
+        ident = rows.ident_of(connection, name)
         if ident is None:
             names = [known for (known,) in connection.execute("SELECT name FROM gateways")]
             raise UnknownName("gateway", name, names, self.path)
@@ -307,11 +285,11 @@ class Store:
         return self._file.vault.seal(secret, _place(name, column)) if secret else None
 
     def _record(self, row: Any, specs: list[str]) -> GatewayRecord:
-        fields = dict(zip(_COLUMNS, row[1:], strict=True))
+        fields = dict(zip(rows.COLUMNS, row[1:], strict=True))
         name = fields["name"]
-        for column in _UNIQUE:
+        for column in rows.UNIQUE:
             fields[column] = fields[column] or ""
-        for column in _SECRETS:
+        for column in rows.SECRETS:
             sealed = fields[column]
             secret = b"" if sealed is None else self._file.vault.unseal(
                 sealed, _place(name, column))
@@ -328,13 +306,10 @@ class Store:
         return GatewayRecord(**fields)
 
 
-_SELECT = f"SELECT id, {', '.join(_COLUMNS)} FROM gateways"
-
-
 def _values(record: GatewayRecord) -> dict[str, Any]:
     if not isinstance(record, GatewayRecord):
         raise BadValue("record", type(record), "is no GatewayRecord", "Give a GatewayRecord.")
-    return {column: getattr(record, column) for column in (*_COLUMNS, "sensors")}
+    return {column: getattr(record, column) for column in (*rows.COLUMNS, "sensors")}
 
 
 def _changes(changes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -342,63 +317,10 @@ def _changes(changes: Mapping[str, Any]) -> Mapping[str, Any]:
         raise BadValue("name", changes["name"], "cannot be changed",
                        "Delete the gateway, and save it under its new name.")
     for column in changes:
-        if column not in (*_COLUMNS, "sensors"):
-            raise UnknownName("field of a gateway", column, (*_COLUMNS[1:], "sensors"))
+        if column not in (*rows.COLUMNS, "sensors"):
+            raise UnknownName("field of a gateway", column, (*rows.COLUMNS[1:], "sensors"))
     return checked(changes)
 
 
 def _place(name: str, column: str) -> str:
     return f"gateways/{column}/{name}"
-
-
-def _ident(connection: sqlite3.Connection, name: str) -> int | None:
-    row = connection.execute("SELECT id FROM gateways WHERE name = ?", (name,)).fetchone()
-    return None if row is None else int(row[0])
-
-
-def _fetched(connection: sqlite3.Connection, column: str, value: str) -> tuple[Any, list[str]]:
-    row = connection.execute(f"{_SELECT} WHERE {column} = ?", (value,)).fetchone()
-    if row is None:
-        return None, []
-    specs = connection.execute(
-        "SELECT spec FROM sensors WHERE gateway = ? ORDER BY position", (row[0],)
-    )
-    return row, [spec for (spec,) in specs]
-
-
-def _unique(
-    connection: sqlite3.Connection, ident: int, column: str, value: str
-) -> str | None:
-    row = connection.execute(
-        f"SELECT name FROM gateways WHERE {column} = ? AND id <> ?", (value, ident)
-    ).fetchone()
-    if row is not None:
-        raise BadValue(column, value, f"is that of gateway {row[0]!r} already",
-                       "Delete that gateway first, or give another one.")
-    return value or None
-
-
-def _put_sensors(
-    connection: sqlite3.Connection, ident: int, specs: list[tuple[str, str, str]]
-) -> None:
-    connection.execute("DELETE FROM sensors WHERE gateway = ?", (ident,))
-    connection.executemany(
-        "INSERT INTO sensors (gateway, position, name, type, spec) VALUES (?, ?, ?, ?, ?)",
-        ((ident, position, *spec) for position, spec in enumerate(specs)),
-    )
-
-
-def _answer(connection: sqlite3.Connection, ident: int, answer: Answer) -> None:
-    connection.execute(
-        "INSERT INTO answers (gateway, command_id, status, message, timestamp) "
-        "VALUES (?, ?, ?, ?, ?) ON CONFLICT (gateway, command_id) DO UPDATE SET "
-        "status = excluded.status, message = excluded.message, timestamp = excluded.timestamp",
-        (ident, answer.command_id, answer.status, answer.message, answer.timestamp),
-    )
-    gone = connection.execute(
-        "DELETE FROM answers WHERE gateway = ? AND id <= (SELECT id FROM answers "
-        "WHERE gateway = ? ORDER BY id DESC LIMIT 1 OFFSET ?)", (ident, ident, ANSWERS_MAX)
-    ).rowcount
-    if gone:
-        connection.execute("UPDATE gateways SET forgotten = forgotten + ? WHERE id = ?",
-                           (gone, ident))

@@ -101,8 +101,8 @@ class StoreFile:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Lend the connection for a transaction: in the end all of it is stored, or nothing."""
         with self.reading() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            try:  # around BEGIN too: a cell may be interrupted right after it
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -123,6 +123,7 @@ class StoreFile:
 
     def forked(self) -> None:
         """Leave the file to the process that this one was forked from."""
+        self._mutex = threading.Lock()  # another thread may have held it
         _disown(self._owner)
 
     def _unlocked(self, key: str | bytes | None) -> Vault:
@@ -292,7 +293,7 @@ def release(file: StoreFile) -> None:
 
 def _forked() -> None:
     global _guard
-    _guard = threading.RLock()  # another thread may have held it
+    _guard = threading.RLock()
     for file in _OPEN.values():
         file.forked()
     _abandoned.extend(_OPEN.values())

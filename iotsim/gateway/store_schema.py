@@ -80,8 +80,8 @@ def migrate(
     for version, statements in enumerate(migrations, 1):
         if version <= seen:
             continue
-        connection.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             for statement in statements:
                 connection.execute(statement)
             connection.execute("INSERT INTO schema_migrations VALUES (?, ?)",
