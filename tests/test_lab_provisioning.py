@@ -1,4 +1,4 @@
-"""The lab's provisioning service gives the statuses and bodies that were measured on the real one."""
+"""The lab's provisioning service gives the statuses and bodies of the real one, as measured."""
 
 import asyncio
 import base64
@@ -250,7 +250,7 @@ def test_the_certificate_is_as_the_real_one_makes_it(notip_lab, fresh, tmp_path)
         f"{gateway_id}.{tenant_id}.gateways.notip.internal"]
     usage = cert.extensions.get_extension_for_class(x509.KeyUsage).value
     assert usage.digital_signature
-    assert not (usage.key_encipherment or usage.key_cert_sign or usage.content_commitment)
+    assert not any((usage.key_encipherment, usage.key_cert_sign, usage.content_commitment))
     extended = cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(extended) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     path = tmp_path / "gateway.crt"

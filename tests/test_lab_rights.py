@@ -237,8 +237,7 @@ def test_a_durable_with_the_filter_of_another_is_refused(notip_lab, gateways):
             answers = []
             for changes in ({"filter_subject": other}, {"filter_subject": None},
                             {"filter_subject": "command.gw.>"},
-                            {"durable_name": f"gw-{theirs.gateway_id}"},
-                            {"name": f"gw-{theirs.gateway_id}"}):
+                            {"durable_name": f"gw-{theirs.gateway_id}"}):
                 config = durable(mine, **changes).as_dict()
                 subject = (f"$JS.API.CONSUMER.CREATE.COMMANDS.gw-{mine.gateway_id}."
                            f"command.gw.{mine.tenant_id}.{mine.gateway_id}")
@@ -270,7 +269,7 @@ def test_a_revoked_gateway_is_cut_off_and_the_others_are_not(notip_lab, gateways
             await link.jetstream(timeout=5).publish(
                 f"telemetry.data.{other.tenant_id}.{other.gateway_id}", b"1")
             assert stayed == []
-        with pytest.raises(nats.errors.Error, match="(?i)authorization"):
+        with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
             async with own(lab, gateway, context):
                 pass
 
@@ -307,7 +306,7 @@ def test_on_the_shipped_platform_a_gateways_own_certificate_opens_nothing(tmp_pa
         async with iotsim.lab.notip(gateway_certificates=False) as lab:
             gateway = await lab.register("f-1", "the key")
             found = await onboard(lab, "f-1", "the key")
-            with pytest.raises(nats.errors.Error, match="(?i)authorization"):
+            with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
                 async with own(lab, gateway, own_context(lab, tmp_path, found)):
                     pass
             async with connection(lab, client_context(lab)) as link:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -145,16 +145,7 @@ class AnswerDesk:
 
     def frame(self) -> pd.DataFrame:
         """Return all acks."""
-        import pandas as pd
-
-        rows = list(self._rows)
-        made = {name: [getattr(row, name) for row in rows]
-                for name in ("command_id", "gateway_id", "status", "message")}
-        return pd.DataFrame(made | {
-            "issued_at": _times(row.issued_us for row in rows),
-            "answered_at": _times(row.answered_us for row in rows),
-            "latency": [row.latency_s for row in rows],
-        })  # fmt: skip
+        return acks_of(list(self._rows))
 
     async def _ask(self, inbox: str) -> None:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{ACKS}.{DURABLE}"
@@ -227,9 +218,16 @@ class AnswerDesk:
                 future.set_result(answer)
 
 
-def _times(instants: Any) -> Any:
-    import numpy as np
+def acks_of(rows: Sequence[Answer]) -> pd.DataFrame:
+    """Return acks as a frame, one row each."""
     import pandas as pd
 
-    found = [np.datetime64("NaT") if one is None else np.datetime64(one, "us") for one in instants]
-    return pd.Series(np.array(found, dtype="datetime64[us]")).dt.tz_localize("UTC")
+    from iotsim.lab.columns import text_column, time_column
+
+    texts = ("command_id", "gateway_id", "status", "message")
+    return pd.DataFrame({
+        **{name: text_column(getattr(row, name) for row in rows) for name in texts},
+        "issued_at": time_column(row.issued_us for row in rows),
+        "answered_at": time_column(row.answered_us for row in rows),
+        "latency": pd.Series([row.latency_s for row in rows], dtype="float64"),
+    })  # fmt: skip

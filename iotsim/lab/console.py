@@ -25,6 +25,11 @@ _CAMEL = {
     "command_id": "commandId", "issued_at": "issuedAt", "send_frequency_ms": "sendFrequencyMs",
     "firmware_version": "firmwareVersion", "download_url": "downloadUrl",
 }  # fmt: skip
+_COLUMNS: dict[str, Any] = {
+    "gateway_id": "str", "tenant_id": "str", "factory_id": "str", "model": "str",
+    "provisioned": "bool", "send_frequency_ms": "object", "firmware": "str", "status": "object",
+    "revoked": "bool", "decommissioned": "bool",
+}  # fmt: skip
 
 
 class Console:
@@ -176,12 +181,7 @@ class Console:
             gateway_id, tenant_id, factory_id, model, provisioned, send_frequency_ms, firmware,
             status, revoked, decommissioned.
         """
-        import pandas as pd
-
-        columns = ("gateway_id", "tenant_id", "factory_id", "model", "provisioned",
-                   "send_frequency_ms", "firmware", "status", "revoked", "decommissioned")
-        rows = self._register.all()
-        return pd.DataFrame({name: [getattr(row, name) for row in rows] for name in columns})
+        return gateways_of(self._register)
 
     def keys(self, gateway: object) -> list[dict[str, Any]]:
         """Return the keys of a gateway as the management API's `GET /keys?id=` does."""
@@ -215,3 +215,17 @@ class Console:
             message_id.
         """
         return await self._telemetry.frame()
+
+
+def gateways_of(register: Register) -> pd.DataFrame:
+    """Return a register as a frame, one row for each gateway; no secrets."""
+    import pandas as pd
+
+    from iotsim.lab.columns import text_column
+
+    rows = register.all()
+    made: dict[str, Any] = {}
+    for name, kind in _COLUMNS.items():
+        values = [getattr(row, name) for row in rows]
+        made[name] = text_column(values) if kind == "str" else pd.Series(values, dtype=kind)
+    return pd.DataFrame(made)

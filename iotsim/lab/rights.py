@@ -53,7 +53,8 @@ def gateway_user(gateway_id: str, tenant_id: str) -> str:
     It may publish and acknowledge what is its own, make and use its durable on COMMANDS with its
     own subject as the filter, and read its own inbox. The subject that creates the durable names
     the filter, and the server holds the body to it: with `CONSUMER.DURABLE.CREATE` it could read
-    what is for others.
+    what is for others. What NATS cannot forbid: that a gateway names another's subject as where
+    the server shall answer or deliver to.
     """
     own, durable = f"{tenant_id}.{gateway_id}", f"{COMMANDS}.gw-{gateway_id}"
     publish = [

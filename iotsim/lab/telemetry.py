@@ -7,7 +7,7 @@ import base64
 import binascii
 import json
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
@@ -79,21 +79,13 @@ class TelemetryDesk:
 
     async def frame(self) -> pd.DataFrame:
         """Read what is new, and return everything."""
-        import numpy as np
-        import pandas as pd
-
         async with self._reading:
             try:
                 await self._read()
             except (OSError, TimeoutError, nats.errors.Error) as error:
                 why = f"the telemetry cannot be read ({told(error)})"
                 raise ConnectError("the lab's NATS server", why, verb="use") from None
-        columns = dict(zip(Row._fields, zip(*self._rows, strict=True), strict=False))
-        made = {name: list(columns.get(name, ())) for name in Row._fields}
-        times = np.array(made.pop("time_us"), dtype="datetime64[us]")
-        time = pd.Series(times).dt.tz_localize("UTC")
-        value = np.array(made["value"], dtype=np.float64)
-        return pd.DataFrame({"time": time, **made, "value": value})
+        return frame_of(list(self._rows))
 
     async def _read(self) -> None:
         streams = self._connection.jetstream(timeout=FETCH_S)
@@ -148,6 +140,22 @@ class TelemetryDesk:
         return Row(time_us, gateway_id, gateway.tenant_id, envelope["sensorId"],
                    envelope["sensorType"], value, unit, envelope["keyVersion"],
                    headers.get("Nats-Msg-Id", ""))
+
+
+def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return readings as a frame, in the order in which they came."""
+    import pandas as pd
+
+    from iotsim.lab.columns import text_column, time_column
+
+    made = dict(zip(Row._fields, zip(*rows, strict=True), strict=True)) if rows else {}
+    kinds = {"value": "float64", "key_version": "int64"}
+    columns: dict[str, Any] = {"time": time_column(made.pop("time_us", ()))}
+    for name in Row._fields[1:]:
+        values = made.get(name, ())
+        columns[name] = (pd.Series(list(values), dtype=kinds[name]) if name in kinds
+                         else text_column(values))
+    return pd.DataFrame(columns)
 
 
 def checked(data: bytes) -> dict[str, Any]:

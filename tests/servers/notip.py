@@ -70,12 +70,17 @@ class LabThread:
     def stop(self):
         """End the lab, its loop and its thread."""
         try:
-            self.run(self.lab.stop())
+            self.run(self._ended())
         finally:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(WAIT_S)
             self.loop.run_until_complete(self.loop.shutdown_default_executor())
             self.loop.close()
+
+    async def _ended(self):
+        await self.lab.stop()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # of tests that failed
+            task.cancel()
 
     def _work(self):
         asyncio.set_event_loop(self.loop)
