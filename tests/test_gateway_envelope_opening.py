@@ -1,5 +1,6 @@
 """Envelopes read back: what was received beside what was sent, and what could not be believed."""
 
+import asyncio
 import base64
 import json
 import math
@@ -7,6 +8,7 @@ import traceback
 from dataclasses import replace
 from uuid import UUID
 
+import nats
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +21,10 @@ from iotsim.gateway.envelope import NO_NUMBER, EnvelopeEncoder
 from iotsim.gateway.opening import frame_of, opened
 from iotsim.gateway.record import sensor_id
 from iotsim.gateway.spec import Gateway
+from tests.publishing import pumping
+from tests.servers import nats as servers
 
+nats_server = servers.nats_server  # the fixture
 KEY = bytes(range(65, 97))
 
 
@@ -136,6 +141,47 @@ def test_nothing_received_is_an_empty_table_of_the_same_columns():
     assert not len(empty)
     assert list(empty.columns) == list(full.columns)
     assert empty["time"].dtype == full["time"].dtype
+
+
+@pytest.mark.broker
+def test_envelopes_of_a_run_arrive_at_a_real_server_once_each(nats_server):
+    server = nats_server(jetstream=True)
+    server.add_stream("TELEMETRY", ["telemetry.data.>"])
+    gateway, records = gateways(20)
+    result = gateway.generate("10s")
+    encoder = EnvelopeEncoder(result.run_id, records)
+    blocks = [encoder.encode(readings) for readings in result.capture.chunks()]
+
+    async def work():
+        async with pumping(server.jetstream_url) as pump:
+            for messages in [*blocks, *blocks]:  # the second time as after a lost verdict
+                await pump.offer(0, messages)
+            assert await pump.drain(20), (pump.snapshot(), pump.errors)
+            return pump.snapshot()
+
+    async def kept():
+        client = await nats.connect(server.url)
+        try:
+            stream = client.jetstream()
+            found = await stream.stream_info("TELEMETRY")
+            reader = await stream.pull_subscribe("telemetry.data.*.*", stream="TELEMETRY")
+            taken = []
+            while len(taken) < found.state.messages:
+                taken += await reader.fetch(200, timeout=10)
+            return taken
+        finally:
+            await client.close()
+
+    account, taken = asyncio.run(work()), asyncio.run(kept())
+    assert account.acknowledged == 2 * len(taken) == 2 * 20 * 3 * 10
+    assert all(len(one.subject.split(".")) == 4 for one in taken)
+    by_subject = {f"telemetry.data.{one.tenant_id}.{one.gateway_id}" for one in records.values()}
+    assert {one.subject for one in taken} == by_subject
+    table = frame_of([(one.headers["Nats-Msg-Id"], one.data) for one in taken], records)
+    assert (table["reason"] == "").all()
+    both = result.frame().merge(table, on=["device_id", "seq"], suffixes=("", "_received"))
+    assert len(both) == len(table) == 600
+    assert (both["value"] == both["value_received"]).all()
 
 
 # -- what cannot be opened ------------------------------------------------------------------------
