@@ -13,7 +13,6 @@ import json
 import os
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import uuid4
 
 import nats
@@ -31,6 +30,7 @@ from iotsim.gateway.worker import Worker
 TENANT = "5b6d2c1e-6f0e-4d3a-9a57-3f6f6a0a2b11"
 STREAMS = {"COMMANDS": ("command.gw.>", 75), "COMMAND_ACKS": ("command.ack.>", 300)}
 WAIT_S = 20
+KEY = bytes(range(32))  # of the stores of these tests
 
 
 async def until(met, what="it"):
@@ -153,8 +153,8 @@ class Gateway:
 
     async def open(self, keeper=None, **options):
         """A worker, and the consumer that delivers to it."""
-        self.book = AnswerBook(keeper or self.platform.store)
-        self.worker = Worker(self.platform.store.get(self.name), self.hands, self.book, self.log,
+        book = AnswerBook(keeper) if keeper else self.platform.book
+        self.worker = Worker(self.platform.store.get(self.name), self.hands, book, self.log,
                              **{**self.options, **options})
         self.platform.workers.append(self.worker)
         self.wire = Wire(self.platform.link)
@@ -200,10 +200,10 @@ class Gateway:
 class Platform:
     """What people run: the streams, and a console that sends commands and reads answers."""
 
-    def __init__(self, server, folder):
-        self.server = server
-        self.folder = Path(folder)
-        self.store = Store.open(self.folder / f"{uuid4()}.db", key=os.urandom(32))
+    def __init__(self, url, path, key=KEY):
+        self.url = url
+        self.store = Store.open(path, key=key)
+        self.book = AnswerBook(self.store)
         self.workers = []
 
     def run(self, work):
@@ -211,7 +211,7 @@ class Platform:
 
         async def main():
             async with asyncio.timeout(50):
-                self.link = await nats.connect(self.server.url)
+                self.link = await nats.connect(self.url)
                 self.js = self.link.jetstream()
                 try:
                     return await work(self)
@@ -233,6 +233,10 @@ class Platform:
             tenant_id=TENANT, cert_pem="cert", status="online", firmware="1.0.0",
             send_frequency_ms=5000)
         self.store.save(record)
+        return await self.take(record, open=open, **options)
+
+    async def take(self, record, open=True, **options):
+        """A gateway that is in the store."""
         gateway = Gateway(self, record, **options)
 
         async def heard(message):
@@ -248,12 +252,16 @@ class Platform:
                    raw=None):
         """Send a command; returns its id."""
         ident = id or str(uuid4())
-        said = {"command_id": ident, "type": kind, "issued_at": at or self.now(age_s)}
-        if payload is not ...:
-            said["payload"] = payload
-        data = json.dumps(said).encode() if raw is None else raw
-        await self.js.publish(f"command.gw.{TENANT}.{gateway.id}", data)
+        if raw is None:
+            raw = self.command(payload, ident, kind=kind, at=at or self.now(age_s))
+        await self.js.publish(f"command.gw.{TENANT}.{gateway.id}", raw)
         return ident
+
+    @staticmethod
+    def command(payload, id, *, kind="config_update", at=None):
+        """The body of a command as the platform writes it."""
+        said = {"command_id": id, "type": kind, "issued_at": at or Platform.now()}
+        return json.dumps(said if payload is ... else said | {"payload": payload}).encode()
 
     @staticmethod
     def now(age_s=0.0):

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from iotsim.gateway.commands import Answer
 
-TOGETHER_MAX = 500  # changes in one transaction
+TOGETHER_MAX = 250  # changes in one transaction
+TURN = 20  # gateways that go on in one turn of the loop
 
 
 class Keeper(Protocol):
@@ -86,7 +87,9 @@ class AnswerBook:
                 for note in batch:
                     note.future.cancel()
                 raise
-            for note, outcome in zip(batch, found, strict=True):
+            for i, (note, outcome) in enumerate(zip(batch, found, strict=True), 1):
+                if i % TURN == 0:
+                    await asyncio.sleep(0)
                 if note.future.done():
                     continue  # who asked has gone
                 if isinstance(outcome, Exception):
