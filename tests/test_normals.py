@@ -7,13 +7,14 @@ from importlib.resources import files
 import mpmath
 import numpy as np
 import pytest
-from scipy import special, stats
 
 from iotsim.normals import BINS_PER_OCTAVE_BITS, OCTAVES, normal, normal_many, table
 from iotsim.seeding import draws
 from tests import oracles as slow
+from tests.late import Late
 from tests.statistics_rig import assert_distributed, assert_mean, assert_share, assert_variance
 
+special, stats = Late("scipy.special"), Late("scipy.stats")
 SHA256 = "bef0ac95cdef73ed153d25d30d981acbb7e9ecd6d825cc277484883a41ec89b2"
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from iotsim import seeding
 from iotsim.normals import normal_many
@@ -37,8 +36,10 @@ from iotsim.seeding import (
     unit_many,
 )
 from tests import oracles as slow
+from tests.late import Late
 from tests.statistics_rig import FALSE_ALARM, Z_MAX, assert_counts, assert_variance
 
+stats = Late("scipy.stats")
 WORD = st.integers(0, 2**64 - 1)
 
 

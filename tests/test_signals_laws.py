@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from iotsim.signals.base import build
+from tests.late import Late
 from tests.signal_rig import alone, run
 from tests.statistics_rig import (
     assert_counts,
@@ -18,6 +18,7 @@ from tests.statistics_rig import (
     assert_white,
 )
 
+stats = Late("scipy.stats")
 DT = 5.0
 
 
