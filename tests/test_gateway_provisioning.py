@@ -9,6 +9,7 @@ from base64 import b64encode
 from contextlib import closing
 from dataclasses import replace
 
+import aiohttp
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -141,6 +142,32 @@ def test_without_aiohttp_the_extra_is_named(monkeypatch, key):
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     with pytest.raises(MissingExtra, match=r"needs aiohttp.*iotsim\[notip\]"):
         asyncio.run(onboard(gateway(key=key), url="http://127.0.0.1"))
+
+
+def test_a_session_of_somebody_else_is_used_and_left_open(service, key):
+    async def main():
+        async with aiohttp.ClientSession(raise_for_status=True, headers={"X-Site": "n"}) as session:
+            for number in (1, 2):
+                record = gateway(number, service, key)
+                await onboard(record, url=service.url, session=session)
+            with pytest.raises(errors.InvalidFactoryCredentials):
+                await onboard(gateway(3, key=key), url=service.url, session=session)
+            assert not session.closed
+        with pytest.raises(BadValue, match="session='…' is closed"):
+            await onboard(gateway(4, key=key), url=service.url, session=session)
+
+    asyncio.run(main())
+    assert [got.headers["X-Site"] for got in service.endpoint.got] == ["n"] * 3
+
+
+def test_a_mistake_while_asking_is_one_line_without_the_request(service, key, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("factory s3cret/1")
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", broken)
+    error = refused(gateway(key=key), service, errors.AnswerLost)
+    assert "could not be asked (RuntimeError)" in str(error)
+    assert "s3cret" not in str(error)
 
 
 # -- each row of contract A10 ---------------------------------------------------------------------

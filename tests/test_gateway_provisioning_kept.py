@@ -179,6 +179,19 @@ def test_of_two_who_onboard_one_gateway_the_second_goes_on_when_the_first_gives_
     assert len(service.endpoint.got) == 1
 
 
+def test_one_factory_id_under_two_names_at_a_time_is_refused(service, key):
+    async def main():
+        service.delay_s = 0.1
+        record = gateway(service=service, key=key)
+        first = asyncio.create_task(onboard(record, url=service.url))
+        await until(lambda: service.endpoint.got)
+        with pytest.raises(BadValue, match="is being provisioned as gateway 'gw-1'"):
+            await onboard(replace(record, name="gw-2"), url=service.url)
+        assert (await first).provisioned
+
+    asyncio.run(main())
+
+
 # -- the store ------------------------------------------------------------------------------------
 
 

@@ -87,8 +87,8 @@ async def onboard(
         If the service was not even asked.
     """
     _needs_libraries()
-    service = Service.at(url, ca, timeout_s)
     try:
+        service = Service.at(url, ca, timeout_s)
         async with Desk(service, keeper, attempts, session) as desk:
             return await desk.onboard(record, keys)
     except IotsimError as error:

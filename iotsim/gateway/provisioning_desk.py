@@ -38,6 +38,7 @@ class Keeper(Protocol):
 class Job:
     """The onboarding of one gateway; `sent` while the service is asked."""
 
+    name: str
     task: asyncio.Task[GatewayRecord]
     sent: bool = False
 
@@ -68,6 +69,8 @@ class Desk:
         ):
             raise BadValue("attempts", attempts, "cannot be used",
                            f"Give a whole number from 1 to {ATTEMPTS_MAX}.")
+        if session is not None and session.closed:
+            raise BadValue("session", "…", "is closed", "Give one that is open, or none.")
         self._service, self._keeper, self._attempts = service, keeper, attempts
         self._given = session
         self._session: aiohttp.ClientSession | None = session
@@ -118,6 +121,9 @@ class Desk:
             ours = job is None or job.task.get_loop() is not asyncio.get_running_loop()
             if job is None or ours:
                 job = self._begun(place, record, keys)
+            elif job.name != record.name:
+                raise BadValue("factory_id", record.factory_id, "is being provisioned as gateway "
+                               f"{shown(job.name)}", "Give each gateway its own.")
             try:
                 return await asyncio.shield(job.task)
             except asyncio.CancelledError:
@@ -141,7 +147,7 @@ class Desk:
 
         begin = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._run(begin, record, keys))
-        job = _under_way[place] = Job(task)
+        job = _under_way[place] = Job(record.name, task)
         self._jobs.add(task)
         task.add_done_callback(over)
         begin.set_result(job)

@@ -195,7 +195,7 @@ async def _answer(
             if 300 <= answer.status < 400 and (place := answer.headers.get("Location")):
                 raw = place.encode("utf-8", "replace")[:BODY_BYTES_MAX]
             return answer.status, raw
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    except Exception as error:  # whatever it is, its frames hold the request
         found = _without_answer(service, request.name, error)
     raise found
 
@@ -238,7 +238,9 @@ def _without_answer(service: Service, name: str, error: Exception) -> Provisioni
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
         return AnswerLost(name, service.url, "answered something that is not HTTP, or half of it",
                           LATER)
-    return AnswerLost(name, service.url, "ended the connection without an answer", LATER)
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return AnswerLost(name, service.url, "ended the connection without an answer", LATER)
+    return AnswerLost(name, service.url, f"could not be asked ({type(error).__name__})", LATER)
 
 
 # -- what a success must hold ---------------------------------------------------------------------
