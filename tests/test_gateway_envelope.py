@@ -8,6 +8,8 @@ import logging
 import math
 import os
 import struct
+import subprocess
+import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -20,11 +22,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iotsim.errors import BadValue, IotsimError
+from iotsim.errors import BadValue, IotsimError, MissingExtra
 from iotsim.gateway import sealing
 from iotsim.gateway.envelope import NO_GATEWAY, NO_NUMBER, EnvelopeEncoder
 from iotsim.gateway.go_text import go_float, go_floats, go_string
 from iotsim.gateway.instants import RUNS_MAX, Instants
+from iotsim.gateway.opening import opened
 from iotsim.gateway.record import GatewayRecord, sensor_id
 from iotsim.gateway.sealing import Seal, looks_like_hex
 from iotsim.publishers.base import build
@@ -342,20 +345,24 @@ def test_the_converter_never_misreads_what_is_sent():
             assert dapi_converted(one[name]) == base64.b64decode(one[name], validate=True)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_process_draws_other_nonces():
-    sealing._random(1)
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(theirs, b"".join(sealing._random(100)[0]))
-        os._exit(0)
-    os.close(theirs)
-    drawn = sealing._random(100)[0]
-    with os.fdopen(ours, "rb") as pipe:
-        found = pipe.read()
+FORKS = """
+import os, sys
+from iotsim.gateway.sealing import Seal, sealed
+def nonces():
+    return b" ".join(sealed([Seal(b"k" * 32)] * 100, [b"plain"] * 100, None)[1])
+nonces()
+child = os.fork()
+os.write(1, nonces() + b" ")
+if child:
     os.waitpid(child, 0)
-    assert len({found[i:i + 12] for i in range(0, 1200, 12)} | set(drawn)) == 200
+"""
+
+
+def test_a_forked_process_draws_other_nonces():
+    done = subprocess.run([sys.executable, "-c", FORKS], check=True, timeout=60,
+                          capture_output=True)
+    drawn = done.stdout.split()
+    assert len(drawn) == len(set(drawn)) == 200
 
 
 # -- the mode that replays ------------------------------------------------------------------------
@@ -611,3 +618,17 @@ def test_a_key_of_another_size_is_an_error_that_holds_none_of_it():
     with pytest.raises(BadValue, match="<11 bytes>' is no key of AES-256") as caught:
         EnvelopeEncoder("run", known).encode(readings([20.0]))
     assert "shortsecret" not in every_text(caught.value)
+
+
+def test_without_the_library_the_error_says_which_extra_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
+    with pytest.raises(MissingExtra, match=r'iotsim\[notip\]'):
+        EnvelopeEncoder("run", records(1)).encode(readings([20.0]))
+    with pytest.raises(MissingExtra, match=r'encrypted telemetry needs cryptography'):
+        opened(b"{}", b"k" * 32)
+
+
+def test_the_modules_of_envelopes_load_without_the_library():
+    code = ("import sys; sys.modules['cryptography'] = None; "
+            "import iotsim.gateway.envelope, iotsim.gateway.opening, iotsim.gateway.sealing")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -96,7 +96,8 @@ def frame_of(
     Parameters
     ----------
     messages : iterable of (message id, payload)
-        The id is what `Nats-Msg-Id` said; empty where there was none.
+        The id is what `Nats-Msg-Id` said; empty where there was none. Of a tap:
+        `[(ident, payload) for _, payload, ident in tap.messages()]`.
     records : iterable of GatewayRecord, or mapping to them
         Whose keys open them.
 
@@ -187,13 +188,14 @@ class _Envelope:
 
 class _Gateway:
     # One gateway as a reader knows it; the key is inside `decrypt`.
-    __slots__ = ("decrypt", "name", "sensors")
+    __slots__ = ("decrypt", "name", "sensors", "uuids")
 
     def __init__(self, record: GatewayRecord) -> None:
         self.name = record.name
         self.decrypt = _decrypt_with(record.aes_key)
         self.sensors = {sensor_id(record.gateway_id, str(sensor["name"])): str(sensor["name"])
                         for sensor in record.sensors if "name" in sensor}
+        self.uuids = {name: uuid for uuid, name in self.sensors.items()}
 
 
 def _row(ident: str, payload: bytes, known: Mapping[str, _Gateway]) -> tuple[Any, ...]:
@@ -232,7 +234,9 @@ def _contradiction(device: str | None, envelope: _Envelope, gateway: _Gateway) -
     name, sensor = local_name(device)
     if name != gateway.name:
         return "its message id names another gateway"
-    if sensor_id(envelope.gateway_id, sensor) != envelope.sensor_id:
+    if sensor not in gateway.uuids:
+        gateway.uuids[sensor] = sensor_id(envelope.gateway_id, sensor)
+    if gateway.uuids[sensor] != envelope.sensor_id:
         return "its message id names another sensor"
     return ""
 
