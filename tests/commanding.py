@@ -143,12 +143,12 @@ class Wire:
 class Gateway:
     """One gateway with its worker."""
 
-    def __init__(self, platform, record, ack_wait=30, **options):
+    def __init__(self, platform, record, ack_wait=30, max_deliver=3, **options):
         self.platform, self.record, self.name = platform, record, record.name
         self.id = record.gateway_id
         self.answers_to, self.heard = f"command.ack.{TENANT}.{self.id}", []
         self.hands, self.log = Hands(), CommandLog()
-        self.options, self.ack_wait = options, ack_wait
+        self.options, self.ack_wait, self.max_deliver = options, ack_wait, max_deliver
         self.worker = self.wire = self._sub = None
 
     async def open(self, keeper=None, **options):
@@ -163,7 +163,7 @@ class Gateway:
 
     async def _subscribe(self):
         config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=self.ack_wait,
-                                max_deliver=-1)
+                                max_deliver=self.max_deliver)
 
         async def taken(message):
             self.worker.delivered(Delivery(message, self.wire))

@@ -23,9 +23,12 @@ from iotsim.gateway.commands import Answer, Change, Command, answer, answer_id, 
 from iotsim.gateway.post import Delivery, Hands, Line
 from iotsim.gateway.record import GatewayRecord
 
-OPEN_MAX = 1000  # commands of one gateway
-FULL_S = 5.0  # when a command for which there is no room may come again
-CLOSING_S = 1.0  # not at once: it would come back before the subscription ends
+# A durable like the reference's delivers three times, so a command is not given back lightly.
+OPEN_MAX = 1000  # commands of one gateway; thrice as many with those that come again
+DELIVERIES = 3
+FULL_S = 20.0  # when a command for which there is no room may come again
+CLOSING_S = 1.0  # when one that was not begun may come to who follows
+CLOSED_S = 10.0  # when one may that came while all was being given back
 PULSE_S = 10.0  # a stream delivers again what it hears nothing of for 30 s
 TRY_S = 5.0
 RETRY_S, RETRY_S_MAX = 0.1, 5.0
@@ -112,7 +115,7 @@ class Worker:
         if self._closed:
             return  # not acknowledged: it comes again to who follows
         if self._closing:
-            self._tell(delivery.nak, CLOSING_S)
+            self._tell(delivery.nak, CLOSED_S)
             return
         key = (delivery.sequence, delivery.payload)
         known = self._open.get(key)
@@ -127,7 +130,7 @@ class Worker:
             self._log.settle(self._log.add(entry), "terminated", str(error))
             self._tell(delivery.term)
             return
-        if len(self._open) >= self._open_max:
+        if len(self._open) >= self._open_max * min(max(1, delivery.deliveries), DELIVERIES):
             self._log.note("overflowed")
             self._tell(delivery.nak, FULL_S)
             return
