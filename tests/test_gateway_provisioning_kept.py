@@ -150,6 +150,25 @@ def test_cancelled_while_the_service_is_asked_the_answer_is_kept(service, key, m
     assert len(service.endpoint.got) == 1
 
 
+def test_a_loop_that_ends_with_an_exchange_on_its_way_leaves_nothing_open(
+    service, key, monkeypatch
+):
+    monkeypatch.setattr(provisioning_desk, "SETTLE_S", 0.05)
+    shelf = Shelf()
+
+    async def main():
+        service.delay_s = PATIENCE_S
+        record = gateway(service=service, key=key)
+        asking = asyncio.create_task(onboard(record, url=service.url, keeper=shelf))
+        await until(lambda: service.endpoint.got)
+        asking.cancel()
+        await asyncio.wait([asking])
+
+    asyncio.run(main())
+    assert not waiting()
+    assert shelf.kept["gw-1"].private_key_pem == key
+
+
 def test_cancelled_before_the_service_is_asked_nothing_is_asked(service):
     async def main():
         asking = asyncio.create_task(onboard(gateway(service=service), url=service.url))
@@ -201,6 +220,22 @@ def test_the_private_key_is_kept_before_the_service_is_asked(service):
     made = asyncio.run(onboard(gateway(service=service), url=service.url, keeper=shelf))
     assert then[0]["gw-1"].private_key_pem == made.private_key_pem
     assert not then[0]["gw-1"].provisioned
+
+
+def test_what_people_changed_meanwhile_stays(service, key):
+    shelf = Shelf()
+
+    def stop(got):
+        shelf.kept["gw-1"] = replace(shelf.kept["gw-1"], intent="stopped", model="changed")
+
+    service.instead = stop
+    made = asyncio.run(onboard(gateway(service=service, key=key), url=service.url, keeper=shelf))
+    assert (made.intent, made.model, made.aes_key) == ("stopped", "changed", AES_KEY)
+    assert shelf.kept["gw-1"] == made
+    shelf = Shelf()
+    service.instead = lambda got: shelf.kept.clear()  # deleted; its key would be lost for ever
+    made = asyncio.run(onboard(gateway(2, service, key), url=service.url, keeper=shelf))
+    assert shelf.kept["gw-2"] == made
 
 
 def test_a_store_that_fails_before_stops_it_and_the_service_is_not_asked(service, key):

@@ -168,16 +168,15 @@ class Desk:
         await self._save(record)
         request = await asyncio.to_thread(Request.of, record)
         found = await self._exchange(job, request, asked)
-        record = replace(
-            record, gateway_id=found.gateway_id, tenant_id=found.tenant_id,
-            cert_pem=found.cert_pem, aes_key=found.aes_key, status="online",
-        )
         try:
-            await self._save(record)
+            latest = await self._known(record) or record  # what people changed meanwhile stays
+            made = _provisioned(latest, record.private_key_pem, found)
+            await self._save(made)
         except Exception as error:  # whatever a store may raise: the answer must not go with it
             why = str(error) if isinstance(error, IotsimError) else told(error)
-            raise NotKept(record, self._service.url, why) from None
-        return record
+            made = _provisioned(record, record.private_key_pem, found)
+            raise NotKept(made, self._service.url, why) from None
+        return made
 
     async def _exchange(self, job: Job, request: Request, asked: bool) -> Granted:
         assert self._session is not None
@@ -210,6 +209,13 @@ class Desk:
     async def _save(self, record: GatewayRecord) -> None:
         if self._keeper is not None:
             await asyncio.to_thread(self._keeper.save, record)
+
+
+def _provisioned(record: GatewayRecord, private_key_pem: str, found: Granted) -> GatewayRecord:
+    return replace(
+        record, private_key_pem=private_key_pem, gateway_id=found.gateway_id,
+        tenant_id=found.tenant_id, cert_pem=found.cert_pem, aes_key=found.aes_key, status="online",
+    )
 
 
 async def _key(keys: KeyMaker | None) -> str:
