@@ -22,6 +22,7 @@ from iotsim.gateway.command_log import CommandLog, Entry
 from iotsim.gateway.commands import Answer, Change, Command, answer, answer_id, plan, read
 from iotsim.gateway.post import Delivery, Hands, Line
 from iotsim.gateway.record import GatewayRecord
+from iotsim.publishers.backoff import Backoff
 
 # A durable like the reference's delivers three times, so a command is not given back lightly.
 OPEN_MAX = 1000  # commands of one gateway; thrice as many with those that come again
@@ -31,7 +32,6 @@ CLOSING_S = 1.0  # when one that was not begun may come to who follows
 CLOSED_S = 10.0  # when one may that came while all was being given back
 PULSE_S = 10.0  # a stream delivers again what it hears nothing of for 30 s
 TRY_S = 5.0
-RETRY_S, RETRY_S_MAX = 0.1, 5.0
 ANSWER_S = 300.0  # so long a stream keeps answers
 LOOK_S = 0.1  # at an anomaly that was said to be over and is not
 KIND_CHARS_MAX = 64
@@ -81,6 +81,7 @@ class Worker:
         self._to_do: deque[_Case] = deque()
         self._to_say: deque[tuple[_Case, Answer]] = deque()
         self._line: Line | None = None
+        self._backoff = Backoff(record.gateway_id)
         self._news = asyncio.Event()  # the line has come or gone, or it is to end
         self._doing: asyncio.Task[None] | None = None
         self._saying: asyncio.Task[None] | None = None
@@ -296,7 +297,7 @@ class Worker:
     async def _send(self, reply: Answer) -> str:
         """Send an answer until a stream has stored it; return why none has, or nothing."""
         headers = {"Nats-Msg-Id": answer_id(self.gateway_id, reply.command_id)}
-        until_s, pause_s = monotonic() + self._answer_s, RETRY_S
+        until_s, failures = monotonic() + self._answer_s, 0
         why = "there is no connection"
         while True:
             line = self._line
@@ -312,17 +313,18 @@ class Worker:
                 if not why:
                     return ""
                 self._log.note("retried")
+                failures += 1
             elif self._closing:
                 return why
             left_s = until_s - monotonic()
             if left_s <= 0:
                 return why
+            wait_s = left_s if line is None else min(left_s, self._backoff.delay_s(failures))
             try:
-                async with asyncio.timeout(min(pause_s, left_s) if line is not None else left_s):
+                async with asyncio.timeout(wait_s):
                     await self._news.wait()
             except TimeoutError:
                 pass
-            pause_s = min(2 * pause_s, RETRY_S_MAX)
 
     # -- the end ----------------------------------------------------------------------------------
 
