@@ -72,7 +72,7 @@ class Gateway:
         seed: int | None = None,
     ) -> None:
         number = check_count(count)
-        template = check_id_template(name, "gateway", number, 0)
+        template = _template(name, number)
         if "{type}" in template or ":" in template or "." in template:
             raise BadValue("name", name, "cannot be a gateway's name",
                            "Give text such as 'gw-{n}', without '.', ':' and {type}.")
@@ -208,6 +208,14 @@ class Gateway:
         return (f"<div><b>Gateway {html.escape(self.name)}</b><ul>{facts}</ul><table><tr>"
                 f"<th>sensor</th><th>type</th><th>unit</th><th>algorithm</th></tr>{rows}</table>"
                 "</div>")
+
+
+def _template(name: Any, count: int) -> str:
+    try:
+        return check_id_template(name, "gateway", count, 0)
+    except BadValue as error:
+        why = error.why.replace("devices", "gateways")
+        raise BadValue("name", error.given, why, "Give text such as 'gw-{n}'.") from None
 
 
 def check_every(every: Duration) -> int:
