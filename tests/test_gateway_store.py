@@ -9,11 +9,13 @@ import sys
 import threading
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from iotsim.errors import BadValue, StoreError, UnknownName
-from iotsim.gateway import store_file
+from iotsim.gateway import store_file, store_rows
 from iotsim.gateway.commands import Answer
 from iotsim.gateway.record import GatewayRecord
 from iotsim.gateway.store import Store, StoreSnapshot
@@ -30,6 +32,14 @@ HOSTILE = {
     "long": "x" * 10_000, "newline": "a\nb", "percent": "%_{}", "right to left": "\u202egw",
     "spaces": "  a  ", "case": "A",
 }
+
+
+@pytest.fixture
+def tmp_path():
+    """In memory where there is such a place: a thousand writes that each wait for a disk."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -315,27 +325,62 @@ def test_a_second_process_hears_who_has_it_open_and_may_have_it_afterwards(path)
     Store.open(path).close()
 
 
-def test_a_fork_does_not_write_where_its_parent_does(path):
+FORKER = """
+import os, sys
+from iotsim.gateway.record import GatewayRecord
+from iotsim.gateway.store import Store
+store = Store.open(sys.argv[1])
+store.save(GatewayRecord("gw-1", "f-1"))
+print(os.getpid(), flush=True)
+pid = os.fork()
+if pid == 0:
+    for attempt in (store.records, lambda: Store.open(sys.argv[1]), store.close):
+        try:
+            attempt()
+        except Exception as error:
+            print(error, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+store.save(GatewayRecord("gw-2", "f-2"))
+if os.fork() == 0:
+    sys.stdin.read()
+    os._exit(0)
+"""
+
+
+def test_a_lock_file_that_leads_elsewhere_is_not_followed(path, tmp_path):
+    (tmp_path / "precious").write_text("keep me")
+    (tmp_path / "gateways.db.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(StoreError, match="its lock file cannot be written"):
+        Store.open(path)
+    assert (tmp_path / "precious").read_text() == "keep me"
+
+
+def test_a_fork_neither_writes_where_its_parent_does_nor_keeps_the_store_from_others(path):
+    with child(FORKER, path) as parent:
+        pid = parent.stdout.readline().strip()
+        assert "this is a fork of that process" in parent.stdout.readline()
+        assert f"process {pid} has it open" in parent.stdout.readline()
+        parent.wait(timeout=30)
+        with Store.open(path) as store:  # the second fork is still there
+            assert store.names() == ["gw-1", "gw-2"]
+        parent.stdin.close()
+        assert parent.stdout.read() == ""
+
+
+def test_an_interrupted_cell_leaves_nothing_half_done(path, monkeypatch):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
     with Store.open(path) as store:
         store.save(record())
-        seen, tell = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            said = []
-            for attempt in (store.records, lambda: Store.open(path)):
-                try:
-                    attempt()
-                except Exception as error:
-                    said.append(str(error))
-            os.write(tell, "\n".join(said).encode())
-            os._exit(0)
-        os.close(tell)
-        with os.fdopen(seen) as pipe:
-            said = pipe.read().splitlines()
-        os.waitpid(pid, 0)
-        assert "this is a fork of that process" in said[0]
-        assert f"process {os.getpid()} has it open" in said[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(store_rows, "put_answer", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                store.apply("gw-1", {"status": "paused"}, Answer("c-1", "ack"))
         assert store.records() == [record()]
+        store.apply("gw-1", {"status": "paused"}, Answer("c-1", "ack"))
+        assert store.records() == [record(status="paused")]
 
 
 def test_a_file_that_is_removed_while_it_is_open_is_noticed(path):

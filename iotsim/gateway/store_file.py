@@ -220,9 +220,10 @@ def _connect(path: str) -> sqlite3.Connection:
 def _own(path: str) -> int | None:
     """Lock the store for this process; its lock file stays, or two could each lock another one."""
     place = f"{path}.lock"
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
     for _ in range(_LOCK_TRIES):
         try:
-            file = os.open(place, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+            file = os.open(place, flags, 0o600)
         except OSError as error:
             raise StoreError(path, f"its lock file cannot be written: {error.strerror}",
                              "Give a path in a folder that is there and can be written.") from None
