@@ -22,6 +22,7 @@ COMMANDS = "COMMANDS"
 ACK_WAIT_S = 30.0
 ASKING_MAX = 64  # consumers that one connection asks for at a time
 END_S = 0.3
+OPENINGS = 8  # at a time: each is some ms of arithmetic, in which the loop does nothing else
 # 2 s and up to 2 s of chance, for ever; half a minute to a minute where we are not let in.
 PACE = Pace(first_s=4.0, ceiling_s=4.0, slow_s=60.0)
 _SECURE = ("certificate", "tls", "ended", "reset", "closed", "violation", "authentication")
@@ -150,7 +151,7 @@ class GatewayLink(ConsumingLink):
     The publisher is a `NatsPublisher` with `jetstream=True`: for a gateway's own connection from
     `own_publisher(nats, record)`, for a shared one with `platform_tls(ca, cert, key)`. Its
     `keepalive` is twice the time from PING to PING. The publisher that the pump is given may have
-    `pace = PACE`.
+    `pace = PACE` and `openings = OPENINGS`.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+from functools import cache
 from typing import Any, Protocol
 
 import orjson
@@ -16,6 +17,15 @@ REST_BYTES_MAX = 4 * 1024 * 1024
 TLS_S = 4.0
 INBOX_SID = 1
 _LINE_BYTES_MAX = 65_536  # the longest is INFO
+
+
+@cache
+def _patterns(inbox_bytes: int) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    # Almost all that a publisher to a stream hears is runs of its acknowledgements. What comes to
+    # the first subscription has our inbox: so its length is enough, and is the same for many.
+    ack = rb"MSG [^ ]{%d}\d+ %d +\d+\r\n\{\"stream\":\"[^\"\\]*\",[^}]*\}\r\n" % (
+        inbox_bytes, INBOX_SID)
+    return re.compile(rb"(?:%b)+" % ack), re.compile(rb"MSG [^ ]{%d}(\d+) " % inbox_bytes)
 
 
 class Owner(wire.Owner, Protocol):
@@ -59,11 +69,7 @@ class Wire(wire.Wire[Owner]):
         super().__init__(owner)
         self._rest = b""
         self._greeted = False
-        # Almost all that a publisher to a stream hears is runs of these.
-        ack = rb"MSG %b\d+ %d +\d+\r\n\{\"stream\":\"[^\"\\]*\",[^}]*\}\r\n" % (
-            re.escape(inbox.encode()), INBOX_SID)
-        self._acks = re.compile(rb"(?:%b)+" % ack)
-        self._tokens = re.compile(rb"MSG %b(\d+) " % re.escape(inbox.encode()))
+        self._acks, self._tokens = _patterns(len(inbox.encode()))
 
     # -- called by asyncio ------------------------------------------------------------------------
 

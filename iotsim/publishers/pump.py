@@ -97,7 +97,7 @@ class Pump:
             ledger=self._ledger,
             notice=self._notice,
             changed=self._changed,
-            turns=asyncio.Semaphore(OPENINGS_MAX),
+            turns=asyncio.Semaphore(getattr(publisher, "openings", OPENINGS_MAX)),
             settled=settled,
             ack_deadline_s=ack_deadline_s,
             pace=getattr(publisher, "pace", None),
