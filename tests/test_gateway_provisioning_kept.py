@@ -169,6 +169,26 @@ def test_a_loop_that_ends_with_an_exchange_on_its_way_leaves_nothing_open(
     assert shelf.kept["gw-1"].private_key_pem == key
 
 
+def test_cancelled_anywhere_what_the_platform_provisioned_is_kept(service, key, monkeypatch):
+    monkeypatch.setattr(provisioning_desk, "SETTLE_S", 0.01)
+    service.delay_s = 0.01
+
+    async def main(number):
+        shelf = Shelf()
+        record = gateway(number, service, key)
+        asking = asyncio.create_task(onboard(record, url=service.url, keeper=shelf))
+        await asyncio.sleep(0.002 * number)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await settled()
+        kept = shelf.kept.get(record.name)
+        assert (kept is not None and kept.provisioned) == (record.factory_id in service.used)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    for number in range(16):
+        asyncio.run(main(number))
+
+
 def test_cancelled_before_the_service_is_asked_nothing_is_asked(service):
     async def main():
         asking = asyncio.create_task(onboard(gateway(service=service), url=service.url))

@@ -235,17 +235,20 @@ class _Told:
     def __init__(self, progress: Progress, total: int) -> None:
         self._done, self._total = 0, total
         self._call = progress if callable(progress) else None
-        self._bar = bar("gateways", total, False if callable(progress) else progress)
+        self._bar = None if callable(progress) or progress is False else bar(
+            "gateways", total, progress)
 
     def __enter__(self) -> _Told:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def one_more(self) -> None:
         self._done += 1
-        self._bar.update(1)
+        if self._bar is not None:
+            self._bar.update(1)
         if self._call is not None:
             self._call(self._done, self._total)
 
