@@ -326,6 +326,22 @@ def test_a_ciphertext_that_looks_like_hex_is_sealed_again(monkeypatch, replayabl
     assert len(set(seen)) == count + 1
 
 
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_derived_nonce_that_looks_like_hex_gives_way_to_the_next(monkeypatch, count):
+    real, asked = Seal.nonce_for, []
+
+    def unlucky(self, purpose, attempt):
+        asked.append(attempt)
+        return LOOK_ALIKE if attempt < 2 else real(self, purpose, attempt)
+
+    monkeypatch.setattr(Seal, "nonce_for", unlucky)
+    encoder = EnvelopeEncoder("run", records(count), replayable=True)
+    made = fields(encoder.encode(readings(np.full(count, 20.25))))
+    assert not any(looks_like_hex(one["iv"].encode()) for one in made)
+    assert len({one["iv"] for one in made}) == count
+    assert asked == [0, 1, 2] * count
+
+
 def test_broken_randomness_is_an_error_not_a_loop(monkeypatch):
     broken = type("os", (), {"urandom": staticmethod(lambda size: LOOK_ALIKE * (size // 12))})
     monkeypatch.setattr(sealing, "os", broken)
@@ -440,7 +456,7 @@ def test_another_group_of_the_same_device_knows_what_was_shown():
     assert stamps(first) != stamps(again)
 
 
-@given(st.lists(st.integers(0, 30), max_size=80))
+@given(st.lists(st.integers(0, 12), max_size=80))
 def test_no_instant_is_shown_twice_and_the_first_free_one_is_taken(times):
     seen, used = Instants(), set()
     for time_us in times:
@@ -448,6 +464,11 @@ def test_no_instant_is_shown_twice_and_the_first_free_one_is_taken(times):
         assert seen.claim(time_us) == free
         used.add(free)
     assert not seen.forgotten
+
+
+def test_an_instant_that_a_moved_reading_took_is_taken():
+    seen = Instants()
+    assert [seen.claim(t) for t in (5, 5, 6, 6, 5)] == [5, 6, 7, 8, 9]
 
 
 def test_a_regular_sensor_is_remembered_for_ever_in_24_bytes():
