@@ -14,7 +14,7 @@ from typing import Any
 
 from iotsim import live_runs
 from iotsim.clock import stamp_us
-from iotsim.errors import BadValue, NoLoop
+from iotsim.errors import BadValue, NoLoop, StoreError
 from iotsim.gateway.crew import Crew
 from iotsim.gateway.crowd import fleet_of_gateways
 from iotsim.gateway.decommission import Decommissions
@@ -212,7 +212,8 @@ class Platform:
                            "Give a Gateway, or recover=True.")
         store = await asyncio.to_thread(Store.open, self._store_path(), key=self.store_key)
         try:
-            records, seed = await asyncio.to_thread(_merged, store, wanted, again)
+            damaged: list[StoreError] = []
+            records, seed = await asyncio.to_thread(_merged, store, wanted, again, damaged)
             label = _label(gateway)
             live = live_runs.live_of(label)
             if isinstance(live, GatewayRun) and not replace and live.is_of(
@@ -225,6 +226,8 @@ class Platform:
             meant = _as_meant(enrolment.records, records)
             await asyncio.to_thread(store.save, *meant)
             crew = Crew(store, meant)
+            for error in damaged:
+                crew.remark(str(error))
         except BaseException:
             store.close()
             raise
@@ -321,10 +324,10 @@ def _label(gateway: Any) -> str:
 
 
 def _merged(
-    store: Store, wanted: Sequence[Gateway], recover: bool
+    store: Store, wanted: Sequence[Gateway], recover: bool, damaged: list[StoreError]
 ) -> tuple[list[GatewayRecord], int]:
     # What people ask for now, over what the store knows; recovered ones are as they were.
-    known = {record.name: record for record in store.records()}
+    known = {record.name: record for record in store.records(unreadable=damaged)}
     asked = [record for one in wanted for record in one.records()]
     records = []
     for record in asked:
