@@ -92,7 +92,7 @@ class ProvisioningService:
             raise Refused(400, _nest(troubles))
         if not body["csr"].startswith(_HEAD):
             raise Refused(400, {"error": "MALFORMED_CSR"})
-        credentials = body.get("credentials")
+        credentials, every_ms = body.get("credentials"), int(body["sendFrequencyMs"])
         if credentials is None:
             raise _internal()
         factory_id, factory_key = credentials["factoryId"], credentials["factoryKey"]
@@ -108,7 +108,7 @@ class ProvisioningService:
             "certPem": cert,
             "aesKey": aes_key,
             "identity": {"gatewayId": who["gateway_id"], "tenantId": who["tenant_id"]},
-            "sendFrequencyMs": body["sendFrequencyMs"],
+            "sendFrequencyMs": every_ms,
         }
 
     async def _validated(self, factory_id: str, factory_key: str) -> dict[str, str]:
@@ -126,7 +126,7 @@ class ProvisioningService:
 
     async def _completed(self, gateway_id: str, aes_key: str, body: Mapping[str, Any]) -> None:
         asked = {"gateway_id": gateway_id, "key_material": aes_key, "key_version": 1,
-                 "send_frequency_ms": body["sendFrequencyMs"]}
+                 "send_frequency_ms": int(body["sendFrequencyMs"])}
         if "firmwareVersion" in body:
             asked["firmware_version"] = body["firmwareVersion"]
         reply = await self._asked("internal.mgmt.provisioning.complete", asked)

@@ -27,7 +27,6 @@ import threading
 from dataclasses import dataclass
 
 import aiohttp
-import nats
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -35,6 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 import iotsim.lab
 from iotsim.errors import BadValue
+from iotsim.lab.connections import QuietClient
 from iotsim.lab.nats_server import find_nats_server
 from tests.conftest import lacking
 
@@ -181,8 +181,9 @@ async def connection(lab, context, inbox="_INBOX", errors=None, **options):
 
     options = {"allow_reconnect": False, "max_reconnect_attempts": 1, **options}
     async with asyncio.timeout(10):
-        link = await nats.connect(lab.nats_url, tls=context, tls_hostname="127.0.0.1",
-                                  inbox_prefix=inbox, error_cb=complained, **options)
+        link = QuietClient()
+        await link.connect(lab.nats_url, tls=context, tls_hostname="127.0.0.1",
+                           inbox_prefix=inbox, error_cb=complained, **options)
     try:
         yield link
     finally:
