@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from iotsim.errors import UnknownName
+from iotsim.errors import StoreError, UnknownName
 from iotsim.gateway.answer_book import TOGETHER_MAX, AnswerBook
 from iotsim.gateway.command_log import NEVER_US, CommandLog, Entry
 from iotsim.gateway.commands import Answer
@@ -55,6 +55,7 @@ class Keeper:
     def __init__(self):
         self.kept, self.transactions, self.go = {}, [], threading.Event()
         self.go.set()
+        self.broken = False
 
     def answered(self, name, command_id):
         return self.kept.get((name, command_id))
@@ -64,6 +65,9 @@ class Keeper:
 
     def apply_all(self, batch):
         assert self.go.wait(20)
+        if self.broken:
+            self.transactions.append(0)
+            raise StoreError("gateways.db", "the disk is full")
         if any(name.startswith("bad") for name, _, _ in batch):
             raise UnknownName("gateway", "bad", ["gw"])
         self.transactions.append(len(batch))
@@ -113,6 +117,20 @@ def test_the_fault_of_one_gateway_does_not_touch_those_that_share_its_transactio
         assert (a, b) == (None, None)
         assert isinstance(bad, UnknownName)
         assert set(keeper.kept) == {("a", "c-1"), ("b", "c-1")}
+
+    asyncio.run(main())
+
+
+def test_a_store_in_trouble_is_asked_once_for_all_who_wait():
+    keeper = Keeper()
+    keeper.broken = True
+
+    async def main():
+        book = AnswerBook(keeper)
+        asked = [book.remember(f"gw-{n}", {}, Answer("c-1", "ack")) for n in range(5)]
+        said = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(one) for one in said] == [StoreError] * 5
+        assert keeper.transactions == [0]
 
     asyncio.run(main())
 

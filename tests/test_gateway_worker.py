@@ -473,6 +473,27 @@ def test_a_command_whose_answer_is_not_stored_at_the_end_is_answered_by_who_foll
     platform.run(work)
 
 
+def test_an_end_does_not_wait_for_a_line_that_does_not_answer(platform):
+    class Mute(Wire):
+        async def request(self, subject, payload, *, headers, timeout_s):
+            await asyncio.Event().wait()
+
+    async def work(platform):
+        gateway = await platform.gateway()
+        gateway.worker.connected(Mute(platform.link))
+        await platform.send(gateway, {"send_frequency_ms": 1})
+        await until(lambda: gateway.hands.done)
+        async with asyncio.timeout(5):
+            await gateway.worker.close(0.1)
+            await gateway.worker.close(0.1)  # again is nothing
+        assert (gateway.wire.said, gateway.worker.waiting) == ([], 0)
+        assert repr(gateway.worker).endswith("0 commands open, closed>")
+        frame = gateway.log.frame()
+        assert list(frame["message"]) == ["the gateway was stopped before it answered"]
+
+    platform.run(work)
+
+
 def test_commands_in_flight_while_a_worker_ends_and_begins_again_and_again_are_all_answered(
         platform, monkeypatch):
     monkeypatch.setattr(worker_module, "CLOSING_S", 0.05)

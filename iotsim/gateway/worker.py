@@ -22,7 +22,7 @@ from iotsim.gateway.command_log import CommandLog, Entry
 from iotsim.gateway.commands import Answer, Change, Command, answer, answer_id, plan, read
 from iotsim.gateway.post import Delivery, Hands, Line
 from iotsim.gateway.record import GatewayRecord
-from iotsim.publishers.backoff import Backoff
+from iotsim.publishers.backoff import Backoff, Pace
 
 # A durable like the reference's delivers three times, so a command is not given back lightly.
 OPEN_MAX = 1000  # commands of one gateway; thrice as many with those that come again
@@ -76,7 +76,8 @@ class Worker:
             "firmware": record.firmware,
         }
         self._hands, self._book, self._log, self._now_us = hands, book, log, now_us
-        self._answer_s, self._pulse_s, self._open_max = answer_s, pulse_s, open_max
+        self._answer_s, self._open_max = answer_s, open_max
+        self._pulses = Backoff(record.gateway_id, Pace(pulse_s, pulse_s, pulse_s))
         self._open: dict[_Key, _Case] = {}
         self._to_do: deque[_Case] = deque()
         self._to_say: deque[tuple[_Case, Answer]] = deque()
@@ -149,7 +150,12 @@ class Worker:
         if self._doing is None or self._doing.done():
             self._doing = asyncio.create_task(self._do_all(), name=f"commands of {self.name}")
         if self._pulse is None:
-            self._pulse = asyncio.get_running_loop().call_later(self._pulse_s, self._beat)
+            self._wait_to_beat()
+
+    def _wait_to_beat(self) -> None:
+        # Half of it is left to chance: a thousand that are held together do not beat together.
+        wait_s = self._pulses.delay_s(1)
+        self._pulse = asyncio.get_running_loop().call_later(wait_s, self._beat)
 
     def _beat(self) -> None:
         self._pulse = None
@@ -158,7 +164,7 @@ class Worker:
         if self._line is not None:
             for case in self._open.values():
                 self._tell(case.delivery.in_progress)
-        self._pulse = asyncio.get_running_loop().call_later(self._pulse_s, self._beat)
+        self._wait_to_beat()
 
     def _tell(self, say: Callable[..., None], *args: float) -> None:
         try:
@@ -304,9 +310,8 @@ class Worker:
             self._news.clear()
             if line is not None:
                 try:
-                    async with asyncio.timeout(TRY_S + 1):
-                        said = await line.request(self._subject, reply.wire, headers=headers,
-                                                  timeout_s=TRY_S)
+                    said = await line.request(self._subject, reply.wire, headers=headers,
+                                              timeout_s=TRY_S)
                     why = _trouble(said)
                 except Exception as error:
                     why = told(error)
