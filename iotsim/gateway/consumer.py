@@ -171,10 +171,11 @@ class PushConsumer:
         self._adopt("")
         return task
 
-    def remove(self) -> None:
-        """Listen no more; the durable stays, and keeps what comes."""
-        self.end()
+    def remove(self) -> asyncio.Task[None] | None:
+        """Listen no more, and return what ends in a moment; the durable keeps what comes."""
+        task = self.end()
         self._line.forget(self._sid)
+        return task
 
     # -- the consumer at the server ---------------------------------------------------------------
 
@@ -252,14 +253,15 @@ class PushConsumer:
 
     async def _create(self, config: dict[str, Any]) -> dict[str, Any]:
         # The first subject names the filter, so that a server can hold a gateway to its own.
-        durable = self.durable
+        durable, subject = self.durable, config["filter_subject"]
         body = orjson.dumps({"stream_name": durable.stream, "config": config})
-        subject = f"CONSUMER.CREATE.{durable.stream}.{durable.name}.{config['filter_subject']}"
-        try:
-            return await self._api(subject, body)
-        except ConnectError as error:
-            if error.why != DENIED:
-                raise
+        if not set(subject) & set("*>"):  # nobody may publish to those
+            try:
+                place = f"{durable.stream}.{durable.name}.{subject}"
+                return await self._api(f"CONSUMER.CREATE.{place}", body)
+            except ConnectError as error:
+                if error.why != DENIED:
+                    raise
         return await self._api(f"CONSUMER.DURABLE.CREATE.{durable.stream}.{durable.name}", body)
 
     async def _api(self, subject: str, body: bytes = b"") -> dict[str, Any]:

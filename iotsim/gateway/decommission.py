@@ -108,7 +108,8 @@ class Decommissions(Verdicts):
     async def close(self) -> None:
         """Hear no more; what is being handled has 2 s to end. The durable stays."""
         self._closed = True
-        self._consumer.remove()
+        if (ending := self._consumer.remove()) is not None:
+            await asyncio.wait([ending], timeout=END_S)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=END_S)
         for task in self._tasks:
