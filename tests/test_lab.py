@@ -261,6 +261,8 @@ def test_a_lab_that_does_not_run_says_how_to_run_it():
     with pytest.raises(ConnectError, match=r"async with iotsim\.lab\.notip"):
         _ = lab.nats_url
     with pytest.raises(ConnectError, match="it is not running"):
+        _ = lab.console
+    with pytest.raises(ConnectError, match="it is not running"):
         asyncio.run(lab.register("f", "k"))
 
 

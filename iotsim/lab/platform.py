@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -38,11 +39,8 @@ class NotipLab:
 
     Attributes
     ----------
-    console : Console
-        Commands, acks, telemetry: the platform's people.
     management : Management
         How it answers the other services; can be made to fail.
-    provisioning : ProvisioningService
 
     Examples
     --------
@@ -51,9 +49,6 @@ class NotipLab:
     ...         gateway = await lab.register("factory-1", "a key")
     ...         return lab.provisioning_url, lab.nats_url, gateway.gateway_id
     """
-
-    console: Console
-    provisioning: ProvisioningService
 
     def __init__(
         self,
@@ -81,6 +76,9 @@ class NotipLab:
         self._nats: NatsServer | None = None
         self._authority: Authority | None = None
         self._connections: list[Client] = []
+        self._console: Console | None = None
+        self._provisioning: ProvisioningService | None = None
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         if self._dir is None:
@@ -117,6 +115,20 @@ class NotipLab:
         """Where the provisioning service is, without a path."""
         self._running()
         return self.provisioning.url
+
+    @property
+    def console(self) -> Console:
+        """Commands, acks, telemetry: the platform's people; can be read after the end, too."""
+        if self._console is None:
+            raise self._at_rest()
+        return self._console
+
+    @property
+    def provisioning(self) -> ProvisioningService:
+        """What gives gateways their certificates; its waiting times can be changed."""
+        if self._provisioning is None:
+            raise self._at_rest()
+        return self._provisioning
 
     @property
     def tenant_id(self) -> str:
@@ -225,12 +237,12 @@ class NotipLab:
         await self.management.listen(management)
         ttl_s, timeout_s, backoff_s = self._times_s
         assert self._authority is not None
-        self.provisioning = ProvisioningService(
+        self._provisioning = ProvisioningService(
             self._authority, provisioning, ttl_s=ttl_s, timeout_s=timeout_s, backoff_s=backoff_s
         )
-        await self.provisioning.start()
-        self.console = Console(self.register_of_gateways, management, consumer, self._reload)
-        await self.console.start()
+        await self._provisioning.start()
+        self._console = Console(self.register_of_gateways, management, consumer, self._reload)
+        await self._console.start()
 
     async def _connect(self, port: int, name: str) -> Client:
         assert self._authority is not None
@@ -240,18 +252,20 @@ class NotipLab:
         return connection
 
     def _back(self) -> None:
-        if (console := getattr(self, "console", None)) is not None:
-            console.back()
+        if self._console is not None:
+            self._console.back()
 
     async def _services_end(self) -> None:
-        for name in ("console", "provisioning"):
-            if (service := getattr(self, name, None)) is not None:
+        for service in (self._console, self._provisioning):
+            if service is not None:
                 await service.stop()
         connections, self._connections = self._connections, []
         await asyncio.gather(*(closed(connection) for connection in connections))
 
     def _end(self) -> None:
-        # The part that needs no loop, for an interpreter that ends.
+        # The part that needs no loop, for an interpreter that ends; not for one that was forked.
+        if os.getpid() != self._process:
+            return
         atexit.unregister(self._end)
         server, self._nats = self._nats, None
         if server is not None:
@@ -265,10 +279,13 @@ class NotipLab:
 
     def _running(self) -> tuple[Path, NatsServer, Authority]:
         if self._dir is None or self._nats is None or self._authority is None:
-            raise ConnectError(f"the lab {self.name!r}", "it is not running",
-                               "Write `async with iotsim.lab.notip() as lab:`, or "
-                               "`lab = await iotsim.lab.notip().start()`.", verb="use")
+            raise self._at_rest()
         return self._dir, self._nats, self._authority
+
+    def _at_rest(self) -> ConnectError:
+        return ConnectError(f"the lab {self.name!r}", "it is not running",
+                            "Write `async with iotsim.lab.notip() as lab:`, or "
+                            "`lab = await iotsim.lab.notip().start()`.", verb="use")
 
     # -- gateways -----------------------------------------------------------------------------
 
