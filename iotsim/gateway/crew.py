@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from iotsim.run import Run
 
 CLOSE_S = 1.0
+NOBODY_S = 20.0  # a durable delivers three times, and a command is fresh for 60 s
 NOTES_MAX = 100
 
 
@@ -51,7 +52,7 @@ class Box:
         if self.worker is not None:
             self.worker.delivered(delivery)
         else:
-            delivery.nak(CLOSE_S)
+            delivery.nak(NOBODY_S)
 
 
 class Crew:
