@@ -11,6 +11,24 @@ from iotsim.broker import Broker, find_mosquitto
 settings.register_profile("iotsim", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("iotsim")
 
+# What takes a worker longest, longest first: one that began last would be waited for alone.
+LONGEST = (
+    "test_notebooks.py", "test_demo.py", "test_matrix.py", "test_ten_thousand.py", "test_branch.py",
+    "test_actions_properties.py", "test_commands_brokers.py", "test_audit_live.py",
+    "test_nasty_ends.py", "test_seeding.py", "test_http_outages.py", "test_amqp_outages.py",
+    "test_coap.py", "test_nasty_brokers.py", "test_jetstream.py", "test_quality.py",
+    "test_http.py", "test_mqtt.py", "test_nats.py", "test_run.py", "test_cli.py", "test_nasty.py",
+    "test_benchmarks.py", "test_nats_outages.py", "test_preflight.py", "test_departures.py",
+    "test_tap.py", "test_forged.py", "test_addresses.py", "test_commands_coap.py",
+)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Let each worker of pytest-xdist have the tests in an order that ends at the same time."""
+    if hasattr(config, "workerinput"):
+        rank = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
 
 def lacking(what):
     """Skip, and say why; under tests/run, which installs what is missing, fail."""

@@ -20,8 +20,8 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from iotsim.broker import free_port
 from tests.conftest import lacking
+from tests.servers.ports import quiet_port
 
 START_S = 90.0
 END_S = 10.0
@@ -55,8 +55,8 @@ class Rabbit:
     """
 
     def __init__(self, conf=(), certificates=None, server=None, plugins=()):
-        self.port, self.tls_port = free_port(), free_port()
-        self._ports = (free_port(), free_port())
+        self.port, self.tls_port = quiet_port(), quiet_port()
+        self._ports = (quiet_port(), quiet_port())
         self._conf, self._plugins = list(conf), plugins
         if certificates is not None:
             pair = server or certificates.server
