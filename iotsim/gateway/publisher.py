@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from iotsim.errors import BadValue
-from iotsim.gateway.link import PACE, GatewayLink, own_publisher
+from iotsim.gateway.link import OPENINGS, PACE, GatewayLink, own_publisher
 from iotsim.gateway.post import Post
 from iotsim.gateway.record import GatewayRecord, local_name
 from iotsim.members import Members
@@ -62,6 +62,7 @@ class GatewayPublisher:
     tracing: ClassVar[Tracing] = UNTRACED
     tolerant: ClassVar[bool] = True
     pace: ClassVar[Pace] = PACE
+    openings: ClassVar[int] = OPENINGS
 
     def __repr__(self) -> str:
         how = "one connection" if self.shared else "a connection each"
