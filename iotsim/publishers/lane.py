@@ -33,6 +33,7 @@ class Lane:
     ) -> None:
         self.index = index
         self.connected = self.hung_up = False
+        self.reconnects = 0
         self._settings = settings
         self._ledger = settings.ledger
         self._link = make_link(self)
@@ -60,6 +61,11 @@ class Lane:
     def contents(self) -> tuple[int, int, int]:
         """How many messages it holds: queued, in flight, unknown."""
         return self._stock.queued, len(self._flight), self._stock.unknown
+
+    @property
+    def waiting_ids(self) -> list[str]:
+        """The ids of all that is not in flight."""
+        return self._stock.ids
 
     @property
     def fill(self) -> float:
@@ -350,6 +356,7 @@ class Lane:
             self._link.drop()
             return
         self._ledger.reconnects += self._was_open
+        self.reconnects += self._was_open
         self._was_open = True
         self._window = window
         self._resting = False

@@ -259,6 +259,19 @@ class Pump:
         """Return how many messages a lane holds that have no verdict."""
         return sum(self._lanes[lane].contents)
 
+    def waiting_of(self, lane: int) -> int:
+        """Return how many messages of a lane are to be sent, or sent again."""
+        queued, _, unknown = self._lanes[lane].contents
+        return queued + unknown
+
+    def waiting_ids(self, lane: int) -> list[str]:
+        """Return the ids of the messages of a lane that are to be sent, or sent again."""
+        return self._lanes[lane].waiting_ids
+
+    def reconnects_of(self, lane: int) -> int:
+        """Return how often a lane's link was opened again."""
+        return self._lanes[lane].reconnects
+
     def is_connected(self, lane: int) -> bool:
         """Return whether a lane has a connection now."""
         return self._lanes[lane].connected

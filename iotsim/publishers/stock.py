@@ -68,6 +68,11 @@ class Stock:
         """How full the queue is, from 0 to 1."""
         return min(1.0, self.queued / self._capacity)
 
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all of them."""
+        return self._waiting.ids + self._queue.oldest(len(self._queue))
+
     # -- in -----------------------------------------------------------------------------------
 
     async def offer(self, messages: Messages) -> None:

@@ -33,6 +33,11 @@ class Waiting:
         """How many are held."""
         return len(self._held)
 
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all of them."""
+        return [item[2] for item in self._items.values()]
+
     def put(self, messages: Mapping[int, Item], *, held: bool) -> None:
         """Take messages in."""
         self._items.update(messages)
