@@ -309,8 +309,8 @@ def test_a_gateway_that_may_not_use_the_api_sends_telemetry_and_says_so(tmp_path
         errors, account = asyncio.run(work())
     finally:
         server.stop()
-    assert errors == (f"gateway {record.gateway_id} takes no commands for now: "
-                      "the server denies it",)
+    assert errors == (f"gateway {record.gateway_id} takes no commands for now: the server "
+                      f"denies $JS.API.CONSUMER.*.COMMANDS.gw-{record.gateway_id}. Grant it.",)
     assert account.acknowledged == 9
 
 

@@ -56,7 +56,7 @@ async def listening(server, store, instance, **options):
         yield ears
     finally:
         await ears.close()
-    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("iotsim")]
+    assert not [task for task in asyncio.all_tasks() if durable_name(instance) in task.get_name()]
 
 
 async def decommission(server, *gateway_ids, tenant=TENANT, subject="gateway.decommissioned.{}.{}"):

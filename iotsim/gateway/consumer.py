@@ -187,6 +187,9 @@ class PushConsumer:
                     why = await self._ensured()
             except ConnectError as error:
                 why = error.why
+                if why == DENIED:
+                    where = f"{self.durable.stream}.{self.durable.name}"
+                    why = f"the server denies $JS.API.CONSUMER.*.{where}. Grant it."
             except IotsimError as error:
                 why = str(error)
             if not self._line.connected:
