@@ -208,7 +208,8 @@ def _window(book: _Book, people: Population, window: Window, action: Action) -> 
     times_us = np.full(len(window.slots), begin_us, dtype=np.int64)
     book.put("fault_injected", times_us, window.slots,
              book.text(f"{name}{length}", {**facts, "until": until}))
-    early = window.ends_us < end_us
+    worn = np.zeros(len(window.slots), np.bool_) if window.worn is None else window.worn
+    early = (window.ends_us < end_us) & ~worn
     ended = people.ended_us[window.slots] > window.ends_us  # who is gone has no faults
     done = ""
     if name == "firmware_update":

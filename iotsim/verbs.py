@@ -38,7 +38,7 @@ def inject(
     reason : str, optional
         For people; it stands in the log and in the events.
     parameters : mapping
-        Of the fault.
+        Of the fault; `duration_seconds` is what the contract calls the duration.
     by : str, optional
         `BACK_PRESSURE`, if nobody asked for it.
 
@@ -52,8 +52,14 @@ def inject(
     >>> inject("OFFSET", "site=north", "60s", parameters={"by": 2.5})["duration_us"]
     60000000
     """
-    made = build(fault, parameters or {})
-    total_us = None if duration is None else duration_us(duration, "duration")
+    given = dict(parameters or {})
+    if (seconds := given.pop("duration_seconds", None)) is not None:
+        if duration is not None:
+            raise BadValue("duration_seconds", seconds, "is given twice", "Keep duration alone.")
+        total_us: int | None = duration_us(seconds, "duration_seconds")
+    else:
+        total_us = None if duration is None else duration_us(duration, "duration")
+    made = build(fault, given)
     if total_us is None:
         total_us = made.duration_default_us
     return _trimmed({

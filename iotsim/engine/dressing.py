@@ -79,8 +79,11 @@ def dressed(
         active, running = window.active(draft)
         if len(active):
             touched = True
-            faults[active.rows[running]] |= bits[window.name]
             changed = window.fault.change(draft, active)
+            over = window.wear(draft, active)
+            if over is not None:
+                running &= ~over
+            faults[active.rows[running]] |= bits[window.name]
             hit[active.rows[changed]] |= bits[window.name]
     if not touched:
         return readings

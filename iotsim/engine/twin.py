@@ -50,7 +50,8 @@ class _Twins:
         """Return the twin of a window."""
         if id(window) not in self._windows:
             self._windows[id(window)] = replace(
-                window, ends_us=window.ends_us.copy(), memory=deepcopy(window.memory))
+                window, ends_us=window.ends_us.copy(), memory=deepcopy(window.memory),
+                worn=None if window.worn is None else window.worn.copy())
         return self._windows[id(window)]
 
     def move(self, move: Move) -> Move:

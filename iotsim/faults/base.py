@@ -12,7 +12,7 @@ no other device and no other fault changes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -21,6 +21,7 @@ import numpy as np
 
 from iotsim.errors import BadValue, UnknownName
 from iotsim.faults.draft import Active, Draft, Floats, Mask, Span, is_number
+from iotsim.faults.parameters import loss_of_percent
 from iotsim.readings import Ints
 from iotsim.seeding import Words, combine_many, fnv1a
 from iotsim.units import duration_us
@@ -81,6 +82,11 @@ class Fault:
     numeric: ClassVar[bool] = False
 
     @property
+    def last(self) -> bool:
+        """Whether it comes after all others: it goes by which readings leave."""
+        return False
+
+    @property
     def stores(self) -> bool:
         """Whether readings wait on the device until its link is back."""
         return False
@@ -94,6 +100,10 @@ class Fault:
     def change(self, draft: Draft, active: Active) -> Mask:
         """Change the active rows of a draft; return which of them it changed, shape (active,)."""
         raise AssertionError(f"{type(self).__name__} lacks change()")
+
+    def spent(self, draft: Draft, active: Active) -> Mask | None:
+        """Return which of the rows, after `change`, come after all that it does; None: none."""
+        return None
 
     def is_down(self, since_us: int) -> bool:
         """Return whether the device's session is closed so long after the beginning."""
@@ -139,7 +149,15 @@ FAULTS = {
     "suspend": "iotsim.faults.device:Suspend",
 }
 ALIASES = {"network_degradation": "packet_loss"}
-PARAMETER_ALIASES = {("packet_loss", "packet_loss"): "loss", ("packet_loss", "rate"): "loss"}
+PARAMETER_ALIASES = {
+    ("packet_loss", "packet_loss"): "loss",
+    ("packet_loss", "packet_loss_pct"): "loss",
+    ("packet_loss", "rate"): "loss",
+}
+# Spellings whose values mean something else than those of our own.
+READ_AS: Mapping[tuple[str, str], Callable[[str, Any], Any]] = {
+    ("packet_loss", "packet_loss_pct"): loss_of_percent,
+}
 REFUSED_ALWAYS = ("fault", "where", "duration", "reason")
 
 
@@ -196,6 +214,9 @@ def build(name: Any, parameters: Mapping[str, Any]) -> Fault:
             raise UnknownName(f"parameter of {known}", spelling, allowed)
         if entry in given:
             raise BadValue(str(spelling), value, "is given twice", f"Keep {entry} alone.")
+        read = READ_AS.get((known, str(spelling)))
+        if read is not None and (value := read(str(spelling), value)) is None:
+            value = allowed[entry].default
         given[entry] = value
     for entry_name, one in allowed.items():
         if one.default is MISSING and one.default_factory is MISSING and entry_name not in given:
@@ -225,6 +246,10 @@ class Window:
         See `Active`.
     by : str
         Who injected it, if nobody asked for it.
+    worn : bool array or None
+        For which devices it is over because it has done all that it does.
+    over_us : int
+        When it is over for all of them, as far as that is known.
     """
 
     fault: Fault
@@ -236,6 +261,8 @@ class Window:
     keys: Words
     memory: dict[Any, Any] = field(default_factory=dict)
     by: str = ""
+    worn: Mask | None = None
+    over_us: int = NEVER_US
 
     @property
     def name(self) -> str:
@@ -244,7 +271,9 @@ class Window:
 
     def reaches(self, first_us: int, last_us: int) -> bool:
         """Return whether it can concern rows taken from first to last."""
-        return self.begin_us <= last_us and (self.fault.lingers or self.end_us > first_us)
+        if self.begin_us > last_us:
+            return False
+        return self.fault.lingers or min(self.end_us, self.over_us) > first_us
 
     def members(self, slots: Ints) -> Ints:
         """Return for each device its place in the window, -1 if it is not in it."""
@@ -280,17 +309,32 @@ class Window:
         place = place[place >= 0]
         open_still = place[self.ends_us[place] > max(at_us, self.begin_us)]
         self.ends_us[open_still] = max(at_us, self.begin_us)
+        self.over_us = int(self.ends_us.max(initial=self.begin_us))
         return np.asarray(self.slots[open_still])
+
+    def wear(self, draft: Draft, active: Active) -> Mask | None:
+        """End it where it has done all that it does; return in which rows it is over, if any."""
+        over = self.fault.spent(draft, active)
+        if over is None or not over.any():
+            return None
+        member = active.member[over]
+        np.minimum.at(self.ends_us, member, draft.at_us[active.rows[over]])
+        if self.worn is None:
+            self.worn = np.zeros(len(self.slots), dtype=np.bool_)
+        self.worn[member] = True
+        self.over_us = int(self.ends_us.max(initial=self.begin_us))
+        return over
 
 
 def in_order(windows: Iterable[Window]) -> list[Window]:
     """Return windows in the order in which they change readings.
 
     Values first, then the device, then the link, each in order of injection; on the link a device
-    that stores what it has comes first, because nothing else on the link can reach that.
+    that stores what it has comes first, because nothing else on the link can reach that. What
+    goes by which readings leave comes last.
     """
-    return sorted(windows, key=lambda one: (LAYERS.index(one.fault.layer), not one.fault.stores,
-                                            one.number))
+    return sorted(windows, key=lambda one: (one.fault.last, LAYERS.index(one.fault.layer),
+                                            not one.fault.stores, one.number))
 
 
 def window_keys(device_keys: Words, name: str, occurrences: Ints) -> Words:

@@ -26,6 +26,22 @@ def share(name: str, value: Any) -> float:
     return number(name, value, least=0, most=1)
 
 
+def loss_of_percent(name: str, value: Any) -> float | None:
+    """Return the share that a NoTIP platform's loss means: above 1 it is per cent.
+
+    0 is as if nobody had said, there; it cannot be told from that in what a platform sends.
+
+    Examples
+    --------
+    >>> loss_of_percent("packet_loss_pct", 30), loss_of_percent("packet_loss_pct", 0.3)
+    (0.3, 0.3)
+    """
+    if value is None:
+        return None
+    given = number(name, value, least=0, most=100)
+    return None if not given else given / 100 if given > 1 else given
+
+
 def whole(name: str, value: Any, least: int, most: int) -> int:
     """Return a whole number within its bounds."""
     allowed = f"Give a whole number from {least:,} to {most:,}."

@@ -8,15 +8,18 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 
+from iotsim.errors import BadValue
 from iotsim.faults.base import Active, Draft, Fault, Floats, Mask, Span, is_number
 from iotsim.faults.cells import differ, numbers, objects, present, put, put_objects
-from iotsim.faults.parameters import field_names, keep, ramp, share, whole
+from iotsim.faults.parameters import field_names, flag, keep, ramp, share, whole
+from iotsim.readings import Ints
 from iotsim.signals.base import number
 from iotsim.units import US_PER_SECOND, Duration
 
 Names: TypeAlias = "str | Sequence[str] | None"
 
 TIMES_MAX = 10**9
+_ON_ITS_WAY = "packet_loss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,9 @@ class Outlier(Fault):
         given.
     times : int, optional
         Only in the first so many readings of each device; in all of them if not given.
+    waits : bool
+        Whether `times` counts from the first reading that leaves, so not while a device is silent
+        or has no link, and it is over with the last of them. What is lost on its way has left.
     probability : float
         How likely each of these readings is changed, 0 to 1.
     ramp : duration, optional
@@ -42,6 +48,7 @@ class Outlier(Fault):
     numeric: ClassVar[bool] = True
     value: float | None = None
     times: int | None = None
+    waits: bool = False
     probability: float = 1.0
     ramp: Duration | None = None
     field: Names = None
@@ -49,15 +56,23 @@ class Outlier(Fault):
     def __post_init__(self) -> None:
         keep(self, value=None if self.value is None else number("value", self.value),
              times=None if self.times is None else whole("times", self.times, 1, TIMES_MAX),
-             probability=share("probability", self.probability), ramp=ramp(self.ramp),
-             field=field_names(self.field))
+             waits=flag("waits", self.waits), field=field_names(self.field),
+             probability=share("probability", self.probability), ramp=ramp(self.ramp))
+        if self.waits and self.times is None:
+            raise BadValue("waits", True, "is about the first readings",
+                           "Say how many: times=1.")
+
+    @property
+    def last(self) -> bool:
+        """Whether it comes after all others: it goes by which readings leave."""
+        return self.waits
 
     def change(self, draft: Draft, active: Active) -> Mask:
         """Put the value in the place of the one that was measured."""
         wanted = active.chosen(self.probability)
         if self.times is not None:
-            n = draft.n[active.rows]
-            wanted &= n - active.remembered("first tick", n) < self.times
+            place = self._place(draft, active, new=True)
+            wanted &= (place >= 0) & (place < self.times)
         hit = _nothing(active)
         for name in _numeric(draft, self.field):
             old, is_int = numbers(draft.columns[name], active.rows)
@@ -69,6 +84,26 @@ class Outlier(Fault):
                 exact = is_int & self.value.is_integer()
                 hit |= put(draft, name, active.rows, new, wanted, exact)
         return hit
+
+    def spent(self, draft: Draft, active: Active) -> Mask | None:
+        """Return which rows come after the first so many: where those are all that was meant."""
+        if self.times is None or not self.waits:
+            return None
+        return np.asarray(self._place(draft, active, new=False) >= self.times)
+
+    def _place(self, draft: Draft, active: Active, *, new: bool) -> Ints:
+        # How many ticks after the first that counts; -1 where none has come yet.
+        n = draft.n[active.rows]
+        if not self.waits:
+            return np.asarray(n - active.remembered("first tick", n))
+        if new:
+            gone = draft.withheld[active.rows]
+            left = gone == 0
+            if _ON_ITS_WAY in draft.causes:
+                left |= gone == draft.causes.index(_ON_ITS_WAY)
+            active.take(left).remembered("first tick", n[left])
+        first, seen = active.memory["first tick"]
+        return np.where(seen[active.member], n - first[active.member], -1)
 
 
 @dataclass(frozen=True, slots=True)
