@@ -7,14 +7,18 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from nats.aio.client import Client
 
-from iotsim.errors import BadValue, ConnectError
+from iotsim.errors import BadValue, ConnectError, IotsimError
+from iotsim.gateway.platform import Platform
+from iotsim.gateway.run import GatewayRun
+from iotsim.gateway.spec import Gateway
 from iotsim.guard import Guard
 from iotsim.lab.authority import Authority
 from iotsim.lab.connections import closed, connected, context_of
@@ -79,6 +83,8 @@ class NotipLab:
         self._console: Console | None = None
         self._provisioning: ProvisioningService | None = None
         self._process = os.getpid()
+
+        self._runs: set[GatewayRun] = set()
 
     def __repr__(self) -> str:
         if self._dir is None:
@@ -171,14 +177,36 @@ class NotipLab:
 
     # -- begin and end ------------------------------------------------------------------------
 
-    async def start(self) -> Self:
-        """Start it and return it; what was started under this name before ends first.
+    @overload
+    async def start(self, gateway: None = None) -> Self: ...
+
+    @overload
+    async def start(
+        self, gateway: Gateway | Sequence[Gateway], **options: Any
+    ) -> GatewayRun: ...
+
+    async def start(
+        self, gateway: Gateway | Sequence[Gateway] | None = None, **options: Any
+    ) -> Self | GatewayRun:
+        """Start gateways here, or, without one, the lab itself.
+
+        Gateways are registered with the factory ids and keys that they have, then provisioned,
+        connected and run; see `Platform.start`. The lab returns itself; what was started under
+        its name before ends first.
+
+        Parameters
+        ----------
+        gateway : Gateway, or several
+        **options
+            Of `Platform.start`, such as `count=50`.
 
         Raises
         ------
         ConnectError
-            If nats-server does not start.
+            If nats-server does not start, or no gateway can be connected.
         """
+        if gateway is not None:
+            return await self._start_gateways(gateway, options)
         before = _STARTED.get(self.name)
         if before is self and self.running:
             return self
@@ -188,8 +216,35 @@ class NotipLab:
         await self._begin()
         return self
 
+    async def _start_gateways(
+        self, gateway: Gateway | Sequence[Gateway], options: Mapping[str, Any]
+    ) -> GatewayRun:
+        given = gateway if isinstance(gateway, (list, tuple)) else [gateway]
+        count = options.get("count")
+        keys = {record.factory_id: record.factory_key for one in given
+                for record in (one if count is None else one.many(count)).records()}
+        known = self.register_of_gateways.find
+        await self.register_many({name: key for name, key in keys.items() if known(name) is None})
+        run = await self.platform.start(gateway, **options)
+        self._runs.add(run)
+        return run
+
+    @property
+    def platform(self) -> Platform:
+        """Where gateways are started: the lab's addresses, and a store in its folder."""
+        return Platform(
+            provisioning_url=self.provisioning_url, nats_url=self.nats_url, nats_ca=self.ca_path,
+            nats_cert=self.simulator_cert, nats_key=self.simulator_key,
+            own_certificates=self.gateway_certificates, store=self.dir / "gateways.db",
+        )
+
     async def stop(self) -> None:
-        """End it: connections, services, nats-server, and everything in its folder."""
+        """End it: the runs on it, connections, services, nats-server, all in its folder."""
+        for run in self._runs:
+            if not run.ended:
+                with suppress(IotsimError, OSError, RuntimeError):
+                    await run.stop()
+        self._runs.clear()
         if _STARTED.get(self.name) is self:
             del _STARTED[self.name]
         try:
