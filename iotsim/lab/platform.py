@@ -219,7 +219,7 @@ class NotipLab:
     async def _start_gateways(
         self, gateway: Gateway | Sequence[Gateway], options: Mapping[str, Any]
     ) -> GatewayRun:
-        given = gateway if isinstance(gateway, (list, tuple)) else [gateway]
+        given = [gateway] if isinstance(gateway, Gateway) else gateway
         count = options.get("count")
         keys = {record.factory_id: record.factory_key for one in given
                 for record in (one if count is None else one.many(count)).records()}
