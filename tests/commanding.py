@@ -60,6 +60,9 @@ class Hands:
             raise error
         self.done.append((what, name, value))
 
+    def asked(self, name, command_id, kind, fields):
+        pass
+
     def set_frequency(self, name, every_ms):
         self._do("frequency", name, every_ms)
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from iotsim import verbs
-from iotsim.errors import BadValue
-from iotsim.publishers.backoff import pause
+from iotsim.errors import BadValue, IotsimError
+from iotsim.faults.base import Window
 from iotsim.readings import Ints
 
 if TYPE_CHECKING:
-    from iotsim.engine.deeds import Deeds
+    from iotsim.driver import Driver
     from iotsim.gateway.crew import Crew
     from iotsim.run import Run
 
-CALM_LOOK_S = 0.05
+SOON_S, LOOK_S = 0.01, 1.0  # a run that is late, or stands still
 SILENT = ("paused", "offline")
+LIVE = ("connecting", "running", "paused")
 
 
 def of_gateway(name: str) -> str:
@@ -33,6 +38,10 @@ class RunHands:
 
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
+        self._stirred = asyncio.Event()
+        self._links: list[Window] = []  # faults of links that are not over
+        self._windows_seen = self._deeds_seen = 0
+        self._until_us: Ints = np.empty(0, dtype=np.int64)  # by slot: when the last is over
 
     @property
     def _run(self) -> Run:
@@ -40,11 +49,25 @@ class RunHands:
         assert run is not None, "commands come over connections that a run has made"
         return run
 
+    def _act(self, verb: str, parameters: Mapping[str, Any]) -> None:
+        # What comes while a run ends is in the store, for the next one.
+        if self._run.state in LIVE:
+            self._run._act(verb, parameters)
+
+    def asked(self, name: str, command_id: str, kind: str, fields: Mapping[str, Any]) -> None:
+        """Note in the log who asks for what comes next."""
+        url = next((outlet.url for outlet in self._run.fleet.outlets), None)
+        try:
+            self._act("command", verbs.command(kind, of_gateway(name), dict(fields), command_id,
+                                               by=url))
+        except IotsimError as error:
+            self._crew.remark(f"commands of gateways are done, and no longer logged: {error}")
+
     def set_frequency(self, name: str, every_ms: int) -> None:
         """Let all sensors of a gateway send so often, from the next tick on."""
         self._known(name)
         if self._crew.has_sensors(name):
-            self._run._act("set", verbs.set_(of_gateway(name), f"{every_ms}ms", {}))
+            self._act("set", verbs.set_(of_gateway(name), f"{every_ms}ms", {}))
         self._crew.note(name, send_frequency_ms=every_ms)
 
     def set_status(self, name: str, status: str) -> None:
@@ -53,42 +76,73 @@ class RunHands:
         silent = record.status in SILENT
         if self._crew.has_sensors(name) and silent != (status in SILENT):
             if not silent:
-                self._run._act("inject", verbs.inject("suspend", of_gateway(name), None))
+                self._act("inject", verbs.inject("suspend", of_gateway(name), None))
             elif record.intent == "running":
-                self._run._act("clear", verbs.clear("suspend", of_gateway(name)))
+                self._act("clear", verbs.clear("suspend", of_gateway(name)))
         self._crew.note(name, status=status)
 
     def set_firmware(self, name: str, version: str) -> None:
-        """Let a gateway have another firmware: a line in the log, and in its record."""
-        self._known(name)
-        self._run._act("log", verbs.log(f"gateway {name}: firmware {version}"))
-        self._crew.note(name, firmware=version)
+        """Let a gateway have another firmware: its readings do not change by it."""
+        self._crew.note(self._known(name), firmware=version)
+
+    # -- anomalies --------------------------------------------------------------------------------
 
     def anomalous(self, name: str) -> bool:
         """Return whether the link of a gateway is degraded or gone now."""
         self._known(name)
         driver = self._run.works.driver
-        if driver is None:
-            return False
-        slots = self._crew.slots_of(name)
-        return bool(len(slots)) and _troubled(driver.simulation.deeds, slots, driver.begun_us)
+        return driver is not None and self._troubled_until_us(driver, name) > driver.frontier_us
 
     async def calm(self, name: str) -> None:
-        """Return when it is not any more."""
+        """Return when it is not any more: at the end of the last fault, or when that is cleared."""
         while self.anomalous(name):
-            await pause(CALM_LOOK_S)  # somebody may clear it at any time
+            driver, stirred = self._run.works.driver, self._stirred
+            assert driver is not None, "without one there are no anomalies"
+            left_s = driver.clock.real_s_until(self._troubled_until_us(driver, name))
+            try:
+                async with asyncio.timeout(min(max(left_s, SOON_S), LOOK_S)):
+                    await stirred.wait()
+            except TimeoutError:
+                pass
+
+    def stir(self) -> None:
+        """Let those who wait for the end of an anomaly look again."""
+        stirred, self._stirred = self._stirred, asyncio.Event()
+        stirred.set()
+
+    def links_of(self, name: str) -> list[Window]:
+        """Return the faults that the links of all sensors of a gateway have now."""
+        driver = self._run.works.driver
+        slots = self._crew.slots_of(name)
+        if driver is None or not len(slots):
+            return []
+        self._take_note(driver)
+        now_us = driver.frontier_us
+        return [one for one in self._links if (place := one.members(slots)).min() >= 0
+                and (one.ends_us[place] > now_us).all()]
+
+    def _troubled_until_us(self, driver: Driver, name: str) -> int:
+        self._take_note(driver)
+        slots = self._crew.slots_of(name)
+        slots = slots[slots < len(self._until_us)]
+        return int(self._until_us[slots].max(initial=0))
+
+    def _take_note(self, driver: Driver) -> None:
+        # Looked at for each command: a thousand gateways may have a fault of their own each.
+        deeds = driver.simulation.deeds
+        fresh = deeds.done[self._deeds_seen:]
+        self._deeds_seen = len(deeds.done)
+        if not any(action.verb in ("inject", "clear") for action in fresh):
+            return
+        self._links += [one for one in deeds.windows[self._windows_seen:]
+                        if one.fault.layer == "link"]
+        self._windows_seen, now_us = len(deeds.windows), driver.frontier_us
+        self._links = [one for one in self._links if min(one.end_us, one.over_us) > now_us]
+        self._until_us = np.zeros(len(deeds.population), dtype=np.int64)
+        for one in self._links:
+            self._until_us[one.slots] = np.maximum(self._until_us[one.slots], one.ends_us)
 
     def _known(self, name: str) -> str:
         if name not in self._crew.records or name in self._crew.gone:
             raise BadValue("gateway", name, "is not in this run", "It was deleted.")
         return name
-
-
-def _troubled(deeds: Deeds, slots: Ints, now_us: int) -> bool:
-    for window in reversed(deeds.windows):
-        if window.fault.layer != "link" or not window.begin_us <= now_us < window.end_us:
-            continue
-        places = window.members(slots)
-        if (window.ends_us[places[places >= 0]] > now_us).any():
-            return True
-    return False

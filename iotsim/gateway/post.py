@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Delivery(Protocol):
@@ -39,6 +39,9 @@ class Line(Protocol):
 
 class Hands(Protocol):
     """What commands do to a run. Each raises an IotsimError if it cannot be."""
+
+    def asked(self, name: str, command_id: str, kind: str, fields: Mapping[str, Any]) -> None:
+        """Learn which command asks for what is done next; raises nothing."""
 
     def set_frequency(self, name: str, every_ms: int) -> None:
         """Let all sensors of a gateway send so often."""

@@ -239,6 +239,8 @@ class Worker:
             self._log.note("repeated")
             return earlier
         try:
+            if fields:
+                self._hands.asked(self.name, command.id, command.kind, fields)
             self._carry_out(fields)
         except Exception as error:
             return await self._take_back(command, fields, error)
