@@ -4,6 +4,9 @@ Every run has its own registry; what is served joins them, told apart by the lab
 by device type begins when serving begins (or the run, if that is later): nobody pays for it before.
 Labels are device types (100 at most, then "other"), protocols, states and names of faults; never a
 device, an address or a secret. The last sixteen runs that are over stay readable.
+
+Runs of NoTIP gateways also have what their platform's dashboards show, under those names, by
+gateway id (2,000 at most, then "other") as long as the gateway and the run are there.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, Self
 
 from iotsim import live_runs
 from iotsim.errors import BadValue, MissingExtra
+from iotsim.gateway import outcomes
 from iotsim.intake import BATCH_POWERS
 from iotsim.preflight import memory_used_bytes
 from iotsim.publishers.base import whole
@@ -270,7 +274,7 @@ def _families(run: str, totals: Totals) -> Iterator[Any]:
         HistogramMetricFamily,
     )
 
-    for key, (name, kind, text, labels) in TABLE.items():
+    for key, (name, kind, text, labels) in _table(totals).items():
         make: Any = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
         family = make(name, text, labels=("run", *labels))
         for values, count in sorted(totals.counts.get(key, {}).items()):
@@ -294,6 +298,14 @@ def _families(run: str, totals: Totals) -> Iterator[Any]:
     yield sizes
 
 
+def _table(totals: Totals) -> dict[str, tuple[str, str, str, tuple[str, ...]]]:
+    if "gateways_running" not in totals.counts:
+        return TABLE
+    from iotsim.gateway import tally
+
+    return {**TABLE, **tally.TABLE}
+
+
 def _summed(bounds: tuple[float, ...], buckets: Buckets) -> list[tuple[str, float]]:
     # Prometheus counts what is at most the bound, not what lies between two.
     from itertools import accumulate
@@ -303,8 +315,11 @@ def _summed(bounds: tuple[float, ...], buckets: Buckets) -> list[tuple[str, floa
 
 
 def _of_process() -> Iterator[Any]:
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+    for outcome, count in outcomes.counts().items():
+        name, text = outcomes.TABLE[outcome]
+        yield CounterMetricFamily(name, text, value=count)
     used_bytes = memory_used_bytes()
     if used_bytes is not None:
         yield GaugeMetricFamily("sim_memory_alloc_bytes", "Memory that this process holds.",

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ from iotsim.verbs import BACK_PRESSURE
 if TYPE_CHECKING:
     from iotsim.driver import Driver
     from iotsim.feeders import Way
+    from iotsim.gateway.run import GatewayRun
+    from iotsim.gateway.tally import GatewayTally
     from iotsim.run import Run
     from iotsim.works import Works
 
@@ -79,6 +81,7 @@ class RunTally:
         self._codes: dict[str, int] = {}
         self._kinds: dict[str, int] = {}  # by run/device
         self._devices = self._windows = self._failures = self._failed = 0
+        self._gateways = _of_gateways(run)
         run.works.acks.watchers.append(self._verdict)
 
     def close(self) -> None:
@@ -87,6 +90,8 @@ class RunTally:
             watchers = self._run.works.acks.watchers
             if self._verdict in watchers:
                 watchers.remove(self._verdict)
+        if self._gateways is not None:
+            self._gateways.close()
 
     def finish(self) -> None:
         """Keep what it has come to, and let go of the run, which is over."""
@@ -96,6 +101,8 @@ class RunTally:
         for name in ("devices_active", "faults_active", "queue_depth"):
             self._last.counts[name] = dict.fromkeys(self._last.counts.get(name, ()), 0)
         self._last.counts["tasks_active"] = {(): 0}
+        if self._gateways is not None:
+            self._last.counts |= self._gateways.finish()
         self._run = None
 
     def read(self) -> Totals:
@@ -261,6 +268,7 @@ class RunTally:
             "readings_late": {(): now.late},
             "loop_lag": {(): now.loop_lag_max_s},
             "quality": {(): float(now.quality == "valid")},
+            **({} if self._gateways is None else self._gateways.read()),
         }
 
     def _ledger_totals(self) -> dict[tuple[str, ...], int]:
@@ -305,6 +313,14 @@ class RunTally:
 
     def _latencies(self) -> dict[tuple[str, ...], Buckets]:
         return {key: Buckets(bins.tolist(), self._sums[key]) for key, bins in self._bins.items()}
+
+
+def _of_gateways(run: Run) -> GatewayTally | None:
+    if getattr(run, "crew", None) is None:
+        return None
+    from iotsim.gateway.tally import GatewayTally
+
+    return GatewayTally(cast("GatewayRun", run))
 
 
 def _batches(works: Works) -> Buckets:

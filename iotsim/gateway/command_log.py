@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from iotsim.gateway.commands import CONFIG, FIRMWARE
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -17,6 +19,7 @@ Fate: TypeAlias = Literal["waiting", "held", "ack", "nack", "expired", "terminat
 FATES: tuple[Fate, ...] = (
     "waiting", "held", "ack", "nack", "expired", "terminated", "returned")
 TROUBLES = ("delayed", "repeated", "retried", "unanswered", "overflowed", "failed", "unsaid")
+TYPES = (CONFIG, FIRMWARE)  # those that a gateway knows
 ROWS_MAX = 100_000
 NEVER_US = -(2**63)  # what numpy calls "not a time"
 
@@ -67,6 +70,7 @@ class CommandLog:
         self.forgotten = 0
         self._entries: deque[Entry] = deque(maxlen=rows_max)
         self._counts: Counter[str] = Counter()
+        self._types: Counter[tuple[str, str]] = Counter()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -85,6 +89,7 @@ class CommandLog:
         """Note what became of a command, once it is certain."""
         entry.status, entry.message = status, message
         self._counts[status] += 1
+        self._types[entry.kind if entry.kind in TYPES else "other", status] += 1
 
     def note(self, trouble: str) -> None:
         """Count something that should be rare: one of `TROUBLES`."""
@@ -99,6 +104,10 @@ class CommandLog:
         or not be remembered), unsaid (its stream could not be told).
         """
         return {name: self._counts[name] for name in (*FATES[2:], *TROUBLES)}
+
+    def by_type(self) -> dict[tuple[str, ...], float]:
+        """Return how many commands of each type, "other" too, became what, since the start."""
+        return dict(self._types)
 
     def frame(self) -> pd.DataFrame:
         """Return a row per delivery, in the order in which they came.

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from iotsim.clock import monotonic
 from iotsim.errors import BadValue, IotsimError, MissingExtra, shown
 from iotsim.gateway.keys import KeyMaker, needs_cryptography
+from iotsim.gateway.outcomes import ERROR, SUCCESS, count
 from iotsim.gateway.provisioning_desk import ATTEMPTS, Desk, Keeper
 from iotsim.gateway.provisioning_exchange import TIMEOUT_S, Service
 from iotsim.gateway.record import GatewayRecord
@@ -90,9 +91,13 @@ async def onboard(
     try:
         service = Service.at(url, ca, timeout_s)
         async with Desk(service, keeper, attempts, session) as desk:
-            return await desk.onboard(record, keys)
+            made = await desk.onboard(record, keys)
     except IotsimError as error:
+        count(ERROR)
         raise _alone(error) from None
+    if not record.provisioned:
+        count(SUCCESS)
+    return made
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -224,8 +229,10 @@ class _Bulk:
         begun_s = monotonic()
         try:
             self._found[record.name] = await self._desk.onboard(record, self._keys)
+            count(SUCCESS)
         except Exception as error:  # a mistake of ours, too, is that gateway's alone
             self._errors[record.name] = _alone(error)
+            count(ERROR)
         self._seconds[record.name] = monotonic() - begun_s
 
 
