@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from iotsim import verbs
 from iotsim.actions import Action
+from iotsim.clock import Speed, check_speed
 from iotsim.errors import BadValue, IotsimError, told
+from iotsim.faults.base import NEVER_US, Window
+from iotsim.faults.parameters import share
 from iotsim.feeders import Way
 from iotsim.fleet import Fleet
 from iotsim.gateway.crew import Crew
@@ -17,6 +20,7 @@ from iotsim.gateway.crowd import members_of_gateways
 from iotsim.gateway.hands import SILENT, of_gateway
 from iotsim.gateway.record import GatewayRecord
 from iotsim.gateway.sensors import sensor
+from iotsim.members import Members
 from iotsim.publishers.backoff import pause
 from iotsim.publishers.pump import Pump
 from iotsim.run import Run
@@ -125,11 +129,12 @@ class GatewayRun(Run):
                  "reorder": reorder}
         parts = {name: value for name, value in given.items() if value is not None}
         where = of_gateway(self._known(gateway))
-        done = []
+        wishes = []  # all of them are looked at before one is done
         for name, value in (parts or {"loss": 0.3}).items():
             fault, parameter = DEGRADATION[name]
-            done.append(self.inject(fault, where, duration, parameters={parameter: value}))
-        return done
+            checked = value if name == "latency_ms" else share(name, value)
+            wishes.append(verbs.inject(fault, where, duration, parameters={parameter: checked}))
+        return [self._act("inject", wish) for wish in wishes]
 
     def disconnect(self, gateway: str, duration: Duration, **parameters: Any) -> Action:
         """Close the connection of a gateway for a while; commands wait at the platform."""
@@ -137,9 +142,11 @@ class GatewayRun(Run):
                            parameters=parameters)
 
     def outlier(self, gateway: str, sensor: str, value: float | None = None) -> Action:
-        """Let the next reading of a sensor be far outside its range, or a value."""
+        """Let the next reading of a sensor that leaves be far outside its range, or a value."""
         self._known_sensor(gateway, sensor)
-        given = {"times": 1} if value is None else {"times": 1, "value": value}
+        given: dict[str, Any] = {"times": 1, "waits": True}
+        if value is not None:
+            given["value"] = value
         return self.inject("outlier", f"id={gateway}:{sensor}", None, parameters=given)
 
     # -- one gateway, one sensor ------------------------------------------------------------------
@@ -159,15 +166,29 @@ class GatewayRun(Run):
         taken = (*(str(spec["name"]) for spec in record.sensors),
                  *(name for name in self._works_ids(gateway)))
         made = sensor(type, name, algorithm, taken=taken, **parameters)
+        links = self._crew.hands.links_of(gateway)
         if gateway not in self._crew.dormant:
             changed = replace(record, sensors=(made.spec(),))
             (action,) = self._add_sensors([changed])
         else:
             action = self.log(f"gateway {gateway}: sensor {made.name} attached")
         await self._crew.keep(gateway, sensors=(*record.sensors, made.spec()))
-        if record.status in SILENT and gateway not in self._crew.dormant:
-            self._act("inject", verbs.inject("suspend", f"id={gateway}:{made.name}", None))
+        if gateway not in self._crew.dormant:
+            self._share(record, links, f"id={gateway}:{made.name}", action)
         return action
+
+    def _share(
+        self, record: GatewayRecord, links: Sequence[Window], where: str, action: Action
+    ) -> None:
+        # What is so of the gateway is so of a sensor that comes.
+        if record.status in SILENT:
+            self._act("inject", verbs.inject("suspend", where, None))
+        for link in links:
+            left_us = link.end_us - self._works.start_us - action.at_us
+            left = None if link.end_us >= NEVER_US else f"{left_us}us"
+            if left_us > 0:
+                self._act("inject", verbs.inject(link.name, where, left,
+                                                 parameters=link.fault.parameters()))
 
     async def detach(self, gateway: str, sensor: str) -> Action:
         """Take a sensor away from a gateway: its readings end now."""
@@ -299,6 +320,26 @@ class GatewayRun(Run):
             await self._crew.close()
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def set_speed(self, speed: Speed) -> None:
+        """Keep it at 1: certificates and commands are in wall time.
+
+        Raises
+        ------
+        BadValue
+            If it is another.
+        """
+        if check_speed(speed) != 1:
+            raise BadValue("speed", speed, "is no pace for gateways: certificates and commands "
+                           "are in wall time", "Leave it at 1, or use gateway.generate().")
+
+    def _act(
+        self, verb: str, parameters: Mapping[str, Any], members: Members | None = None
+    ) -> Action:
+        action = super()._act(verb, parameters, members)
+        if verb in ("clear", "stop"):
+            self._enter(self._crew.hands.stir)
+        return action
 
     async def _here(self, asked: Coroutine[Any, Any, T]) -> T:
         # What changes gateways is done on the run's loop, after it has begun.
