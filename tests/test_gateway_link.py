@@ -5,6 +5,7 @@ import contextlib
 import json
 import time
 from dataclasses import replace
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from iotsim.errors import BadValue, ConnectError
 from iotsim.gateway.link import PACE, GatewayLink, own_publisher
+from iotsim.gateway.record import GatewayRecord
 from iotsim.lab.authority import Authority
 from iotsim.publishers.backoff import Backoff, Pace
+from iotsim.publishers.base import build
 from iotsim.publishers.payload import Messages
 from iotsim.publishers.pump import Pump
 from tests.gateway_link_rig import (
@@ -26,7 +29,10 @@ from tests.gateway_link_rig import (
     listening,
 )
 from tests.publishing import CheckedLedger, in_order_per_device, until
+from tests.servers import nats as servers
 from tests.servers.notip import key_pem
+
+nats_server = servers.nats_server  # the fixture
 
 pytestmark = pytest.mark.broker
 
@@ -312,6 +318,23 @@ def test_a_gateway_that_may_not_use_the_api_sends_telemetry_and_says_so(tmp_path
     assert errors == (f"gateway {record.gateway_id} takes no commands for now: the server "
                       f"denies $JS.API.CONSUMER.*.COMMANDS.gw-{record.gateway_id}. Grant it.",)
     assert account.acknowledged == 9
+
+
+def test_a_platform_without_tls_has_no_certificates(nats_server):
+    plain = nats_server(jetstream=True)
+    plain.add_stream("COMMANDS", ["command.gw.>"])
+    record = GatewayRecord("gw-1", "f-1", gateway_id=str(uuid4()), tenant_id=TENANT)
+    publisher = own_publisher(build(plain.jetstream_url), record)
+    box = Box()
+
+    async def work():
+        link = GatewayLink(publisher, "gw", Told(), {record.gateway_id: (TENANT, box)})
+        await link.open()
+        await until(lambda: listening(link))
+        await link.close()
+
+    asyncio.run(work())
+    assert len(box.lines) == box.ends == 1
 
 
 # -- who is not let in ----------------------------------------------------------------------------

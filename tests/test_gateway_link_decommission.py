@@ -89,6 +89,7 @@ def test_ours_are_removed_others_ignored_and_all_acknowledged(server):
     store, found, others = asyncio.run(work())
     assert (found.num_ack_pending, found.num_pending) == (0, 0)
     assert found.config.filter_subject == "gateway.decommissioned.>"
+    assert found.config.inactive_threshold == 2 * 86_400  # longer than events are kept
     assert len(store.notices) == 1
     assert f"gateway {others[1]} is ignored: it names tenant" in store.notices[0]
     assert list(store.tenants) == [others[1]]

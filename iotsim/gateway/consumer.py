@@ -93,6 +93,8 @@ class Durable:
         -1 is as often as it takes.
     max_pending : int or None
         How many it delivers without an acknowledgement; the server's default if None.
+    keep_s : float or None
+        For how long the server keeps it while nobody listens; for ever if None.
     """
 
     stream: str
@@ -102,6 +104,7 @@ class Durable:
     ack_wait_s: float = 30.0
     max_deliver: int = 3
     max_pending: int | None = None
+    keep_s: float | None = None
 
     def config(self) -> dict[str, Any]:
         """Return its configuration, as the server takes it."""
@@ -113,6 +116,8 @@ class Durable:
         }  # fmt: skip
         if self.max_pending is not None:
             made["max_ack_pending"] = self.max_pending
+        if self.keep_s is not None:
+            made["inactive_threshold"] = round(self.keep_s * 1e9)
         return made
 
 

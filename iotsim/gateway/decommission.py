@@ -1,7 +1,7 @@
 """Hears which gateways a platform has decommissioned, over a small connection of its own.
 
 Over our own session rather than nats-py: the same certificates, pace and texts as the gateways,
-no reconnection that hangs, and a durable that nobody deletes when we end. So what happens while
+no reconnection that hangs, and a durable that is not deleted when we end. So what happens while
 nobody listens is heard afterwards. Each instance has its own durable, and hears everything.
 """
 
@@ -23,6 +23,7 @@ from iotsim.seeding import fnv1a
 
 STREAM, SUBJECTS = "DECOMMISSION", "gateway.decommissioned.>"
 ACK_WAIT_S = 30.0
+KEEP_S = 2 * 86_400.0  # the stream forgets after one day: nothing is missed, and nothing piles up
 PENDING_MAX = 256  # events that a server hands us before we have dealt with the first
 AT_ONCE_MAX = 16
 HANDLE_S = 30.0  # for one gateway
@@ -77,7 +78,8 @@ class Decommissions(Verdicts):
         self._tenant_of, self._handler, self._say = tenant_of, handler, notice
         self._ack_wait_s, self._again_s = ack_wait_s, again_s
         self._link = ConsumingLink(publisher, name, self, "the listener to decommissions")
-        durable = Durable(STREAM, name, SUBJECTS, f"_INBOX.{name}", ack_wait_s, -1, PENDING_MAX)
+        durable = Durable(STREAM, name, SUBJECTS, f"_INBOX.{name}", ack_wait_s, -1, PENDING_MAX,
+                          KEEP_S)
         self._consumer = PushConsumer(self._link.line, durable, self._delivered, self._changed)
         self._link.consumers[name] = self._consumer
         self._connector = Connector(name, publisher.url, self._link, asyncio.Semaphore(1),

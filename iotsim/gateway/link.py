@@ -16,12 +16,13 @@ from iotsim.publishers.backoff import Pace
 from iotsim.publishers.base import Verdicts
 from iotsim.publishers.nats import NatsPublisher
 from iotsim.publishers.nats_jetstream import JetStreamLink
-from iotsim.transport.tls import TLS, HeldTLS
+from iotsim.transport.tls import HeldTLS
 
 COMMANDS = "COMMANDS"
 ACK_WAIT_S = 30.0
 ASKING_MAX = 64  # consumers that one connection asks for at a time
 END_S = 0.3
+GOODBYE_S = 5.0  # for what a gateway still has to send when it is deleted
 OPENINGS = 8  # at a time: each is some ms of arithmetic, in which the loop does nothing else
 # 2 s and up to 2 s of chance, for ever; half a minute to a minute where we are not let in.
 PACE = Pace(first_s=4.0, ceiling_s=4.0, slow_s=60.0)
@@ -42,11 +43,12 @@ def own_publisher(shared: NatsPublisher, record: GatewayRecord) -> NatsPublisher
     Parameters
     ----------
     shared : NatsPublisher
-        The server, and whom to trust; with JetStream.
+        The server, and whom to trust; with JetStream. Without TLS it is the same for all.
     record : GatewayRecord
         A provisioned one.
     """
-    trust = shared.tls if shared.tls is not None else TLS()
+    if (trust := shared.tls) is None:
+        return shared
     tls = HeldTLS(ca=trust.ca, verify=trust.verify, cert_pem=record.cert_pem,
                   key_pem=record.private_key_pem)
     return replace(shared, tls=tls)
