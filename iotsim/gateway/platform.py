@@ -31,7 +31,7 @@ from iotsim.publishers.nats import NatsPublisher
 from iotsim.run_state import wish_of
 from iotsim.selectors import Selector
 from iotsim.transport.discretion import Hidden, discreet
-from iotsim.units import Duration, instant_text
+from iotsim.units import Duration, Instant, instant_text, instant_us
 
 BUFFER = 1000
 Connection = ("own", "shared")
@@ -166,6 +166,7 @@ class Platform:
         count: int | None = None,
         duration: Duration | None = None,
         speed: Any = 1,
+        start: Instant | None = None,
         capture: Any = "10m",
         to: str | Path | None = None,
         recover: bool | None = None,
@@ -187,6 +188,9 @@ class Platform:
             Until stopped if not given.
         speed : 1
             Certificates and commands are in wall time: no other is allowed.
+        start : instant, optional
+            For tests, of a replayable platform: what the readings' clocks show at the beginning;
+            now if not given.
         capture, to, replace
             As for `Fleet.start`.
         recover : bool, optional
@@ -204,6 +208,10 @@ class Platform:
         if speed != 1:
             raise BadValue("speed", speed, "is no pace for gateways: certificates and commands "
                            "are in wall time", "Leave it out, or use gateway.generate().")
+        if start is not None and not self.replayable:
+            raise BadValue("start", start, "is not now: the platform would have readings of the "
+                           "same time again", "Leave it out, or use Platform(replayable=True).")
+        start_us = None if start is None else instant_us(start)
         _running_loop()
         wanted = _wanted(gateway, count)
         again = self.recover if recover is None else flag("recover", recover)
@@ -217,7 +225,7 @@ class Platform:
             label = _label(gateway)
             live = live_runs.live_of(label)
             if isinstance(live, GatewayRun) and not replace and live.is_of(
-                    self, fleet_of_gateways(label, seed, _awake(records))):
+                    self, fleet_of_gateways(label, seed, _awake(records)), start_us):
                 await asyncio.to_thread(store.close)
                 return live
             enrolment = await self.enrolled(records, store, progress=progress)
@@ -231,7 +239,8 @@ class Platform:
         except BaseException:
             store.close()
             raise
-        return await self._begun(label, seed, crew, enrolment, duration, capture, to, replace)
+        return await self._begun(label, seed, crew, enrolment, duration, start, capture, to,
+                                 replace)
 
     async def enrolled(
         self, records: Iterable[GatewayRecord], store: Store, *, progress: bool | None = None
@@ -243,7 +252,7 @@ class Platform:
 
     async def _begun(
         self, label: str, seed: int, crew: Crew, enrolment: Enrolment, duration: Duration | None,
-        capture: Any, to: str | Path | None, replaced: bool,
+        start: Instant | None, capture: Any, to: str | Path | None, replaced: bool,
     ) -> GatewayRun:
         try:
             awake = _awake(crew.records.values())
@@ -254,7 +263,7 @@ class Platform:
                 own_certificates=self._own_certificates, shared=self.connection == "shared",
                 replayable=self.replayable)
             outlet = PlatformOutlet(self.nats_url, None, Selector(), Hidden({}), self, made)
-            wish = wish_of(fleet._with(outlets=(outlet,)), duration, 1, None, capture, to)
+            wish = wish_of(fleet._with(outlets=(outlet,)), duration, 1, start, capture, to)
             run = live_runs.begin(
                 wish, replaced, lambda asked, over: GatewayRun(
                     asked, over, platform=self, crew=crew, enrolment=enrolment))

@@ -60,9 +60,10 @@ class GatewayRun(Run):
         crew.run = self
         super().__init__(wish, over)
 
-    def is_of(self, platform: Platform, fleet: Fleet) -> bool:
-        """Return whether it runs these gateways on this platform."""
-        return self._platform == platform and self.fleet.spec() == fleet.spec()
+    def is_of(self, platform: Platform, fleet: Fleet, start_us: int | None) -> bool:
+        """Return whether it runs these gateways on this platform, as of that start."""
+        return (self._platform == platform and self.fleet.spec() == fleet.spec()
+                and self._wish.start_us == start_us)
 
     @property
     def crew(self) -> Crew:
