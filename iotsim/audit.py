@@ -215,7 +215,7 @@ def _keys(sent: Sent, received: Received, field_name: str | None) -> tuple[Ints,
     bare = np.flatnonzero([not name for name in received.ids])
     if len(bare):
         bodies = np.empty(len(sent), dtype=np.int64)
-        for rows, payloads in sent.payloads(np.arange(len(sent)), field_name):
+        for rows, payloads, _ in sent.payloads(np.arange(len(sent)), field_name):
             bodies[rows] = _hashes(payloads)
         came = _hashes([received.payloads[i] for i in bare.tolist()])
         # Copies that a fault made are alike: those of which one came by its id come last.
@@ -254,10 +254,11 @@ def _corrupted(sent: Sent, received: Received, found: Joined, field_name: str | 
     arrivals = arrivals[np.argsort(found.row_of[arrivals], kind="stable")]
     row_of, payloads = found.row_of[arrivals], received.payloads
     once = row_of[np.diff(row_of, prepend=-1) > 0]
-    for rows, bodies in sent.payloads(once, field_name):
+    for rows, bodies, form in sent.payloads(once, field_name):
         low, high = np.searchsorted(row_of, [rows[0], rows[-1] + 1])
         place = np.searchsorted(rows, row_of[low:high]).tolist()
-        differs = [payloads[i] != bodies[k]
+        same = bytes.__eq__ if form is None else form.same
+        differs = [not same(bodies[k], payloads[i])
                    for i, k in zip(arrivals[low:high].tolist(), place, strict=True)]
         if any(differs):
             wrong[row_of[low:high][differs]] = True

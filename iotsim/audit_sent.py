@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from iotsim.destinations import Destination
+from iotsim.destinations import Destination, Form
 from iotsim.errors import BadValue
 from iotsim.faults.base import NEVER_US
 from iotsim.publishers.payload import Encoder, message_ids
@@ -94,22 +94,31 @@ class Sent:
     def __len__(self) -> int:
         return len(self.slot)
 
-    def payloads(self, rows: Ints, field: str | None = None) -> Iterator[tuple[Ints, list[bytes]]]:
-        """Yield what some rows (ascending) were as messages, in parts: the rows, their bytes."""
+    def payloads(
+        self, rows: Ints, field: str | None = None
+    ) -> Iterator[tuple[Ints, list[bytes], Form | None]]:
+        """Yield what some rows (ascending) were as messages, in parts: the rows, their bytes.
+
+        The third is how to compare them with what came, where that is not equal byte for byte.
+        """
         encoders: dict[str, Encoder] = {}
         for piece in self.pieces:
             low, high = np.searchsorted(rows, [piece.first, piece.first + len(piece.readings)])
             if low == high:
+                continue
+            form = None if piece.destination is None else piece.destination.form
+            wanted, readings = rows[low:high], piece.readings
+            if len(wanted) < len(readings):
+                readings = readings.take(wanted - piece.first)
+            if form is not None:
+                yield wanted, form.bodies(readings), form
                 continue
             name = field
             if name is None:
                 name = "" if piece.destination is None else piece.destination.audit_field
             if name not in encoders:
                 encoders[name] = Encoder(self.run_id, lambda _group, _i: "", name)
-            wanted, readings = rows[low:high], piece.readings
-            if len(wanted) < len(readings):
-                readings = readings.take(wanted - piece.first)
-            yield wanted, list(encoders[name].encode(readings).payloads)
+            yield wanted, list(encoders[name].encode(readings).payloads), None
 
     def ids(self, rows: Ints, names: Sequence[str]) -> list[str]:
         """Return the message ids of some rows; `names` are the devices' ids by slot."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,19 @@ import numpy.typing as npt
 from iotsim.feeders import Way
 from iotsim.outlets import Outlet
 from iotsim.publishers.base import Publisher
+from iotsim.readings import Readings
+
+
+class Form(Protocol):
+    """How payloads are compared with readings, where the same reading has no two alike."""
+
+    def bodies(self, readings: Readings) -> list[bytes]:
+        """Return what each reading says."""
+        ...
+
+    def same(self, body: bytes, payload: bytes) -> bool:
+        """Return whether a payload says that."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +48,8 @@ class Destination:
         Which devices of the group publish here.
     outlet : Outlet
         Who says under which topics.
+    form : Form or None
+        None: its payloads are our JSON.
     """
 
     number: int
@@ -43,6 +59,7 @@ class Destination:
     audit_field: str
     masks: Mapping[int, npt.NDArray[np.bool_]] = field(repr=False)
     outlet: Outlet = field(repr=False)
+    form: Form | None = field(default=None, repr=False)
 
 
 def destinations_of(ways: Sequence[Way], names: Sequence[str]) -> tuple[Destination, ...]:
@@ -52,6 +69,7 @@ def destinations_of(ways: Sequence[Way], names: Sequence[str]) -> tuple[Destinat
             number, name, way.route.publisher.url, confirms(way.route.publisher),
             way.route.publisher.tracing.audit_field,
             {index: lanes >= 0 for index, lanes in way.groups.items()}, way.route.outlet,
+            getattr(way.route.publisher, "form", None),
         )
         for number, (way, name) in enumerate(zip(ways, names, strict=False))
     )

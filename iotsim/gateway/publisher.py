@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from iotsim.errors import BadValue
+from iotsim.gateway.comparing import EnvelopeForm
 from iotsim.gateway.link import OPENINGS, PACE, GatewayLink, own_publisher
 from iotsim.gateway.post import Post
 from iotsim.gateway.record import GatewayRecord, local_name
@@ -101,6 +102,11 @@ class GatewayPublisher:
         from iotsim.gateway.envelope import EnvelopeEncoder
 
         return EnvelopeEncoder(run_id, self.records, replayable=self.replayable)
+
+    @property
+    def form(self) -> EnvelopeForm:
+        """How envelopes are compared with readings."""
+        return EnvelopeForm(self.records)
 
     def link(
         self, lane: int, run_id: str, verdicts: Verdicts, device: Identity | None = None
