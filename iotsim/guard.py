@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from iotsim.transport.discretion import environment_for_children
+
 END_S = 3.0
 # Our end of its standard input is closed when we end: by then it knows whom to end. The folder of
 # a process that has only just been killed may not go at once.
@@ -42,6 +44,7 @@ class Guard:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=environment_for_children(),
             start_new_session=True,  # an interrupt of the kernel or terminal is not for it
         )
 

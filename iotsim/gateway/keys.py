@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from iotsim.errors import BadValue, MissingExtra
 from iotsim.gateway.provisioning_errors import KeysUnavailable
-from iotsim.transport.discretion import discreet
+from iotsim.transport.discretion import discreet, environment_for_children
 
 WORKERS_MAX = 32
 WORKERS_BY_DEFAULT = 4
@@ -161,7 +161,8 @@ class _Child:
         # -P: modules beside the program must not hide those of Python.
         self._process = process = subprocess.Popen(
             [sys.executable, "-P", str(_PROGRAM)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **options,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=environment_for_children(), **options,
         )
         if self._killed:  # while it began
             process.kill()

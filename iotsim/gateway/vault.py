@@ -9,8 +9,9 @@ from base64 import b64decode, b64encode
 from typing import Any
 
 from iotsim.errors import BadValue, MissingExtra, StoreError
+from iotsim.transport.discretion import STORE_KEY_ENV
 
-KEY_ENV = "IOTSIM_STORE_KEY"
+KEY_ENV = STORE_KEY_ENV
 KEY_BYTES = 32
 _NONCE_BYTES, _TAG_BYTES = 12, 16
 _VERSION = b"\x01"

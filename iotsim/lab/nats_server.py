@@ -14,6 +14,7 @@ from iotsim.broker import free_port
 from iotsim.clock import monotonic
 from iotsim.errors import BadValue, ConnectError
 from iotsim.guard import Guard, reap
+from iotsim.transport.discretion import environment_for_children
 
 START_S = 10.0
 RELOAD_S = 20.0  # a reload waits for handshakes that hang, and those may take 5 s
@@ -153,6 +154,7 @@ class NatsServer:
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
+                env=environment_for_children(),
                 start_new_session=True,  # an interrupt of the kernel or terminal is not for it
             )
         self._guard.watch(self._process.pid)

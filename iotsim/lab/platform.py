@@ -27,6 +27,7 @@ from iotsim.lab.management import Management, Register, Registered
 from iotsim.lab.nats_server import NatsServer, find_nats_server
 from iotsim.lab.provisioning import ProvisioningService
 from iotsim.lab.rights import configuration, gateway_user, streams
+from iotsim.transport.discretion import discreet
 from iotsim.units import duration_us
 
 STREAM_S = 10.0
@@ -216,6 +217,7 @@ class NotipLab:
         await self._begin()
         return self
 
+    @discreet
     async def _start_gateways(
         self, gateway: Gateway | Sequence[Gateway], options: Mapping[str, Any]
     ) -> GatewayRun:
@@ -344,6 +346,7 @@ class NotipLab:
 
     # -- gateways -----------------------------------------------------------------------------
 
+    @discreet
     async def register(
         self, factory_id: str, factory_key: str, *, tenant_id: str | None = None, model: str = ""
     ) -> Registered:
@@ -364,6 +367,7 @@ class NotipLab:
         pairs = [(factory_id, factory_key)]
         return (await self.register_many(pairs, tenant_id=tenant_id, model=model))[0]
 
+    @discreet
     async def register_many(
         self,
         gateways: Iterable[tuple[str, str]] | Mapping[str, str],
