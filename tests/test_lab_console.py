@@ -249,7 +249,7 @@ def test_telemetry_is_decrypted(notip_lab, gateway):
     )
     assert not rejected
     assert list(frame) == ["time", "gateway_id", "tenant_id", "sensor_id", "sensor_type", "value",
-                           "unit", "key_version", "message_id"]
+                           "unit", "key_version", "message_id", "device_id", "seq"]
     assert str(frame["time"].dtype) == "datetime64[us, UTC]"
     assert list(frame["time"]) == [pd.Timestamp("2026-01-01T00:00:00.123456Z"),
                                    pd.Timestamp("2026-01-01T00:00:01Z")]
@@ -260,6 +260,19 @@ def test_telemetry_is_decrypted(notip_lab, gateway):
     assert set(frame["sensor_id"]) == {sensor}
     assert list(frame["message_id"]) == ["run/1", ""]
     assert list(frame["key_version"]) == [1, 1]
+
+
+def test_messages_say_which_reading_of_which_device_they_are(notip_lab, gateway):
+    sensor, other = str(uuid.uuid4()), str(uuid.uuid4())
+    ids = ["a1/gw-7:a/b.c/12/0", "", "a1/gw-7:a/b.c/13.2/1", "run/2", "a1/gw-7:x/-1/0"]
+    sensors = [sensor] * 3 + [other] * 2
+    publish(notip_lab, *(
+        (gateway.subject, gateway.seal(1, "", f"2026-01-01T00:01:0{i}Z", sensors[i]), name)
+        for i, name in enumerate(ids)))
+    frame = notip_lab.run(notip_lab.lab.console.telemetry()).tail(5)
+    assert list(frame["device_id"]) == ["gw-7:a/b.c"] * 3 + [""] * 2
+    assert list(frame["seq"].astype(object).where(frame["seq"].notna(), None)) == [
+        12, None, 13, None, None]
 
 
 def test_a_long_stream_is_read_to_its_end(notip_lab, gateway):

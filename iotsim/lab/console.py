@@ -212,7 +212,8 @@ class Console:
         -------
         DataFrame
             time, gateway_id, tenant_id, sensor_id, sensor_type, value, unit, key_version,
-            message_id.
+            message_id; device_id and seq, to join it with `run.frame()`: they are in the message
+            ids (a message without one has no seq).
         """
         return await self._telemetry.frame()
 

@@ -35,6 +35,7 @@ COLUMN_CHARS_MAX = 255  # of the table that the data API makes for itself
 TEXTS = ("gatewayId", "sensorId", "sensorType", "timestamp")
 BLOBS = ("encryptedData", "iv", "authTag")
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
+_ID = re.compile(r"[^/]+/(.+)/(\d{1,18})(?:\.\d+)?/\d+", re.ASCII)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -174,7 +175,23 @@ def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
         values = made.get(name, ())
         columns[name] = (pd.Series(list(values), dtype=kinds[name]) if name in kinds
                          else text_column(values))
-    return pd.DataFrame(columns)
+    devices, ticks = identities(rows)
+    whole = "int64" if None not in ticks else "Int64"
+    return pd.DataFrame({**columns, "device_id": text_column(devices),
+                         "seq": pd.Series(ticks, dtype=whole)})
+
+
+def identities(rows: Sequence[Row]) -> tuple[list[str], list[int | None]]:
+    """Return device and tick of readings, as the simulator's frames call them.
+
+    They are in its message ids, `run/device/seq/copy`. Of a message without one, the device is
+    that of its sensor's other messages, else empty; the tick is None.
+    """
+    found = [_ID.fullmatch(row.message_id) for row in rows]
+    names = {row.sensor_id: one[1] for row, one in zip(rows, found, strict=True) if one}
+    devices = [one[1] if one else names.get(row.sensor_id, "")
+               for row, one in zip(rows, found, strict=True)]
+    return devices, [int(one[2]) if one else None for one in found]
 
 
 def checked(data: bytes) -> dict[str, Any]:
