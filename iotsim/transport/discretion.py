@@ -22,7 +22,6 @@ def discreet(call: Callable[P, R]) -> Callable[P, R]:
     Of an error of ours only the text is left: it says all. What else may be raised, a mistake of
     iotsim's or of the caller's, keeps its traceback.
     """
-
     if iscoroutinefunction(call):
         later: Callable[P, R] = _discreet_later(call)
         return later
