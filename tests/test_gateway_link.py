@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import json
+import ssl
+import stat
 import time
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
@@ -318,6 +321,34 @@ def test_a_gateway_that_may_not_use_the_api_sends_telemetry_and_says_so(tmp_path
     assert errors == (f"gateway {record.gateway_id} takes no commands for now: the server "
                       f"denies $JS.API.CONSUMER.*.COMMANDS.gw-{record.gateway_id}. Grant it.",)
     assert account.acknowledged == 9
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_key_in_memory_leaves_no_file(server, record, memory, monkeypatch, tmp_path):
+    modes = []
+    if not memory:
+        monkeypatch.delattr("os.memfd_create")
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    real = ssl.SSLContext.load_cert_chain
+
+    def load(context, path, *args, **options):
+        modes.append(stat.S_IMODE(Path(path).stat().st_mode) if not memory else 0)
+        return real(context, path, *args, **options)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load)
+    tls = server.own(record).tls
+    context = tls.context()
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.check_hostname
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_3
+    broken = replace(tls, key_pem="-----BEGIN NOTHING-----")
+    with pytest.raises(BadValue, match="and its key cannot be used"):
+        broken.context()
+    assert modes == ([0, 0] if memory else [0o600, 0o600])
+    assert list(tmp_path.iterdir()) == []
+    assert "PRIVATE" not in repr(tls)
+    assert "CERTIFICATE" not in repr(tls)
 
 
 def test_a_platform_without_tls_has_no_certificates(nats_server):
