@@ -7,7 +7,7 @@ ten thousand sessions that are lost together are one line, and a broker that fla
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -35,9 +35,15 @@ class Journal:
     Parameters
     ----------
     works : Works
+
+    Attributes
+    ----------
+    lookers : list of callable ()
+        Called once a second, to say more.
     """
 
     def __init__(self, works: Works) -> None:
+        self.lookers: list[Callable[[], None]] = []
         self._works = works
         self._facts = {"run": works.run_id, "fleet": works.wish.fleet.name}
         self._seen: dict[str, tuple[LedgerSnapshot, int, str]] = {}
@@ -118,6 +124,8 @@ class Journal:
             self._seen[pump.run_id] = now, pump.connected, _last_error(pump)
         self._look_at_failures()
         self._look_at_faults()
+        for look in self.lookers:
+            look()
 
     def _look_at(
         self, pump: Pump, now: LedgerSnapshot, before: LedgerSnapshot, connected: int, error: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -64,10 +65,13 @@ class CommandLog:
     ----------
     forgotten : int
         Entries that had to make room for later ones.
+    watch : callable (entry) or None
+        Told what became of each; must be quick.
     """
 
     def __init__(self, rows_max: int = ROWS_MAX) -> None:
         self.forgotten = 0
+        self.watch: Callable[[Entry], None] | None = None
         self._entries: deque[Entry] = deque(maxlen=rows_max)
         self._counts: Counter[str] = Counter()
         self._types: Counter[tuple[str, str]] = Counter()
@@ -90,6 +94,8 @@ class CommandLog:
         entry.status, entry.message = status, message
         self._counts[status] += 1
         self._types[entry.kind if entry.kind in TYPES else "other", status] += 1
+        if self.watch is not None:
+            self.watch(entry)
 
     def note(self, trouble: str) -> None:
         """Count something that should be rare: one of `TROUBLES`."""

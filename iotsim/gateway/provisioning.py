@@ -18,6 +18,7 @@ The answer to us comes after both, and nobody can ask for it a second time. Henc
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -33,6 +34,7 @@ from iotsim.gateway.outcomes import ERROR, SUCCESS, count
 from iotsim.gateway.provisioning_desk import ATTEMPTS, Desk, Keeper
 from iotsim.gateway.provisioning_exchange import TIMEOUT_S, Service
 from iotsim.gateway.record import GatewayRecord
+from iotsim.logs import say
 from iotsim.progress import bar
 
 if TYPE_CHECKING:
@@ -230,9 +232,18 @@ class _Bulk:
         try:
             self._found[record.name] = await self._desk.onboard(record, self._keys)
             count(SUCCESS)
+            made = self._found[record.name]
+            say(logging.INFO, "gateway_provisioned", f"gateway {made.name} provisioned",
+                {"gateway": made.name, "gateway_id": made.gateway_id,
+                 "tenant_id": made.tenant_id})
         except Exception as error:  # a mistake of ours, too, is that gateway's alone
             self._errors[record.name] = _alone(error)
             count(ERROR)
+            # Texts of our own errors hold no secret; of others only the kind is told.
+            why = str(error) if isinstance(error, IotsimError) else type(error).__name__
+            say(logging.WARNING, "gateway_not_provisioned",
+                f"gateway {record.name} not provisioned: {why}",
+                {"gateway": record.name, "error": why})
         self._seconds[record.name] = monotonic() - begun_s
 
 
