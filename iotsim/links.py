@@ -284,12 +284,17 @@ class Links:
             way.pump.retire(lane)
         elif lane in way.closing and held.isdisjoint(way.slots[lane]):
             way.closing.discard(lane)
-            way.pump.retire(lane)
+            way.pump.retire(lane, getattr(way.route.publisher, "goodbye_s", None))
 
     def call_all_back(self) -> None:
         """At the end of a run: open every session, so that what is queued can leave."""
         for slot in sorted(self._down):
-            self._set(slot, False)
+            if slot not in self._parked or self._has_more(slot):
+                self._set(slot, False)
+
+    def _has_more(self, slot: int) -> bool:
+        return any(way.pump.open_of(int(way.lane[slot])) for way in self._board.ways
+                   if way.lane[slot] >= 0)
 
 
 def _in_order(parts: list[Held]) -> Iterator[Readings]:

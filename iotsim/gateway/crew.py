@@ -72,8 +72,6 @@ class Crew:
         be on its way.
     gone : dict of name to str
         Those that were deleted, and why.
-    dormant : set of str
-        Those that were stopped before the run began: they are no part of its fleet yet.
     log : CommandLog
     """
 
@@ -81,7 +79,7 @@ class Crew:
         self.store = store
         self.records: dict[str, GatewayRecord] = {one.name: one for one in records}
         self.gone: dict[str, str] = {}
-        self.dormant: set[str] = set()
+        self._turns: dict[str, asyncio.Lock] = {}
         self.run: Run | None = None
         self.log = CommandLog()
         self.notes: dict[str, int] = {}
@@ -107,6 +105,14 @@ class Crew:
         """Return the gateway that a platform's id means, if it is here."""
         return next((one for one in self.records.values()
                      if one.gateway_id == gateway_id and one.name not in self.gone), None)
+
+    def rests(self, name: str) -> bool:
+        """Return whether a gateway was stopped, or is gone."""
+        return name in self.gone or self.records[name].intent == "stopped"
+
+    def turn(self, name: str) -> asyncio.Lock:
+        """Return whose turn it is with a gateway: one thing at a time is done to it."""
+        return self._turns.setdefault(name, asyncio.Lock())
 
     def note(self, name: str, **changes: Any) -> None:
         """Take over what has changed of a gateway; the store is the caller's business."""
@@ -136,8 +142,6 @@ class Crew:
     def has_sensors(self, name: str) -> bool:
         """Return whether a gateway has sensors in the run; before it began, in its record."""
         works = None if self.run is None else self.run.works
-        if name in self.dormant:
-            return False
         if works is None or works.driver is None:
             return bool(self.records[name].sensors)
         return bool(len(self.slots_of(name)))

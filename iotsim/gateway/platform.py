@@ -6,15 +6,14 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from socket import gethostname
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iotsim import live_runs
-from iotsim.clock import stamp_us
-from iotsim.errors import BadValue, NoLoop, StoreError
+from iotsim.errors import BadValue, NameInUse, NoLoop, StoreError, UnknownName
 from iotsim.gateway.crew import Crew
 from iotsim.gateway.crowd import fleet_of_gateways
 from iotsim.gateway.decommission import Decommissions
@@ -23,15 +22,20 @@ from iotsim.gateway.platform_options import checked_environment, checked_url
 from iotsim.gateway.provisioning import Enrolment, onboard_all
 from iotsim.gateway.publisher import GatewayPublisher, PlatformOutlet
 from iotsim.gateway.record import GatewayRecord
+from iotsim.gateway.roster import Roster, StoreKeeper, Wanted, as_meant, roster_of, wanted_of
 from iotsim.gateway.run import GatewayRun
 from iotsim.gateway.spec import Gateway
 from iotsim.gateway.store import Store
 from iotsim.publishers.base import QUEUE_MESSAGES_MAX, Limits, choice, flag, whole
 from iotsim.publishers.nats import NatsPublisher
+from iotsim.run import Run
 from iotsim.run_state import wish_of
 from iotsim.selectors import Selector
 from iotsim.transport.discretion import Hidden, discreet
-from iotsim.units import Duration, Instant, instant_text, instant_us
+from iotsim.units import Duration, Instant, instant_us
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BUFFER = 1000
 Connection = ("own", "shared")
@@ -212,68 +216,132 @@ class Platform:
                            "same time again", "Leave it out, or use Platform(replayable=True).")
         start_us = None if start is None else instant_us(start)
         _running_loop()
-        wanted = _wanted(gateway, count)
-        again = self.recover if recover is None else flag("recover", recover)
-        if not wanted and not again:
-            raise BadValue("gateway", gateway, "is nothing to start",
-                           "Give a Gateway, or recover=True.")
+        wanted = wanted_of(gateway, count, self._recovers(recover), start_us)
+        live = live_runs.live_of(wanted.label)
+        if live is not None and not replace:
+            if isinstance(live, GatewayRun) and live.is_of(self, wanted):
+                return await live.begun()
+            raise NameInUse(live.name)
         store = await asyncio.to_thread(self._open_store)
         try:
-            damaged: list[StoreError] = []
-            records, seed = await asyncio.to_thread(_merged, store, wanted, again, damaged)
-            label = _label(gateway)
-            live = live_runs.live_of(label)
-            if isinstance(live, GatewayRun) and not replace and live.is_of(
-                    self, fleet_of_gateways(label, seed, _awake(records)), start_us):
-                await asyncio.to_thread(store.close)
-                return live
-            enrolment = await self.enrolled(records, store, progress=progress)
-            if not enrolment.records and enrolment.errors:
+            roster = await asyncio.to_thread(roster_of, store, wanted)
+            self._check_apart(roster, live)
+            enrolment, meant = await self._enrolled(roster, store, progress)
+            if not meant:
                 raise next(iter(enrolment.errors.values()))
-            meant = _as_meant(enrolment.records, records)
-            await asyncio.to_thread(store.save, *meant)
             crew = Crew(store, meant)
-            for error in damaged:
-                crew.remark(str(error))
+            crew.notes.update(dict.fromkeys(roster.notes, 1))
+            if live is not None:
+                await live.stop()
+            began = live_runs.live_of(wanted.label)  # by another call, meanwhile
+            if isinstance(began, GatewayRun) and began.is_of(self, wanted):
+                store.close()
+                return await began.begun()
+            run = self._run(wanted, roster.seed, crew, enrolment, duration, start, capture, to,
+                            replace)
         except BaseException:
             store.close()
             raise
-        return await self._begun(label, seed, crew, enrolment, duration, start, capture, to,
-                                 replace)
-
-    async def enrolled(
-        self, records: Iterable[GatewayRecord], store: Store, *, progress: bool | None = None
-    ) -> Enrolment:
-        """Provision those of some gateways that are not yet; what comes of it is in the store."""
-        return await onboard_all(
-            records, url=self.provisioning_url, ca=self.provisioning_ca, keeper=store,
-            concurrency=self.concurrency, progress=progress)
-
-    async def _begun(
-        self, label: str, seed: int, crew: Crew, enrolment: Enrolment, duration: Duration | None,
-        start: Instant | None, capture: Any, to: str | Path | None, replaced: bool,
-    ) -> GatewayRun:
         try:
-            awake = _awake(crew.records.values())
-            crew.dormant = set(crew.records) - {one.name for one in awake}
-            fleet = fleet_of_gateways(label, seed, awake)
-            made = GatewayPublisher(
-                self._nats(), crew.records, crew.post_of, Limits(self.buffer, "drop_oldest"),
-                own_certificates=self._own_certificates, shared=self.connection == "shared",
-                replayable=self.replayable)
-            outlet = PlatformOutlet(self.nats_url, None, Selector(), Hidden({}), self, made)
-            wish = wish_of(fleet._with(outlets=(outlet,)), duration, 1, start, capture, to)
-            run = live_runs.begin(
-                wish, replaced, lambda asked, over: GatewayRun(
-                    asked, over, platform=self, crew=crew, enrolment=enrolment))
+            return await run.begun()
         except BaseException:
-            crew.store.close()
+            await asyncio.shield(run.stop())
             raise
-        await run.begin()
-        return run
+
+    async def enrolled(self, wanted: Wanted, store: Store) -> tuple[Enrolment, list[GatewayRecord]]:
+        """Provision gateways that join a run; return what became of them, and who joins."""
+        roster = await asyncio.to_thread(roster_of, store, wanted)
+        self._check_apart(roster, None)
+        return await self._enrolled(roster, store, None)
+
+    async def _enrolled(
+        self, roster: Roster, store: Store, progress: bool | None
+    ) -> tuple[Enrolment, list[GatewayRecord]]:
+        enrolment = await onboard_all(
+            roster.records, url=self.provisioning_url, ca=self.provisioning_ca,
+            keeper=StoreKeeper(self._open_store), concurrency=self.concurrency,
+            progress=progress)
+        meant = as_meant(enrolment.records, roster.records)
+        await asyncio.to_thread(store.save, *meant)
+        return enrolment, meant
+
+    def _recovers(self, recover: bool | None) -> bool:
+        return self.recover if recover is None else flag("recover", recover)
+
+    def _check_apart(self, roster: Roster, replaced: Run | None) -> None:
+        # One gateway cannot be in two runs: they would send as one, and take each other's commands.
+        runs = self._live_names(replaced)
+        for record in roster.records:
+            if record.name in runs:
+                raise BadValue("gateway", record.name, f"is in the live run "
+                               f"{runs[record.name]!r}", "Stop that run first, or delete it there.")
+
+    def _live_names(self, but: Run | None = None) -> dict[str, str]:
+        path = os.path.realpath(self._store_path())
+        return {name: run.name for run in live_runs.runs()
+                if isinstance(run, GatewayRun) and run is not but and run.crew.store.path == path
+                for name in run.crew.records if name not in run.crew.gone}
+
+    def _run(
+        self, wanted: Wanted, seed: int, crew: Crew, enrolment: Enrolment,
+        duration: Duration | None, start: Instant | None, capture: Any, to: str | Path | None,
+        replaced: bool,
+    ) -> GatewayRun:
+        fleet = fleet_of_gateways(wanted.label, seed, list(crew.records.values()))
+        made = GatewayPublisher(
+            self._nats(), crew.records, crew.post_of, Limits(self.buffer, "drop_oldest"),
+            own_certificates=self._own_certificates, shared=self.connection == "shared",
+            replayable=self.replayable, rests=crew.rests)
+        outlet = PlatformOutlet(self.nats_url, None, Selector(), Hidden({}), self, made)
+        wish = wish_of(fleet._with(outlets=(outlet,)), duration, 1, start, capture, to)
+        return live_runs.begin(
+            wish, replaced, lambda asked, over: GatewayRun(
+                asked, over, platform=self, wanted=wanted, crew=crew, enrolment=enrolment,
+                publisher=made))
+
+    # -- the store --------------------------------------------------------------------------------
+
+    def gateways(self) -> pd.DataFrame:
+        """Return a row for each gateway of the store, whether it runs or not; no secrets.
+
+        Columns: gateway, gateway_id, tenant_id, factory_id, model, firmware, send_frequency_ms,
+        status (what the platform asked for), intent (running or stopped), sensors, provisioned,
+        created_at, run (its live run here), trouble (why it cannot be read).
+        """
+        from iotsim.gateway.tables import store_table
+
+        path = self._store_path()
+        if not os.path.exists(path):
+            return store_table([], {}, {})
+        damaged: list[StoreError] = []
+        with self._open_store() as store:
+            records = store.records(unreadable=damaged)
+            there = {record.name for record in records}
+            lost = [name for name in store.names() if name not in there]
+        why = dict(zip(lost, map(str, damaged), strict=False))
+        return store_table(records, why, self._live_names())
+
+    def forget(self, gateway: str) -> None:
+        """Remove a gateway that does not run from the store, with its keys; for good.
+
+        The platform is not told. Its factory key has worked: provisioned again it can be only
+        after the platform has registered it anew.
+
+        Raises
+        ------
+        BadValue, UnknownName
+            If it is in a live run: `run.delete_gateway()` ends it there; if there is none.
+        """
+        run = self._live_names().get(gateway)
+        if run is not None:
+            raise BadValue("gateway", gateway, f"is in the live run {run!r}",
+                           "Write run.delete_gateway().")
+        with self._open_store() as store:
+            if not store.delete(gateway):
+                raise UnknownName("gateway", gateway, store.names(), store.path)
 
     def decommissions(
-        self, crew: Crew, handle: Callable[[str, str], Awaitable[None]]
+        self, label: str, crew: Crew, handle: Callable[[str, str], Awaitable[None]]
     ) -> Decommissions | None:
         """Return who listens for gateways that the platform decommissions; None if nobody may."""
         if self.secure and self.nats_cert is None:
@@ -282,11 +350,12 @@ class Platform:
             return None
 
         def tenant_of(gateway_id: str) -> str | None:
-            record = crew.by_gateway_id(gateway_id)
+            record = crew.by_gateway_id(gateway_id) or crew.store.by_gateway_id(gateway_id)
             return None if record is None else record.tenant_id
 
-        return Decommissions(self._nats(), f"{gethostname()} {crew.store.path}", tenant_of,
-                             handle, crew.remark)
+        # Each run has its own: two of one store both have to hear of everything.
+        whose = f"{gethostname()} {crew.store.path} {label}"
+        return Decommissions(self._nats(), whose, tenant_of, handle, crew.remark)
 
     def _open_store(self) -> Store:  # no argument is the key: asyncio's frames show theirs
         return Store.open(self._store_path(), key=self.store_key)
@@ -320,66 +389,3 @@ def _running_loop() -> None:
 
 def _text(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _wanted(gateway: Any, count: int | None) -> list[Gateway]:
-    given = [] if gateway is None else [gateway] if isinstance(gateway, Gateway) else gateway
-    if not isinstance(given, (list, tuple)) or not all(isinstance(g, Gateway) for g in given):
-        raise BadValue("gateway", gateway, "is not a Gateway", "Give a Gateway, or a list of them.")
-    for one in given:
-        if not one.sensors:
-            one.fleet()  # says what is missing
-    return [one if count is None else one.many(count) for one in given]
-
-
-def _label(gateway: Any) -> str:
-    first = gateway[0] if isinstance(gateway, (list, tuple)) and gateway else gateway
-    return first.label if isinstance(first, Gateway) else "gateways"
-
-
-def _merged(
-    store: Store, wanted: Sequence[Gateway], recover: bool, damaged: list[StoreError]
-) -> tuple[list[GatewayRecord], int]:
-    # What people ask for now, over what the store knows; recovered ones are as they were.
-    known = {record.name: record for record in store.records(unreadable=damaged)}
-    asked = [record for one in wanted for record in one.records()]
-    records = []
-    for record in asked:
-        there = known.pop(record.name, None)
-        records.append(record if there is None else _over(there, record, recover))
-    if recover:
-        records += [record for record in known.values() if record.provisioned]
-    if len({record.name for record in records}) < len(records):
-        raise BadValue("gateway", [one.name for one in wanted], "give two gateways one name",
-                       "Give each a name of its own.")
-    seeds = {record.seed for record in records}
-    if len(seeds) > 1:
-        few = ", ".join(map(str, sorted(seeds)[:3]))
-        raise BadValue("seed", few, "are several: the readings of one run come from one",
-                       "Start them apart, or make them with the same seed=.")
-    if not records:
-        raise BadValue("store", store.path, "has no gateway to recover", "Give a Gateway.")
-    now = instant_text(stamp_us())
-    return [one if one.created_at else replace(one, created_at=now) for one in records], seeds.pop()
-
-
-def _awake(records: Iterable[GatewayRecord]) -> list[GatewayRecord]:
-    return [record for record in records if record.intent == "running"]
-
-
-def _over(there: GatewayRecord, asked: GatewayRecord, recover: bool) -> GatewayRecord:
-    if not there.provisioned:
-        return replace(asked, private_key_pem=there.private_key_pem, created_at=there.created_at)
-    if recover:
-        return there
-    return replace(there, sensors=asked.sensors, seed=asked.seed, model=asked.model,
-                   firmware=asked.firmware, send_frequency_ms=asked.send_frequency_ms,
-                   status="online", intent="running")
-
-
-def _as_meant(
-    enrolled: Iterable[GatewayRecord], asked: Iterable[GatewayRecord]
-) -> list[GatewayRecord]:
-    order = {record.name: i for i, record in enumerate(asked)}
-    return sorted((replace(one, status="online") if one.status == "provisioning" else one
-                   for one in enrolled), key=lambda one: order[one.name])

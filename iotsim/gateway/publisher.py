@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from iotsim.errors import BadValue
 from iotsim.gateway.comparing import EnvelopeForm
-from iotsim.gateway.link import OPENINGS, PACE, GatewayLink, own_publisher
+from iotsim.gateway.link import GOODBYE_S, OPENINGS, PACE, GatewayLink, own_publisher
 from iotsim.gateway.post import Post
 from iotsim.gateway.record import GatewayRecord, local_name
 from iotsim.members import Members
@@ -31,6 +31,10 @@ from iotsim.readings import Group
 GATEWAYS_MAX = 10_000
 
 
+def _never(name: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class GatewayPublisher:
     """The gateways' side of a platform (a `Publisher`).
@@ -51,6 +55,10 @@ class GatewayPublisher:
         Whether all gateways have one connection.
     replayable : bool
         Whether nonces come from the key and the plaintext: for tests alone.
+    rests : callable (local name) -> bool
+        Whether a gateway has no connection for now.
+    links : dict of str to GatewayLink
+        By local name; the shared one by "".
     """
 
     nats: NatsPublisher
@@ -60,6 +68,9 @@ class GatewayPublisher:
     own_certificates: bool = True
     shared: bool = False
     replayable: bool = False
+    rests: Callable[[str], bool] = field(default=_never, repr=False)
+    links: dict[str, GatewayLink] = field(default_factory=dict, repr=False)
+    goodbye_s: ClassVar[float] = GOODBYE_S
     tracing: ClassVar[Tracing] = UNTRACED
     tolerant: ClassVar[bool] = True
     pace: ClassVar[Pace] = PACE
@@ -114,13 +125,34 @@ class GatewayPublisher:
         """Return the link of one gateway, or the one of all."""
         if device is None:
             posts = {record.gateway_id: (record.tenant_id, self.post_of(name))
-                     for name, record in self.records.items()}
-            return GatewayLink(self.nats, f"iotsim-{run_id}", verdicts, posts)
+                     for name, record in self.records.items() if not self.rests(name)}
+            self.links[""] = GatewayLink(self.nats, f"iotsim-{run_id}", verdicts, posts)
+            return self.links[""]
         record = self.records[device.device_id]
         secure = self.nats.tls is not None and self.own_certificates
         nats = own_publisher(self.nats, record) if secure else self.nats
         posts = {record.gateway_id: (record.tenant_id, self.post_of(record.name))}
-        return GatewayLink(nats, f"gw-{record.gateway_id}", verdicts, posts)
+        made = self.links[record.name] = GatewayLink(
+            nats, f"gw-{record.gateway_id}", verdicts, posts)
+        return made
+
+    def part(self, name: str) -> None:
+        """Let a gateway take no more part in the shared connection."""
+        if self.shared and (link := self.links.get("")) is not None:
+            link.detach(self.records[name].gateway_id)
+
+    def meet(self, name: str) -> None:
+        """Let a gateway take part in the shared connection."""
+        if self.shared and (link := self.links.get("")) is not None:
+            record = self.records[name]
+            link.attach(record.gateway_id, record.tenant_id, self.post_of(name))
+
+    def why_not(self, name: str) -> str:
+        """Return why a gateway is delivered no commands over a connection that is there."""
+        link = self.links.get("" if self.shared else name)
+        consumer = None if link is None else link.consumers.get(self.records[name].gateway_id)
+        why = "" if consumer is None else consumer.why_not
+        return f"takes no commands: {why}" if why else ""
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

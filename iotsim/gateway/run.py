@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,18 +11,14 @@ from iotsim import verbs
 from iotsim.actions import Action
 from iotsim.clock import Speed, check_speed
 from iotsim.errors import BadValue, IotsimError, told
-from iotsim.faults.base import NEVER_US, Window
 from iotsim.faults.parameters import share
-from iotsim.feeders import Way
-from iotsim.fleet import Fleet
+from iotsim.gateway.chronicle import Chronicle
+from iotsim.gateway.connections import Connections
 from iotsim.gateway.crew import Crew
-from iotsim.gateway.crowd import members_of_gateways
-from iotsim.gateway.hands import SILENT, of_gateway
-from iotsim.gateway.record import GatewayRecord
-from iotsim.gateway.sensors import sensor
+from iotsim.gateway.hands import of_gateway
+from iotsim.gateway.roster import Wanted, wanted_of
+from iotsim.gateway.upkeep import Upkeep
 from iotsim.members import Members
-from iotsim.publishers.backoff import pause
-from iotsim.publishers.pump import Pump
 from iotsim.run import Run
 from iotsim.run_state import Wish
 from iotsim.units import Duration
@@ -33,11 +29,11 @@ if TYPE_CHECKING:
     from iotsim.gateway.decommission import Decommissions
     from iotsim.gateway.platform import Platform
     from iotsim.gateway.provisioning import Enrolment
+    from iotsim.gateway.publisher import GatewayPublisher
     from iotsim.gateway.spec import Gateway
 
 T = TypeVar("T")
 
-DRAIN_S, LOOK_S = 5.0, 0.02
 DEGRADATION = {"loss": ("packet_loss", "loss"), "latency_ms": ("latency_spike", "latency_ms"),
                "duplicate": ("duplicate", "probability"), "reorder": ("reorder", "probability")}
 
@@ -52,18 +48,22 @@ class GatewayRun(Run):
     """
 
     def __init__(
-        self, wish: Wish, over: Callable[[Run], None], *, platform: Platform, crew: Crew,
-        enrolment: Enrolment,
+        self, wish: Wish, over: Callable[[Run], None], *, platform: Platform, wanted: Wanted,
+        crew: Crew, enrolment: Enrolment, publisher: GatewayPublisher,
     ) -> None:
         self._platform, self._crew, self.enrolment = platform, crew, enrolment
+        self._wanted = wanted
         self._decommissions: Decommissions | None = None
         crew.run = self
         super().__init__(wish, over)
+        self._connections = Connections(self._works, crew, publisher)
+        self._upkeep = Upkeep(self, crew, self._connections)
+        Chronicle(self)
+        self._early += self._upkeep.rest()  # takes effect at the start, before any reading
 
-    def is_of(self, platform: Platform, fleet: Fleet, start_us: int | None) -> bool:
-        """Return whether it runs these gateways on this platform, as of that start."""
-        return (self._platform == platform and self.fleet.spec() == fleet.spec()
-                and self._wish.start_us == start_us)
+    def is_of(self, platform: Platform, wanted: Wanted) -> bool:
+        """Return whether it is what is asked for, on this platform."""
+        return self._platform == platform and self._wanted == wanted
 
     @property
     def crew(self) -> Crew:
@@ -91,12 +91,13 @@ class GatewayRun(Run):
 
         Columns: gateway (its name here), gateway_id, tenant_id, model, firmware,
         send_frequency_ms, status (what the platform asked for), state (running, stopped,
-        decommissioned, deleted), connected, sensors, queued, waiting (commands without an
-        answer).
+        decommissioned, deleted), connected, sensors, queued (envelopes without a verdict on its
+        connection), waiting (commands without an answer), trouble (why it is not connected, or
+        takes no commands).
         """
         from iotsim.gateway.tables import gateways_table
 
-        return self._ask(lambda: gateways_table(self._crew, self._lanes()))
+        return self._ask(lambda: gateways_table(self._crew, self._connections))
 
     def commands(self) -> pd.DataFrame:
         """Return a row for each command that a gateway was given: its answer and its latency.
@@ -144,7 +145,7 @@ class GatewayRun(Run):
 
     def outlier(self, gateway: str, sensor: str, value: float | None = None) -> Action:
         """Let the next reading of a sensor that leaves be far outside its range, or a value."""
-        self._known_sensor(gateway, sensor)
+        self._ask(lambda: self._upkeep.known_sensor(gateway, sensor))
         given: dict[str, Any] = {"times": 1, "waits": True}
         if value is not None:
             given["value"] = value
@@ -157,109 +158,29 @@ class GatewayRun(Run):
         algorithm: str = "uniform_random", **parameters: Any,
     ) -> Action:
         """Give a gateway one more sensor; see `Gateway.sensor`. Names are never used twice."""
-        return await self._here(self._attach(gateway, type, name, algorithm, parameters))
-
-    async def _attach(
-        self, gateway: str, type: str, name: str | None, algorithm: str,
-        parameters: Mapping[str, Any],
-    ) -> Action:
-        record = self._record(gateway)
-        taken = (*(str(spec["name"]) for spec in record.sensors),
-                 *(name for name in self._works_ids(gateway)))
-        made = sensor(type, name, algorithm, taken=taken, **parameters)
-        links = self._crew.hands.links_of(gateway)
-        if gateway not in self._crew.dormant:
-            changed = replace(record, sensors=(made.spec(),))
-            (action,) = self._add_sensors([changed])
-        else:
-            action = self.log(f"gateway {gateway}: sensor {made.name} attached")
-        await self._crew.keep(gateway, sensors=(*record.sensors, made.spec()))
-        if gateway not in self._crew.dormant:
-            self._share(record, links, f"id={gateway}:{made.name}", action)
-        return action
-
-    def _share(
-        self, record: GatewayRecord, links: Sequence[Window], where: str, action: Action
-    ) -> None:
-        # What is so of the gateway is so of a sensor that comes.
-        if record.status in SILENT:
-            self._act("inject", verbs.inject("suspend", where, None))
-        for link in links:
-            left_us = link.end_us - self._works.start_us - action.at_us
-            left = None if link.end_us >= NEVER_US else f"{left_us}us"
-            if left_us > 0:
-                self._act("inject", verbs.inject(link.name, where, left,
-                                                 parameters=link.fault.parameters()))
+        return await self._here(self._upkeep.attach, gateway, type, name, algorithm, parameters)
 
     async def detach(self, gateway: str, sensor: str) -> Action:
         """Take a sensor away from a gateway: its readings end now."""
-        return await self._here(self._detach(gateway, sensor))
-
-    async def _detach(self, gateway: str, sensor: str) -> Action:
-        record = self._known_sensor(gateway, sensor)
-        left = tuple(spec for spec in record.sensors if spec["name"] != sensor)
-        if gateway in self._crew.dormant:
-            action = self.log(f"gateway {gateway}: sensor {sensor} detached")
-        else:
-            action = self._act("stop", verbs.stop(f"id={gateway}:{sensor}"))
-        await self._crew.keep(gateway, sensors=left)
-        return action
+        return await self._here(self._upkeep.detach, gateway, sensor)
 
     async def stop_gateway(self, gateway: str) -> None:
         """Silence a gateway: what it has sent is waited for, then its connection ends.
 
         It can be started again, also by a later run that recovers.
         """
-        await self._here(self._stop_gateway(gateway))
-
-    async def _stop_gateway(self, gateway: str) -> None:
-        record = self._record(gateway)
-        if record.intent == "stopped":
-            return
-        await self._crew.keep(gateway, intent="stopped")
-        await self._crew.dismiss([gateway])
-        if self._crew.has_sensors(gateway) and record.status not in SILENT:
-            self._act("inject", verbs.inject("suspend", of_gateway(gateway), None))
-        await self._drained(gateway)
-        self._park(gateway, parked=True)
+        await self._here(self._upkeep.stop, gateway)
 
     async def start_gateway(self, gateway: str) -> None:
         """Let a stopped gateway go on: with a fresh connection, and as paused as it was."""
-        await self._here(self._start_gateway(gateway))
-
-    async def _start_gateway(self, gateway: str) -> None:
-        record = self._record(gateway)
-        if record.intent == "running":
-            return
-        await self._crew.keep(gateway, intent="running")
-        record = self._crew.records[gateway]
-        if gateway in self._crew.dormant:
-            self._crew.dormant.discard(gateway)
-            self._join([record])
-        else:
-            self._crew.employ(gateway)
-            if self._crew.has_sensors(gateway) and record.status not in SILENT:
-                self._act("clear", verbs.clear("suspend", of_gateway(gateway)))
-            self._park(gateway, parked=False)
+        await self._here(self._upkeep.start, gateway)
 
     async def delete_gateway(self, gateway: str) -> None:
-        """End a gateway for good, here: the platform is not told, and still knows it."""
-        await self._here(self._delete_gateway(gateway, "deleted"))
+        """End a gateway for good, here: the platform is not told, and still knows it.
 
-    async def _delete_gateway(self, gateway: str, why: str) -> None:
-        self._record(gateway)
-        await self._crew.dismiss([gateway])
-        await asyncio.to_thread(self._crew.store.delete, gateway)
-        had_sensors = self._crew.has_sensors(gateway)
-        self._crew.gone[gateway] = why
-        for way, lane in self._lanes().get(gateway, ()):
-            if had_sensors:
-                way.closing.add(lane)
-            else:
-                way.pump.retire(lane)
-        if had_sensors:
-            self._act("stop", verbs.stop(of_gateway(gateway)))
-        self.log(f"gateway {gateway}: {why}")
+        What it has measured has five seconds to leave; what has not is dropped, and counted.
+        """
+        await self._here(self._upkeep.delete, gateway, "deleted")
 
     async def enrol(self, gateway: Gateway, count: int | None = None) -> Enrolment:
         """Provision more gateways, and let them begin in this run.
@@ -271,44 +192,45 @@ class GatewayRun(Run):
         count : int, optional
             The gateway's own if not given.
         """
-        return await self._here(self._enrol(gateway, count))
+        return await self._here(self._enrol, "", gateway, count)
 
-    async def _enrol(self, gateway: Gateway, count: int | None) -> Enrolment:
-        if gateway.seed != self.fleet.seed:
-            raise BadValue("seed", gateway.seed, f"is not the run's, {self.fleet.seed}",
-                           f"Make it with seed={self.fleet.seed}.")
-        wanted = (gateway if count is None else gateway.many(count)).records()
-        for record in wanted:
-            if record.name in self._crew.records:
-                raise BadValue("gateway", record.name, "is in this run already",
-                               "Give another name, such as 'more-{n}'.")
-        enrolment = await self._platform.enrolled(wanted, self._crew.store)
-        self._crew.records.update((record.name, record) for record in enrolment.records)
-        self._join(enrolment.records)
+    async def _enrol(self, _: str, gateway: Gateway, count: int | None) -> Enrolment:
+        wanted = wanted_of(gateway, count, False)
+        for one in wanted.gateways:
+            if one.seed != self.fleet.seed:
+                raise BadValue("seed", one.seed, f"is not the run's, {self.fleet.seed}",
+                               f"Make it with seed={self.fleet.seed}.")
+            for name in one.names():
+                if name in self._crew.records:
+                    raise BadValue("gateway", name, "is in this run already",
+                                   "Give another name, such as 'more-{n}'.")
+        enrolment, meant = await self._platform.enrolled(wanted, self._crew.store)
+        self._upkeep.take_in(meant)
+        before = self.enrolment
+        self.enrolment = replace(
+            before, records=(*before.records, *enrolment.records),
+            errors={**before.errors, **enrolment.errors},
+            seconds={**before.seconds, **enrolment.seconds})
         return enrolment
 
     # -- how it lives -----------------------------------------------------------------------------
 
-    async def begin(self) -> None:
-        """Wait until it is connected, and listen for what the platform decommissions.
+    async def begun(self) -> GatewayRun:
+        """Wait until it is connected, and listen for what the platform decommissions; return it.
 
         Raises
         ------
         ConnectError
             If no gateway can be connected.
         """
-        if self.state == "connecting":  # it takes effect at the start, before any reading
-            self._silence(self._crew.records.values())
         await self.ready()
+        if self._decommissions is not None or self.state not in ("running", "paused"):
+            return self
         self._decommissions = self._platform.decommissions(
-            self._crew, self._decommissioned)
+            self.name, self._crew, self._upkeep.decommissioned)
         if self._decommissions is not None:
             self._decommissions.begin()
-
-    async def _decommissioned(self, tenant_id: str, gateway_id: str) -> None:
-        record = self._crew.by_gateway_id(gateway_id)
-        if record is not None and record.tenant_id == tenant_id:
-            await self._delete_gateway(record.name, "decommissioned")
+        return self
 
     async def _finish(self) -> None:
         # While there still are connections: what was done is answered.
@@ -342,83 +264,25 @@ class GatewayRun(Run):
             self._enter(self._crew.hands.stir)
         return action
 
-    async def _here(self, asked: Coroutine[Any, Any, T]) -> T:
-        # What changes gateways is done on the run's loop, after it has begun.
-        if self.ended or self.state in ("stopping", "stopped", "failed"):
-            asked.close()
-            raise BadValue("run", self.name, f"has ended (it is {self.state})",
-                           "Start it again: platform.start().")
-        if asyncio.get_running_loop() is self._loop:
-            await self.ready()
-            return await asked
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, self._loop))
+    async def _here(
+        self, asked: Callable[..., Coroutine[Any, Any, T]], gateway: str, *more: Any
+    ) -> T:
+        # What changes gateways is done on the run's loop, after it has begun, one at a time.
+        if self._loop.is_closed():
+            raise self._ended_before()
+        if asyncio.get_running_loop() is not self._loop:
+            there = self._here(asked, gateway, *more)
+            return await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(there, self._loop))
+        await self.ready()
+        async with self._crew.turn(gateway):
+            if self.state not in ("running", "paused"):
+                raise self._ended_before()
+            return await asked(gateway, *more)
 
-    def _record(self, gateway: str) -> GatewayRecord:
-        return self._crew.record(gateway)
+    def _ended_before(self) -> BadValue:
+        return BadValue("run", self.name, f"has ended (it is {self.state})",
+                        "Start it again: platform.start().")
 
     def _known(self, gateway: str) -> str:
         return self._ask(lambda: self._crew.record(gateway)).name
-
-    def _known_sensor(self, gateway: str, sensor: str) -> GatewayRecord:
-        record = self._ask(lambda: self._crew.record(gateway))
-        names = [str(spec["name"]) for spec in record.sensors]
-        if sensor not in names:
-            raise BadValue("sensor", sensor, f"is none of gateway {gateway}",
-                           f"It has: {', '.join(names) or 'none'}.")
-        return record
-
-    def _works_ids(self, gateway: str) -> list[str]:
-        driver = self._works.driver
-        if driver is None:
-            return []
-        return [name.rpartition(":")[2] for name in driver.simulation.population.ids
-                if name.startswith(f"{gateway}:")]
-
-    def _join(self, records: Sequence[GatewayRecord]) -> None:
-        self._add_sensors(records)
-        self._silence(records)
-
-    def _silence(self, records: Iterable[GatewayRecord]) -> None:
-        silent = [one.name for one in records
-                  if one.status in SILENT and self._crew.has_sensors(one.name)]
-        if silent:
-            self._act("inject", verbs.inject("suspend", f"gateway={'|'.join(silent)}", None))
-
-    def _add_sensors(self, records: Sequence[GatewayRecord]) -> list[Action]:
-        # Names that do not go on from those there are stand for themselves: a replay that counts
-        # gives the same ones.
-        done = []
-        for members in members_of_gateways(records):
-            parts = [members]
-            if members.first != self._first_index(members.series):
-                parts = [replace(members, id_template=name, first=0, count=1)
-                         for name in members.group(0).ids]
-            done += [self._act("add", verbs.added(part), part) for part in parts]
-        return done
-
-    def _lanes(self) -> dict[str, list[tuple[Way, int]]]:
-        found: dict[str, list[tuple[Way, int]]] = {}
-        for way in self._works.ways:
-            for name, lane in way.sessions.items():
-                found.setdefault(name, []).append((way, lane))
-        return found
-
-    async def _drained(self, gateway: str) -> None:
-        # What was measured before it was silenced has left its lane, or there is no more time.
-        lanes = self._lanes().get(gateway, [])
-        try:
-            async with asyncio.timeout(DRAIN_S):
-                while any(not _empty(way.pump, way, lane) for way, lane in lanes):
-                    await pause(LOOK_S)
-        except TimeoutError:
-            self._crew.remark(f"gateway {gateway} was stopped before all it had sent was taken: "
-                              "the rest leaves when it is started again")
-
-    def _park(self, gateway: str, *, parked: bool) -> None:
-        driver, links = self._works.driver, self._works.links
-        if driver is not None and links is not None:
-            links.park(self._crew.slots_of(gateway).tolist(), driver.frontier_us, parked=parked)
-
-
-def _empty(pump: Pump, way: Way, lane: int) -> bool:
-    return way.feeders[lane].empty and not pump.open_of(lane)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from iotsim.feeders import Way
+from iotsim.gateway.connections import Connections
 from iotsim.gateway.crew import Crew
 from iotsim.gateway.record import GatewayRecord
 
@@ -13,17 +13,37 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("gateway", "gateway_id", "tenant_id", "model", "firmware", "send_frequency_ms",
-           "status", "state", "connected", "sensors", "queued", "waiting")
+           "status", "state", "connected", "sensors", "queued", "waiting", "trouble")
+STORE_COLUMNS = ("gateway", "gateway_id", "tenant_id", "factory_id", "model", "firmware",
+                 "send_frequency_ms", "status", "intent", "sensors", "provisioned", "created_at",
+                 "run", "trouble")
 _WORDS = ("model", "firmware", "status", "state", "tenant_id")
 
 
-def gateways_table(crew: Crew, lanes: Mapping[str, Sequence[tuple[Way, int]]]) -> pd.DataFrame:
+def gateways_table(crew: Crew, connections: Connections) -> pd.DataFrame:
     """Return a row for each gateway; see `GatewayRun.gateways`."""
     import pandas as pd
 
-    rows = [_row(crew, record, lanes.get(name, ())) for name, record in crew.records.items()]
+    rows = [_row(crew, record, connections) for record in crew.records.values()]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype(dict.fromkeys(_WORDS, "category"))
+
+
+def store_table(
+    records: Iterable[GatewayRecord], damaged: Mapping[str, str], runs: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return a row for each gateway of a store; see `Platform.gateways`."""
+    import pandas as pd
+
+    rows: list[tuple[Any, ...]] = [
+        (one.name, one.gateway_id, one.tenant_id, one.factory_id, one.model, one.firmware,
+         one.send_frequency_ms, one.status, one.intent, len(one.sensors), one.provisioned,
+         one.created_at, runs.get(one.name, ""), "")
+        for one in records
+    ]
+    rows += [(name, "", "", "", "", "", 0, "", "", 0, False, "", "", why)
+             for name, why in damaged.items()]
+    return pd.DataFrame(rows, columns=list(STORE_COLUMNS))
 
 
 def state_of(crew: Crew, record: GatewayRecord) -> str:
@@ -31,12 +51,9 @@ def state_of(crew: Crew, record: GatewayRecord) -> str:
     return crew.gone.get(record.name) or record.intent
 
 
-def _row(
-    crew: Crew, record: GatewayRecord, lanes: Sequence[tuple[Way, int]]
-) -> tuple[Any, ...]:
-    connected = [way.pump.is_connected(lane) for way, lane in lanes]
-    queued = sum(way.pump.open_of(lane) for way, lane in lanes)
+def _row(crew: Crew, record: GatewayRecord, connections: Connections) -> tuple[Any, ...]:
+    name = record.name
     return (record.name, record.gateway_id, record.tenant_id, record.model, record.firmware,
             record.send_frequency_ms, record.status, state_of(crew, record),
-            any(connected) or crew.is_connected(record.name), len(record.sensors), queued,
-            crew.waiting_of(record.name))
+            connections.is_connected(name), len(record.sensors), connections.queued(name),
+            crew.waiting_of(name), connections.trouble(name))

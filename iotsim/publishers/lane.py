@@ -33,6 +33,7 @@ class Lane:
     ) -> None:
         self.index = index
         self.connected = self.hung_up = False
+        self.trouble = ""  # why there is no connection
         self.reconnects = 0
         self._settings = settings
         self._ledger = settings.ledger
@@ -117,11 +118,15 @@ class Lane:
         if not self._opening:
             self._connector.seek(at_once=True)
 
-    async def leave(self) -> None:
-        """Say goodbye once everything that was offered has its verdict."""
-        while (self._stock or self._flight) and not self._closed:
-            self._news.clear()
-            await self._news.wait()
+    async def leave(self, deadline_s: float | None = None) -> None:
+        """Say goodbye once everything that was offered has its verdict, or after the deadline."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                while (self._stock or self._flight) and not self._closed:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            pass
         if not self._closed:
             await self.close()
 
@@ -291,7 +296,8 @@ class Lane:
         """Take the end of the link: what is in flight is unknown until it is sent again."""
         if not self.connected:
             return
-        self._settings.notice(f"link lost: {loss.why}")
+        self.trouble = f"link lost: {loss.why}"
+        self._settings.notice(self.trouble)
         self._unlink(loss)
         self._connector.seek()
 
@@ -358,6 +364,7 @@ class Lane:
         self._ledger.reconnects += self._was_open
         self.reconnects += self._was_open
         self._was_open = True
+        self.trouble = ""
         self._window = window
         self._resting = False
         self._suspicion.opened()
@@ -366,6 +373,7 @@ class Lane:
 
     def _failed(self, why: str) -> None:
         self._suspicion.clear()  # a broker that is away was not ended by a message
+        self.trouble = why
         self._settings.notice(why)
 
     def _end_link(self, loss: Loss) -> None:

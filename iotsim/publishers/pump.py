@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -153,10 +153,11 @@ class Pump:
             If a lane could not be connected; no lane is then left open.
         """
         self._lanes = self._all_made()
-        tasks = [asyncio.create_task(lane.open(), name="iotsim open") for lane in self._lanes]
+        lanes = [lane for lane in self._lanes if not lane.hung_up]
+        tasks = [asyncio.create_task(lane.open(), name="iotsim open") for lane in lanes]
         deadline_s = OPEN_S + OPEN_LANE_S * max(0, self._count - OPENINGS_MAX)
         if getattr(self._publisher, "tolerant", False):
-            await self._open_some(tasks, deadline_s)
+            await self._open_some(lanes, tasks, deadline_s)
             return
         try:
             async with asyncio.timeout(deadline_s):
@@ -168,8 +169,12 @@ class Pump:
             await self._abandon(tasks)
             raise
 
-    async def _open_some(self, tasks: list[asyncio.Task[None]], deadline_s: float) -> None:
+    async def _open_some(
+        self, lanes: list[Lane], tasks: list[asyncio.Task[None]], deadline_s: float
+    ) -> None:
         # Those that cannot be connected now go on trying; if none could be, it is the caller's.
+        if not tasks:
+            return
         try:
             _, late = await asyncio.wait(tasks, timeout=deadline_s)
             for task in late:
@@ -182,10 +187,11 @@ class Pump:
         if wrong and len(wrong) == len(found) and not late:
             await self._close_lanes(self._lanes)
             raise wrong[0]
-        for lane, error in zip(self._lanes, found, strict=True):
+        for lane, error in zip(lanes, found, strict=True):
             if error is not None:
-                self._notice(str(error) if isinstance(error, IotsimError)
-                             else f"{self.url}: no answer in {deadline_s:g} s")
+                lane.trouble = (str(error) if isinstance(error, IotsimError)
+                                else f"{self.url}: no answer in {deadline_s:g} s")
+                self._notice(lane.trouble)
                 lane.begin(at_once=False)
 
     def begin(self) -> None:
@@ -195,7 +201,8 @@ class Pump:
         """
         self._lanes = self._all_made()
         for lane in self._lanes:
-            lane.begin()
+            if not lane.hung_up:
+                lane.begin()
 
     def add_lane(self, device: Identity) -> int:
         """Give one more device a connection, in the background; return its lane.
@@ -214,8 +221,8 @@ class Pump:
         self._count += 1
         if self._closed:
             self._lanes[lane].stop_admission()
-        else:
-            self._lanes[lane].begin()
+        elif not made.hung_up:
+            made.begin()
         return lane
 
     def _all_made(self) -> list[Lane]:
@@ -226,7 +233,10 @@ class Pump:
     def _made(self, lane: int, device: Identity | None = None) -> Lane:
         link = partial(self._publisher.link, lane, self.run_id)
         make = link if device is None else partial(link, device=device)
-        return Lane(lane, make, self._settings)
+        one = Lane(lane, make, self._settings)
+        rests: Callable[[str], bool] | None = getattr(self._publisher, "rests", None)
+        one.hung_up = device is not None and rests is not None and rests(device.device_id)
+        return one
 
     async def _abandon(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -288,9 +298,16 @@ class Pump:
         """Connect a lane again that was hung up: at once, then as after any lost link."""
         self._lanes[lane].call_back()
 
-    def retire(self, lane: int) -> None:
-        """Let a lane say goodbye and end, once all that it was offered has its verdict."""
-        leaving = asyncio.create_task(self._lanes[lane].leave(), name="iotsim leave")
+    def trouble_of(self, lane: int) -> str:
+        """Return why a lane has no connection; empty if it has, or nobody knows."""
+        return self._lanes[lane].trouble
+
+    def retire(self, lane: int, deadline_s: float | None = None) -> None:
+        """Let a lane say goodbye and end, once all that it was offered has its verdict.
+
+        After the deadline it ends all the same: what is queued is dropped, and counted.
+        """
+        leaving = asyncio.create_task(self._lanes[lane].leave(deadline_s), name="iotsim leave")
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 
