@@ -50,6 +50,10 @@ class Gateways:
         return self.links[-1]
 
 
+def names_of(box):
+    return list(dict.fromkeys(body["command_id"] for body in box.bodies))
+
+
 def test_many_gateways_connect_listen_send_and_come_back(tmp_path):
     server = rig.PlatformServer(tmp_path)
     records = [server.gateway(f"gw-{n}") for n in range(COUNT)]
@@ -71,7 +75,7 @@ def test_many_gateways_connect_listen_send_and_come_back(tmp_path):
             await asyncio.to_thread(server.start)
             await until(lambda: pump.connected == COUNT, 30)
             await command_all("after")
-            await until(lambda: all(len(box.got) == 2 for box in many.boxes.values()), 20)
+            await until(lambda: all(len(names_of(box)) == 2 for box in many.boxes.values()), 20)
             return pump.snapshot(), pump.errors, many.boxes
 
     async def command_all(name):
@@ -89,7 +93,8 @@ def test_many_gateways_connect_listen_send_and_come_back(tmp_path):
     assert account.reconnects == COUNT
     assert all(line.startswith("link lost: ") for line in errors), errors
     for name, box in boxes.items():
-        assert [body["command_id"] for body in box.bodies] == [f"before-{name}", f"after-{name}"]
+        # A server that is killed may have forgotten an acknowledgement: then it comes again.
+        assert set(names_of(box)) == {f"before-{name}", f"after-{name}"}
         assert (len(box.lines), box.ends) == (2, 2)
 
 
