@@ -19,6 +19,8 @@ from iotsim.publishers.backoff import Backoff, Pace, pause
 from iotsim.publishers.nats_line import DENIED, Line
 
 API_S = 5.0
+# How old what comes again must be, as nobody else would have it; how soon a server looks.
+RECOVER_S, LOOK_S = 0.517, 0.25
 # Of one that was there another look is taken now and then: its stream may have been made anew.
 LOOKS = Pace(first_s=2.0, ceiling_s=60.0, slow_s=600.0)
 _NO_CONSUMER, _NO_STREAM = 10014, 10059
@@ -155,15 +157,20 @@ class PushConsumer:
         self._turns = asyncio.Semaphore() if turns is None else turns
         self._told = ""
         self._barred = False
+        self._cut_off, self._came = False, 0  # how the last ended; what came by this one
         self._sid = line.listen(durable.inbox, self._heard, self._bar)
         self._theirs, self._theirs_sid = "", 0  # the deliver subject that another had given it
         self._backoff = Backoff(durable.name, LOOKS)
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """Take that there is a connection: see to it in the background."""
+    def begin(self, *, cut_off: bool = False) -> None:
+        """Take that there is a connection: see to it in the background.
+
+        After one that we cut off, what was on its way to us is asked for again.
+        """
         self.end()
         self.why_not, self._barred = "not asked for yet", False
+        self._cut_off, self._came = cut_off, 0
         name = f"iotsim consumer {self.durable.name}"
         self._task = asyncio.get_running_loop().create_task(self._tend(), name=name)
 
@@ -223,6 +230,8 @@ class PushConsumer:
         if why := _words(info):
             return why
         why = await self._fitted(info)
+        if not why:
+            await self._recover(info)
         if self._barred and not self._theirs:
             return f"the server denies listening to {durable.inbox}. Grant it."
         return why
@@ -250,6 +259,26 @@ class PushConsumer:
             return _words(changed)
         self._adopt(theirs)
         return ""
+
+    async def _recover(self, info: dict[str, Any]) -> None:
+        # What went to a connection that is gone comes again when the time to acknowledge is over:
+        # a server looks at once where that time changes, and ours is over soon.
+        durable, config = self.durable, dict(info.get("config") or {})
+        config.pop("deliver_group", None)
+        soon = {**config, "deliver_subject": durable.inbox, "ack_wait": round(RECOVER_S * 1e9)}
+        usual = {**soon, "ack_wait": config.get("ack_wait")}
+        wanted = self._cut_off and int(info.get("num_ack_pending") or 0) > self._came
+        self._cut_off = False
+        try:
+            if wanted:
+                await self._create(soon)
+                await pause(RECOVER_S + LOOK_S)
+        finally:
+            if usual == soon:  # somebody was interrupted here
+                usual["ack_wait"] = round(durable.ack_wait_s * 1e9)
+                wanted = True
+            if wanted:
+                await self._create(usual)
 
     def _adopt(self, subject: str) -> None:
         # Listen where the consumer delivers, if that is not where we would have it.
@@ -305,6 +334,7 @@ class PushConsumer:
             return  # it comes from somebody else
         delivery = Delivery(subject, payload, _headers(headers), *place, stamp_us(), self._line,
                             self._line.session, reply)
+        self._came += 1
         self._delivered(delivery)
 
 

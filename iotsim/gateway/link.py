@@ -79,19 +79,21 @@ class ConsumingLink(JetStreamLink):
         self._who = who
         self.consumers: dict[str, PushConsumer] = {}
         self._turns = asyncio.Semaphore(ASKING_MAX)
-        self._up = False
+        self._up = self._cut_off = False
 
     async def open(self) -> int:
         """Connect, listen, and see to the durables in the background."""
         window = await super().open()
         self._up = True
         self._came()
+        cut_off, self._cut_off = self._cut_off, False
         for consumer in self.consumers.values():
-            consumer.begin()
+            consumer.begin(cut_off=cut_off)
         return window
 
     def drop(self) -> None:
         """End the connection at once; no verdict comes after it."""
+        self._cut_off |= self.line.connected
         super().drop()
         self._go()
 
