@@ -93,7 +93,8 @@ class CommandLog:
         """Note what became of a command, once it is certain."""
         entry.status, entry.message = status, message
         self._counts[status] += 1
-        self._types[entry.kind if entry.kind in TYPES else "other", status] += 1
+        if not entry.repeated:
+            self._types[entry.kind if entry.kind in TYPES else "other", status] += 1
         if self.watch is not None:
             self.watch(entry)
 
@@ -112,7 +113,7 @@ class CommandLog:
         return {name: self._counts[name] for name in (*FATES[2:], *TROUBLES)}
 
     def by_type(self) -> dict[tuple[str, ...], float]:
-        """Return how many commands of each type, "other" too, became what, since the start."""
+        """Return how many commands of each type, "other" too, became what; repeats count once."""
         return dict(self._types)
 
     def frame(self) -> pd.DataFrame:
