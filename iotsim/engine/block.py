@@ -20,7 +20,14 @@ import numpy.typing as npt
 
 from iotsim.engine.between import Between, numbered
 from iotsim.engine.dressing import Facts, dressed
-from iotsim.engine.grid import grid_keys, jitter_keys, phases_us, site_of
+from iotsim.engine.grid import (
+    Origin,
+    grid_keys,
+    jitter_keys,
+    new_grid,
+    phases_us,
+    site_of,
+)
 from iotsim.engine.population import within
 from iotsim.faults.base import NEVER_US, Window
 from iotsim.profiles import Field, Profile
@@ -64,28 +71,10 @@ class Split:
     slots_of_group: Ints | None = None
     ends: bool = False
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Origin:
-    """Where the grid of devices begins whose interval was changed, shape (devices,) each.
-
-    Attributes
-    ----------
-    numbers : int64 array
-        The tick n at which it begins.
-    elapsed_us : int64 array
-        The time since the device's first tick there.
-    last_us : int64 array
-        When the tick before it was: the new interval goes from there.
-    """
-
-    numbers: Ints
-    elapsed_us: Ints
-    last_us: Ints
-
-    def take(self, rows: Ints) -> Origin:
-        """Return the origin of some of the devices."""
-        return Origin(self.numbers[rows], self.elapsed_us[rows], self.last_us[rows])
+    def like(self, other: Split) -> bool:
+        """Return whether the same becomes of its devices as of those of another one."""
+        return (self.profile is other.profile and self.group is other.group
+                and self.ends == other.ends)
 
 
 class Block:
@@ -191,7 +180,7 @@ class Block:
             stop_us = until_us
             if self.splits:
                 if self.splits[0].at_us <= self.time_us:
-                    self._split(self.splits.pop(0))
+                    self._split()
                     continue
                 stop_us = min(until_us, self.splits[0].at_us)
             whole = (self.time_us - self.start_us) // interval_us
@@ -315,21 +304,38 @@ class Block:
         self.splits.append(split)
         self.splits.sort(key=lambda one: one.at_us)
 
-    def _split(self, split: Split) -> None:
-        goes = within(self.slots, split.slots())
-        if not goes.any():
+    def _split(self) -> None:
+        # All that is due now at once, as far as each device is meant once; those that go on
+        # alike stay together.
+        kinds: list[Split] = []
+        kind_of = np.zeros(len(self), dtype=np.int64)  # 0: goes on as before
+        while self.splits and self.splits[0].at_us <= self.time_us:
+            split = self.splits[0]
+            goes = within(self.slots, split.slots())
+            if kind_of[goes].any():
+                break  # what comes of them goes on from there
+            if goes.any():
+                kind = next((i for i, one in enumerate(kinds) if one.like(split)), len(kinds))
+                if kind == len(kinds):
+                    kinds.append(split)
+                kind_of[goes] = kind + 1
+            self.splits.pop(0)
+        if not kinds:
             return
-        others = np.flatnonzero(~goes)
+        others = np.flatnonzero(kind_of == 0)
         if len(others):
             self.forked(self._fork(others, self.profile, self.group, self._members[others]))
-        if not split.ends:
-            rows = np.flatnonzero(goes)
-            group, members = self.group, self._members[rows]
-            if split.group is not None and split.slots_of_group is not None:
-                group = split.group
-                members = np.searchsorted(split.slots_of_group, self.slots[rows]).astype(np.int32)
-            self.forked(self._fork(rows, split.profile or self.profile, group, members))
+        for i, split in enumerate(kinds):
+            if not split.ends:
+                self._move(split, np.flatnonzero(kind_of == i + 1))
         self.time_us = NEVER_US
+
+    def _move(self, split: Split, rows: Ints) -> None:
+        group, members = self.group, self._members[rows]
+        if split.group is not None and split.slots_of_group is not None:
+            group = split.group
+            members = np.searchsorted(split.slots_of_group, self.slots[rows]).astype(np.int32)
+        self.forked(self._fork(rows, split.profile or self.profile, group, members))
 
     def _fork(
         self, rows: Ints, profile: Profile, group: Group, members: npt.NDArray[np.int32]
@@ -341,7 +347,9 @@ class Block:
         if self._origin is not None:
             origin = self._origin.take(rows)
         if profile.interval_us != self.profile.interval_us:
-            start_us, phase_us, origin = self._new_grid(profile.interval_us, phase_us, origin)
+            start_us, (phase_us, origin) = self.time_us, new_grid(
+                self.time_us, self.start_us + phase_us, self.profile.interval_us,
+                profile.interval_us, origin)
             order = np.argsort(phase_us, kind="stable")
             rows, members, phase_us = rows[order], members[order], phase_us[order]
             origin = origin.take(order)
@@ -355,23 +363,6 @@ class Block:
         if self._between is not None and start_us == self.start_us:
             made._between = self._between.of_those(made.slots, group, profile, members)
         return made
-
-    def _new_grid(
-        self, interval_us: int, phase_us: Ints, origin: Origin | None
-    ) -> tuple[int, Ints, Origin]:
-        # The next tick is at the last one plus the new interval, or as many of them as it takes.
-        at_us, old_us = self.time_us, self.profile.interval_us
-        ticks = (at_us - 1 - self.start_us - phase_us) // old_us  # −1 before the first
-        last_us = self.start_us + phase_us + ticks * old_us
-        numbers, elapsed_us = ticks + 1, ticks * old_us
-        if origin is not None:
-            # A grid that has had no tick yet goes on from the last one of the grid before.
-            first_us = self.start_us + phase_us
-            since_us = np.where(ticks < 0, origin.last_us - first_us, elapsed_us)
-            last_us = np.where(ticks < 0, origin.last_us, last_us)
-            numbers, elapsed_us = numbers + origin.numbers, since_us + origin.elapsed_us
-        next_us = last_us + interval_us * -(-(at_us - last_us) // interval_us)
-        return at_us, next_us - at_us, Origin(numbers, elapsed_us + (next_us - last_us), last_us)
 
 
 def _nobody(block: Block) -> None:

@@ -67,6 +67,9 @@ class Deeds:
         self.mail = Mail(self)
         self._scripts: list[tuple[int, int, Callable[[], None]]] = []
         self._told = 0
+        self._variants: dict[tuple[int, int | None, str], int] = {}
+        self._known: dict[Any, int] = {}  # profiles by what they say, up to `_seen`
+        self._seen = 0
 
     def act(self, action: Action) -> Action:
         """Do an action; see `Simulation.act`."""
@@ -121,7 +124,8 @@ class Deeds:
         self.windows.append(window)
         if holds(window):
             self.holding.append(window)
-        holders: list[Block | Cast] = [*self._simulation.blocks, *self._simulation.casts]
+        holders: list[Block | Cast] = [*self._simulation.blocks_of(slots),
+                                       *self._simulation.casts]
         for holder in holders:
             if (window.members(holder.slots) >= 0).any():
                 holder.windows.append(window)
@@ -277,7 +281,7 @@ class Deeds:
         self, every_us: int | None, fields: Mapping[str, Any], slots: Ints, at_us: int
     ) -> int:
         people = self._simulation.population
-        made: list[tuple[Ints, Profile]] = []
+        made: list[tuple[Ints, int]] = []
         known: set[str] = set()
         scripted = slots[:0]
         for variant, part in pairs_of(people.variant, slots):
@@ -287,24 +291,43 @@ class Deeds:
                 continue
             known |= {field.name for field in profile.fields}
             if every_us is not None or fields.keys() & {field.name for field in profile.fields}:
-                made.append((part, changed(profile, every_us, fields)))
+                other = self._changed(variant, every_us, fields)
+                made.append((part, other))
                 for index in np.unique(people.home[part]).tolist():
-                    check_fields(made[-1][1], people.groups[index].labels)
+                    check_fields(self._profile(other), people.groups[index].labels)
         for name in fields:
             if len(slots) and name not in known:
                 raise UnknownName("field of the selected devices", name, known)
-        for part, profile in made:
+        for part, variant in made:
             if every_us is not None:
                 self.grids.changes.append((at_us, part, every_us))
-            people.profiles.append(profile)
-            people.variant[part] = len(people.profiles) - 1
-            self._split(Split(at_us, lambda part=part: part, profile))  # type: ignore[misc]
+            people.variant[part] = variant
+            self._split(Split(at_us, partial(_those, part), self._profile(variant)))
         if every_us is not None:
             interval_us = every_us
             self._tell_scripts(scripted, at_us,
                                lambda cast, order: cast.set_interval(order, interval_us))
         told = len(scripted) if every_us is not None else 0
         return sum(len(part) for part, _ in made) + told
+
+    def _changed(self, variant: int, every_us: int | None, fields: Mapping[str, Any]) -> int:
+        # Devices that are told the same are of one profile afterwards, and can step together.
+        key = variant, every_us, repr(fields)
+        if key not in self._variants:
+            made = changed(self._profile(variant), every_us, fields)
+            profiles = self._simulation.population.profiles
+            for i in range(self._seen, len(profiles)):
+                self._known.setdefault(_content(profiles[i]), i)
+            self._variants[key] = self._known.setdefault(_content(made), len(profiles))
+            if self._variants[key] == len(profiles):
+                profiles.append(made)
+            self._seen = len(profiles)
+        return self._variants[key]
+
+    def _profile(self, variant: int) -> Profile:
+        profile = self._simulation.population.profiles[variant]
+        assert profile is not None, "a scripted device has none"
+        return profile
 
     def _move_later(self, move: Move) -> None:
         simulation = self._simulation
@@ -328,9 +351,8 @@ class Deeds:
 
     def _split(self, split: Split, slots: Ints | None = None) -> None:
         whose = split.slots() if slots is None else slots
-        for block in self._simulation.blocks:
-            if within(block.slots, whose).any():
-                block.split_later(split)
+        for block in self._simulation.blocks_of(whose):
+            block.split_later(split)
 
     # -- scripted devices -----------------------------------------------------------------------
 
@@ -366,6 +388,14 @@ def _fits(fault: Fault, profile: Profile | None) -> bool:
     if profile is None:
         return fault.name != "rate"
     return not fault.named or not {f.name for f in profile.fields}.isdisjoint(fault.named)
+
+
+def _content(profile: Profile | None) -> Any:
+    return None if profile is None else (profile, *(field.name for field in profile.fields))
+
+
+def _those(slots: Ints) -> Ints:
+    return slots
 
 
 def _teller(

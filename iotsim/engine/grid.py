@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -63,3 +65,63 @@ def site_of(field: Field, profile: Profile, group: Group, seed: int, keys: Words
         value = group.labels[field.shared]
         keys = np.full(len(keys), shared_key(seed, field.shared, value), dtype=np.uint64)
     return Site(keys, field.name, profile.interval_us)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """Where the grid of devices begins whose interval was changed, shape (devices,) each.
+
+    Attributes
+    ----------
+    numbers : int64 array
+        The tick n at which it begins.
+    elapsed_us : int64 array
+        The time since the device's first tick there.
+    last_us : int64 array
+        When the tick before it was: the new interval goes from there.
+    """
+
+    numbers: Ints
+    elapsed_us: Ints
+    last_us: Ints
+
+    def take(self, rows: Ints) -> Origin:
+        """Return the origin of some of the devices."""
+        return Origin(self.numbers[rows], self.elapsed_us[rows], self.last_us[rows])
+
+    @classmethod
+    def joined(cls, origins: Sequence[Origin]) -> Origin:
+        """Return the origin of the devices of several."""
+        return cls(np.concatenate([one.numbers for one in origins]),
+                   np.concatenate([one.elapsed_us for one in origins]),
+                   np.concatenate([one.last_us for one in origins]))
+
+
+def new_grid(
+    at_us: int, first_us: Ints, old_us: int, interval_us: int, origin: Origin | None
+) -> tuple[Ints, Origin]:
+    """Return the phases and the origin of a grid that begins at an instant.
+
+    The next tick is at the last one plus the new interval, or as many of them as it takes.
+
+    Parameters
+    ----------
+    at_us : int
+        Where the new grid begins.
+    first_us : int64 array, shape (devices,)
+        When the first tick of each device on the old one is, or was.
+    old_us, interval_us : int
+        The intervals; they may be equal.
+    origin : Origin or None
+        Of the old grid.
+    """
+    ticks = (at_us - 1 - first_us) // old_us  # −1 before the first
+    last_us = first_us + ticks * old_us
+    numbers, elapsed_us = ticks + 1, ticks * old_us
+    if origin is not None:
+        # A grid that has had no tick yet goes on from the last one of the grid before.
+        since_us = np.where(ticks < 0, origin.last_us - first_us, elapsed_us)
+        last_us = np.where(ticks < 0, origin.last_us, last_us)
+        numbers, elapsed_us = numbers + origin.numbers, since_us + origin.elapsed_us
+    next_us = last_us + interval_us * -(-(at_us - last_us) // interval_us)
+    return next_us - at_us, Origin(numbers, elapsed_us + (next_us - last_us), last_us)

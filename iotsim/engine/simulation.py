@@ -21,6 +21,7 @@ from iotsim.engine.device import Cast, Device
 from iotsim.engine.grid import phases_us
 from iotsim.engine.kernel import Kernel
 from iotsim.engine.live import LiveKernel
+from iotsim.engine.merging import merged
 from iotsim.engine.population import Population
 from iotsim.errors import DeviceFailed, IotsimError
 from iotsim.faults.base import Window
@@ -115,7 +116,12 @@ class Simulation:
         self.failures = Failures()
         self.kernel = make_kernel(self.failed)
         self.parts = _by_width if parts is None else parts
+        self._part_of: dict[int, npt.NDArray[np.int32]] = {}  # by group: who may step together
+        self._crumbled = False  # since blocks were made one
         self.blocks: list[Block] = []
+        self._holder = np.empty(0, dtype=np.int64)  # by slot: the last block it came to
+        self._by_number: dict[int, Block] = {}
+        self._settled = 0
         self.script_rows = 0  # what the last flush gave
         self.casts: list[Cast] = []
         self.deeds = Deeds(self)
@@ -156,18 +162,54 @@ class Simulation:
         if member.profile is None:
             self._add_cast(member, group, slots, at_us)
             return
-        for part in self.parts(group):
+        part_of = self._part_of[group.index] = np.zeros(len(group), dtype=np.int32)
+        for i, part in enumerate(self.parts(group)):
+            part_of[part] = i
             self.settle_block(Block(group, member.profile, self.seed, at_us, part, slots))
 
     def settle_block(self, block: Block) -> None:
         """Look after a block from now on."""
         block.forked = self.settle_block
         self.blocks.append(block)
+        self._hold(block)
+
+    def _hold(self, block: Block) -> None:
+        self._by_number[self._settled] = block
+        self._holders[block.slots] = self._settled
+        self._settled += 1
+
+    @property
+    def _holders(self) -> Ints:
+        more = len(self.population) - len(self._holder)
+        if more:
+            self._holder = np.append(self._holder, np.full(more, -1, dtype=np.int64))
+        return self._holder
+
+    def blocks_of(self, slots: Ints) -> list[Block]:
+        """Return the blocks that step some devices now; none for scripted ones."""
+        numbers = np.unique(self._holders[slots]).tolist()
+        found = [self._by_number.get(number) for number in numbers]
+        return [block for block in found if block is not None and not block.retired]
 
     def drop_retired(self) -> None:
-        """Forget blocks that have given way to others."""
+        """Forget blocks that have given way to others; those that are alike become one."""
         if any(block.retired for block in self.blocks):
             self.blocks[:] = [block for block in self.blocks if not block.retired]
+            self._crumbled = True
+        if self._crumbled:
+            before = set(self.blocks)
+            self.blocks[:] = merged(self.blocks, self._kind)
+            for block in self.blocks:
+                if block not in before:
+                    self._hold(block)
+            held = self._by_number.items()
+            self._by_number = {number: block for number, block in held if not block.retired}
+            self._crumbled = False
+
+    def _kind(self, block: Block) -> int | None:
+        # Of a group that devices moved to nobody knows who may step together.
+        part_of = self._part_of.get(block.group.index)
+        return None if part_of is None else int(part_of[block._members[0]])
 
     def _add_cast(self, member: Members, group: Group, slots: Ints, at_us: int) -> None:
         assert member.script is not None
