@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from iotsim import Gateway, Platform
+from iotsim.gateway.provisioning import onboard_all
 from iotsim.gateway.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
@@ -102,12 +103,26 @@ async def until(true, deadline_s=DEADLINE_S):
             await asyncio.sleep(0.02)
 
 
+def warm():
+    """Load what is loaded on first use."""
+    import aiohttp
+    import cryptography.x509
+    import pandas as pd
+
+    from iotsim.gateway import envelope
+
+    assert all((aiohttp, cryptography.x509, envelope))
+    gateways(2).generate("2s", progress=False).frame()
+    pd.DataFrame({"a": ["x"]}).astype("category").describe()
+
+
 async def measured(count, *, before=None, steady_s=STEADY_S):
     """Yield (phase, what was found) of gateways that live through all that happens to them."""
     async with lab_child() as (where, ask), contextlib.AsyncExitStack() as ends:
         folder = ends.enter_context(tempfile.TemporaryDirectory())
         where.pop("nats_pid")
         gateway, store = gateways(count), Path(folder) / "gateways.db"
+        warm()
         await ask("register", count=count)
         platform = Platform(**where, own_certificates=True, store=store, store_key="0" * 64)
         probe = Probe()
@@ -116,7 +131,8 @@ async def measured(count, *, before=None, steady_s=STEADY_S):
         probe.take()
         opened = await asyncio.to_thread(Store.open, str(store), key="0" * 64)
         records = gateway.records() if before is None else before(gateway.records())
-        enrolment = await platform.enrolled(records, opened, progress=False)
+        enrolment = await onboard_all(records, url=platform.provisioning_url, keeper=opened,
+                                      progress=False)
         await asyncio.to_thread(opened.close)
         yield "provision", probe.take() | {"failed": len(enrolment.errors)}
 
