@@ -127,8 +127,9 @@ class GatewayRun(Run):
         duplicate, reorder : float
             The share that is sent twice, or late.
         """
-        given = {"loss": loss, "latency_ms": latency_ms, "duplicate": duplicate,
-                 "reorder": reorder}
+        # Latency last: it adds to what waits for its followers, and would else be longer than that.
+        given = {"loss": loss, "duplicate": duplicate, "reorder": reorder,
+                 "latency_ms": latency_ms}
         parts = {name: value for name, value in given.items() if value is not None}
         where = of_gateway(self._known(gateway))
         wishes = []  # all of them are looked at before one is done
