@@ -35,8 +35,8 @@ def find_nats_server() -> str:
     places = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
     found = shutil.which("nats-server", path=places)
     if found is None:
-        raise BadValue("nats-server", None, "is not here, and the lab needs it",
-                       "Install it (apt-get install nats-server).")
+        raise BadValue("program", "nats-server", "is not installed, and the lab needs it",
+                       "Install it: apt-get, conda or brew install nats-server.")
     return found
 
 
