@@ -7,7 +7,7 @@ for a batch of verdicts. The rest is looked at when somebody asks.
 from __future__ import annotations
 
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -128,26 +128,25 @@ class GatewayTally:
     # -- one by one -------------------------------------------------------------------------------
 
     def _by_gateway(self) -> dict[str, Counts]:
-        found: dict[str, Counts] = {name: defaultdict(float) for name in BY_GATEWAY}
+        found: tuple[Counts, ...] = ({}, {}, {}, {}, {})
         prefix = f"{self._works.run_id}/"
         lanes, together, waiting = self._lanes()
         with self._lock:
+            counted = self._published, self._errors, self._dropped
             for name, record in self._crew.records.items():
-                label = self._label(name, record.gateway_id)
+                label, who = self._label(name, record.gateway_id), prefix + name
                 if not label:
-                    for counts in (self._published, self._errors, self._dropped):
-                        counts.pop(prefix + name, None)
+                    for counts in counted:
+                        counts.pop(who, None)
                     continue
-                mine, key = lanes.get(name, together), (label,)
-                fill = waiting[prefix + name] if mine is together else sum(
-                    pump.waiting_of(lane) for pump, lane in mine)
-                for series, value in zip(BY_GATEWAY, (
-                    self._published[prefix + name], self._errors[prefix + name],
-                    self._dropped[prefix + name], fill,
-                    sum(pump.reconnects_of(lane) for pump, lane in mine),
-                ), strict=True):
-                    found[series][key] += value
-        return {name: dict(counts) for name, counts in found.items()}
+                mine, fill, again = lanes.get(name, together), waiting[who], 0
+                for pump, lane in mine:
+                    fill += 0 if mine is together else pump.waiting_of(lane)
+                    again += pump.reconnects_of(lane)
+                values = *[counts[who] for counts in counted], fill, again
+                for series, value in zip(found, values, strict=True):
+                    series[(label,)] = series.get((label,), 0) + value
+        return dict(zip(BY_GATEWAY, found, strict=True))
 
     def _label(self, name: str, gateway_id: str) -> str:
         # Its id, "other" if there are too many, nothing if it is gone. Who is among the others
