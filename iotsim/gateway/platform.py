@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from iotsim.gateway.crew import Crew
 from iotsim.gateway.crowd import fleet_of_gateways
 from iotsim.gateway.decommission import Decommissions
 from iotsim.gateway.link import platform_tls
-from iotsim.gateway.platform_options import checked_environment, checked_url
+from iotsim.gateway.platform_options import checked_environment, checked_path, checked_url
 from iotsim.gateway.provisioning import Enrolment, onboard_all
 from iotsim.gateway.publisher import GatewayPublisher, PlatformOutlet
 from iotsim.gateway.record import GatewayRecord
@@ -98,6 +100,8 @@ class Platform:
     def __post_init__(self) -> None:
         checked_url("provisioning_url", self.provisioning_url, ("http", "https"))
         checked_url("nats_url", self.nats_url, ("tls", "nats"))
+        for name in ("nats_ca", "nats_cert", "nats_key", "provisioning_ca", "store"):
+            checked_path(name, getattr(self, name))
         choice("connection", self.connection, Connection)
         whole("buffer", self.buffer, 1, QUEUE_MESSAGES_MAX)
         whole("concurrency", self.concurrency, 1, 200)
@@ -370,14 +374,20 @@ class Platform:
 # The frame of the one that dataclass wrote has the store's key.
 Platform.__init__ = discreet(Platform.__init__)  # type: ignore[method-assign]
 
-_PASSING: list[tempfile.TemporaryDirectory[str]] = []
+_PASSING: list[str] = []
 
 
 def _passing() -> Path:
     # Stores that nobody asked to keep: they go with the process.
     if not _PASSING:
-        _PASSING.append(tempfile.TemporaryDirectory(prefix="iotsim-gateways-"))
-    return Path(_PASSING[0].name)
+        _PASSING.append(tempfile.mkdtemp(prefix="iotsim-gateways-"))
+        atexit.register(_pass_away, _PASSING[0], os.getpid())
+    return Path(_PASSING[0])
+
+
+def _pass_away(folder: str, process: int) -> None:
+    if os.getpid() == process:  # it is not a forked child's
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _running_loop() -> None:

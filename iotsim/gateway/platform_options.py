@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from iotsim.errors import BadValue, IotsimError
 
 _NEEDED = ("PROVISIONING_URL", "NATS_URL", "NATS_CA_CERT_PATH")
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
+PATH_CHARS_MAX = 4096
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
 
 
@@ -30,6 +32,21 @@ def checked_url(name: str, url: Any, schemes: Iterable[str]) -> str:
         raise BadValue(name, url, "is no URL of a kind that is spoken there",
                        f"Give {listed}host:port.")
     return url
+
+
+def checked_path(name: str, path: Any) -> None:
+    """Raise BadValue for what is neither None nor the path of a file."""
+    if path is None:
+        return
+    try:
+        text = os.fspath(path)
+        os.fsencode(text)
+    except (TypeError, ValueError):
+        text = ""
+    if not isinstance(text, str) or not text.isprintable() or not (
+        0 < len(text) <= PATH_CHARS_MAX
+    ):
+        raise BadValue(name, path, "is not the path of a file", "Give a str or a Path.")
 
 
 def checked_environment(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def _check_file(name: str, path: str | None) -> None:
         with open(path, "rb"):
             return
     except OSError as error:
-        why = "is not a file" if not Path(path).is_file() else f"cannot be read ({error.strerror})"
+        why = "is not a file" if not os.path.isfile(path) else f"cannot be read ({error.strerror})"
         raise BadValue(name, path, why, _PEM) from None
 
 
