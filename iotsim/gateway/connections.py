@@ -49,10 +49,9 @@ class Connections:
         """Return why a gateway that should be connected is not, or takes no commands."""
         if self._crew.rests(name):
             return ""
-        why = [way.pump.trouble_of(lane) for way, lane in self._lanes(name)
-               if not way.pump.is_connected(lane)]
-        if any(why):
-            return next(text for text in why if text)
+        for way, lane in self._lanes(name):
+            if not way.pump.is_connected(lane):
+                return way.pump.trouble_of(lane)
         return self._publisher.why_not(name)
 
     async def drained(self, name: str, since_us: int) -> bool:
