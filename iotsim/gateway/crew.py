@@ -95,6 +95,7 @@ class Crew:
 
     def record(self, name: str) -> GatewayRecord:
         """Return what is known of a gateway; raises UnknownName or BadValue."""
+        _check_name(name)
         if name in self.gone:
             raise BadValue("gateway", name, "is no longer there", f"It was {self.gone[name]}.")
         if name not in self.records:
@@ -112,6 +113,7 @@ class Crew:
 
     def turn(self, name: str) -> asyncio.Lock:
         """Return whose turn it is with a gateway: one thing at a time is done to it."""
+        _check_name(name)
         return self._turns.setdefault(name, asyncio.Lock())
 
     def note(self, name: str, **changes: Any) -> None:
@@ -206,3 +208,6 @@ class Crew:
             await asyncio.to_thread(self.store.close)
 
 
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise BadValue("gateway", name, "is no name", "Give a str, such as 'gw-1'.")

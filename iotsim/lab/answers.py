@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from iotsim.clock import stamp_us
-from iotsim.errors import NoAnswer
+from iotsim.errors import BadValue, NoAnswer
 from iotsim.lab.management import Register, Registered
 from iotsim.lab.moments import instant_of
 from iotsim.lab.rights import ACKS
@@ -127,6 +127,8 @@ class AnswerDesk:
 
     async def answer(self, command_id: str, within_s: float) -> Answer:
         """Wait for the first ack of a command."""
+        if not isinstance(command_id, str):
+            raise BadValue("command_id", command_id, "is no text", "Give what config() returned.")
         if command_id in self._first:
             return self._first[command_id]
         loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ Failure: TypeAlias = Literal["internal", "silent", "shape"]
 
 GATEWAYS_MAX = 1_000_000
 _KNOWN_MAX = 5
+_TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STATES = ("online", "offline")
 
 
@@ -96,7 +98,13 @@ class Register:
             If an id is taken or given twice, or one of the two is no text.
         """
         made: dict[str, Registered] = {}
-        for factory_id, factory_key in pairs:
+        tenant = self.tenant_id if tenant_id is None else check_tenant(tenant_id)
+        try:
+            listed = [(factory_id, factory_key) for factory_id, factory_key in pairs]
+        except (TypeError, ValueError):
+            raise BadValue("gateways", type(pairs), "are no pairs of factory id and key",
+                           "Give a dict, or a list of pairs.") from None
+        for factory_id, factory_key in listed:
             if not isinstance(factory_id, str) or not factory_id:
                 raise BadValue("factory_id", factory_id, "is no text", "Give a str.")
             if not isinstance(factory_key, str) or not factory_key:
@@ -106,7 +114,7 @@ class Register:
                                "Give another one.")
             salt = secrets.token_bytes(16)
             made[factory_id] = Registered(
-                str(uuid4()), tenant_id or self.tenant_id, factory_id, model=model, salt=salt,
+                str(uuid4()), tenant, factory_id, model=model, salt=salt,
                 factory_hash=_hashed(factory_key, salt),
             )  # fmt: skip
         if len(self) + len(made) > GATEWAYS_MAX:
@@ -134,6 +142,13 @@ class Register:
             some = [one.factory_id for one in self.all()[:_KNOWN_MAX]]
             raise UnknownName("gateway", name, some)
         return found
+
+
+def check_tenant(tenant_id: Any) -> str:
+    """Return a tenant's id; it becomes part of subjects, and of NATS' configuration."""
+    if not isinstance(tenant_id, str) or not _TENANT.fullmatch(tenant_id):
+        raise BadValue("tenant_id", tenant_id, "is no id", "Give a UUID as text, or none.")
+    return tenant_id
 
 
 class Management:

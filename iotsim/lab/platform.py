@@ -23,7 +23,7 @@ from iotsim.guard import Guard
 from iotsim.lab.authority import Authority
 from iotsim.lab.connections import closed, connected, context_of
 from iotsim.lab.console import Console
-from iotsim.lab.management import Management, Register, Registered
+from iotsim.lab.management import Management, Register, Registered, check_tenant
 from iotsim.lab.nats_server import NatsServer, find_nats_server
 from iotsim.lab.provisioning import ProvisioningService
 from iotsim.lab.rights import configuration, gateway_user, streams
@@ -74,7 +74,8 @@ class NotipLab:
             for option, value in (("cert_ttl", cert_ttl), ("request_timeout", request_timeout),
                                   ("retry_backoff", retry_backoff))
         )
-        self.register_of_gateways = Register(tenant_id) if tenant_id else Register()
+        self.register_of_gateways = (
+            Register(check_tenant(tenant_id)) if tenant_id is not None else Register())
         self.management = Management(self.register_of_gateways)
         self._dir: Path | None = None
         self._guard: Guard | None = None
@@ -222,6 +223,9 @@ class NotipLab:
         self, gateway: Gateway | Sequence[Gateway], options: Mapping[str, Any]
     ) -> GatewayRun:
         given = [gateway] if isinstance(gateway, Gateway) else gateway
+        if not isinstance(given, (list, tuple)) or not all(isinstance(g, Gateway) for g in given):
+            raise BadValue("gateway", gateway, "is not a Gateway",
+                           "Give a Gateway, or a list of them.")
         count = options.get("count")
         keys = {record.factory_id: record.factory_key for one in given
                 for record in (one if count is None else one.many(count)).records()}
