@@ -274,6 +274,7 @@ def test_a_command_that_is_on_its_way_when_a_gateway_is_disconnected_is_not_late
         ident = await site.send(run, "gw-1", "config_update", {"status": "paused"})
         answer = await site.answer(ident)
         await until(lambda: asyncio_is(site.consumer(run, "gw-1"), 30.0), "the usual ack wait")
+        await until(lambda: run.gateways()["waiting"].sum() == 0)
         return answer, run.commands()
 
     answer, commands = site.go(work)
