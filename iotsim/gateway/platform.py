@@ -222,6 +222,10 @@ class Platform:
         _running_loop()
         wanted = wanted_of(gateway, count, self._recovers(recover), start_us)
         live = live_runs.live_of(wanted.label)
+        if live is not None and live.state == "stopping" and live.is_on(
+                asyncio.get_running_loop()):
+            await live.wait()  # who starts again what is about to end wants one that goes on
+            live = live_runs.live_of(wanted.label)
         if live is not None and not replace:
             if isinstance(live, GatewayRun) and live.is_of(self, wanted):
                 return await live.begun()
