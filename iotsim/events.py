@@ -75,10 +75,16 @@ def _devices(result: Result, device_id: Iterable[str] | str | None) -> Ints | No
     names = (device_id,) if isinstance(device_id, str) else tuple(device_id)
     ids = [] if result.history is None else result.history.population.ids
     places = {name: slot for slot, name in enumerate(ids)}
+    found: list[int] = []
     for name in names:
-        if name not in places:
+        if name in places:
+            found.append(places[name])
+            continue
+        sensors = [slot for one, slot in places.items() if one.startswith(f"{name}:")]
+        if not sensors or not name:
             raise UnknownName("device", name, ids[:10])
-    return np.unique(np.array([places[name] for name in names], dtype=np.int64))
+        found += sensors  # of a gateway
+    return np.unique(np.array(found, dtype=np.int64))
 
 
 class _Book:

@@ -207,7 +207,7 @@ class Result:
         Parameters
         ----------
         event, device_id : str or iterable of str, optional
-            Only these events; only these devices.
+            Only these events; only these devices; the name of a gateway means its sensors.
 
         Raises
         ------

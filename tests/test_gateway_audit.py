@@ -127,6 +127,19 @@ def test_an_envelope_that_the_stream_lost_is_blamed_on_it(heard):
     assert "1 lost after the broker acknowledged them" in audit.verdict
 
 
+def test_events_of_a_gateway_are_those_of_its_sensors(heard):
+    first, second, _ = heard.names
+    events = heard.result.events(["connected", "disconnected"], second)
+    for name in ("temperature", "humidity"):
+        mine = events[events.device_id == f"{second}:{name}"]
+        assert sorted(mine.event) == ["connected", "connected", "disconnected"]
+        assert set(mine.message) == {
+            "the link is up", "the link is gone: disconnect", "the link is back"}
+    assert list(heard.result.events("disconnected", first).event) == []
+    with pytest.raises(iotsim.IotsimError, match="device"):
+        heard.result.events(device_id=second[:-1])
+
+
 KEYS = ["device_id", "seq"]
 
 

@@ -107,7 +107,8 @@ class Upkeep:
         since_us = 0
         if self._crew.has_sensors(gateway) and self._crew.records[gateway].status not in SILENT:
             since_us = self._run._act(
-                "inject", verbs.inject("suspend", of_gateway(gateway), None)).at_us
+                "inject", verbs.inject("suspend", of_gateway(gateway), None,
+                                       "the gateway is stopped")).at_us
         if not await self._connections.drained(gateway, since_us):
             self._crew.remark(f"gateway {gateway} was stopped before all that it had measured was "
                               "taken: the rest leaves when it is started again")
