@@ -43,7 +43,7 @@ async def until(met, what="it"):
         if found:
             return found
         assert time.monotonic() < deadline, f"{what} did not come"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
 
 
 class Site:

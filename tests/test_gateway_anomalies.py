@@ -152,8 +152,8 @@ def test_a_degraded_gateway_loses_doubles_and_delays_envelopes_and_the_others_do
             "packet_loss", "duplicate", "reorder", "latency_spike"]
         assert set(run.snapshot().faults) == {one.parameters["fault"] for one in done}
         await until(lambda: not run.snapshot().faults, "the end of the anomaly")
-        ticks = len(run.frame())
-        await until(lambda: len(run.frame()) > ticks + 4)
+        ticks = run.snapshot().readings
+        await until(lambda: run.snapshot().readings > ticks + 4)
         result = await run.stop()
         return result, await site.sent(run)
 
@@ -231,8 +231,8 @@ def test_what_a_disconnected_gateway_measures_is_lost_or_follows(site):
         run.disconnect("gw-1", "600ms")
         run.disconnect("gw-2", "600ms", store_and_forward=True)
         await until(lambda: not run.snapshot().faults, "the end")
-        seen = len(run.frame())
-        await until(lambda: len(run.frame()) > seen + 4)
+        seen = run.snapshot().readings
+        await until(lambda: run.snapshot().readings > seen + 4)
         result = await run.stop()
         return result, await site.sent(run)
 
@@ -312,7 +312,8 @@ def test_gateways_that_share_a_connection_are_disconnected_one_by_one(site):
 def test_a_sensor_that_is_attached_meanwhile_shares_the_anomalies(site):
     async def work(run):
         run.disconnect("gw-1", "700ms")
-        run.degrade("gw-1", "1h", loss=1)
+        run.inject("network_degradation", where="gateway=gw-1", packet_loss_pct=100,
+                   duration_seconds=3600)
         await run.attach("gw-1", "pressure")
         await until(lambda: run.snapshot().faults.get("disconnect", 0) == 0)
         await until(lambda: (run.frame(wire=True)["withheld"] == "packet_loss").any())

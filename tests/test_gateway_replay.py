@@ -27,8 +27,8 @@ START, EVERY = "2026-01-01T00:00:00Z", "40ms"
 
 async def rows(run, count):
     """Wait until so many more readings are there."""
-    seen = len(run.frame(wire=True))
-    await until(lambda: len(run.frame(wire=True)) >= seen + count)
+    seen = run.snapshot().readings
+    await until(lambda: run.snapshot().readings >= seen + count)
 
 
 def envelopes(sent):
