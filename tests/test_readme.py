@@ -5,12 +5,25 @@ import asyncio
 import re
 from pathlib import Path
 
+from iotsim.errors import BadValue
+from iotsim.lab.nats_server import find_nats_server
+
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks():
     return BLOCK.findall(README.read_text(encoding="utf-8"))
+
+
+def can_run(source):
+    # Gateways need a program that may be missing; under tests/run it never is.
+    if "lab.notip()" not in source:
+        return "# not run" not in source
+    try:
+        return bool(find_nats_server())
+    except BadValue:
+        return False
 
 
 async def run_all(sources):
@@ -26,8 +39,7 @@ async def run_all(sources):
 
 def test_the_python_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sources = [source for source in blocks() if "# not run" not in source]
-    names = asyncio.run(run_all(sources))
+    names = asyncio.run(run_all(filter(can_run, blocks())))
     hits = names["df"]["hit"].value_counts()  # of what was broken on purpose
     assert min(hits[["", "offset", "disconnect", "packet_loss"]]) > 0
 
