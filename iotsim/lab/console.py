@@ -118,7 +118,7 @@ class Console:
         found = self._register.get(gateway)
         try:
             body = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         body = body if isinstance(body, dict) else {}
         command_id = body.get("command_id") or body.get("commandId") or ""
