@@ -106,8 +106,10 @@ class GatewayTally:
     def read(self) -> dict[str, Counts]:
         """Return what it has come to; on the run's loop, or while that is blocked."""
         crew = self._crew
-        running = sum(state_of(crew, one) == "running" for one in crew.records.values())
-        connected = sum(crew.is_connected(name) for name in crew.records if name not in crew.gone)
+        records = list(crew.records.values())  # at once: they may change meanwhile
+        running = sum(state_of(crew, one) == "running" for one in records)
+        connected = sum(crew.is_connected(one.name) for one in records
+                        if one.name not in crew.gone)
         return {
             "gateways_running": {(): running},
             "gateways_connected": {(): connected},
@@ -133,7 +135,7 @@ class GatewayTally:
         lanes, together, waiting = self._lanes()
         with self._lock:
             counted = self._published, self._errors, self._dropped
-            for name, record in self._crew.records.items():
+            for name, record in list(self._crew.records.items()):
                 label, who = self._label(name, record.gateway_id), prefix + name
                 if not label:
                     for counts in counted:
@@ -176,7 +178,7 @@ class GatewayTally:
         waiting: Counter[str] = Counter()
         for way in self._works.ways:
             if way.per_device:
-                for name, lane in way.sessions.items():
+                for name, lane in list(way.sessions.items()):
                     own.setdefault(name, []).append((way.pump, lane))
                 continue
             for lane in range(way.pump.lanes):
