@@ -38,6 +38,8 @@ SLOT_S = 0.010
 IDLE_S = 0.250  # how long a slot may be when nothing is due
 VIRTUAL_ROWS = 10_000
 SLOT_ROWS = 20_000
+OWN_ROWS = 60  # of devices that each write to a connection of their own, when there is haste
+OWN_TURNS = 3  # of the loop, until what a slot gave them is written
 PIECE_ROWS = 1_000  # of one block, before somebody looks whether its lane is full
 CATCH_UP_SLOTS = 50
 YIELD_S = 0.020
@@ -278,7 +280,8 @@ class Driver:
             # Late: one slot takes in all that has passed, and no more than can be caught up.
             behind_us = self.clock.now_us() - until_us
             if behind_us > 0:
-                more_us = min(behind_us, CATCH_UP_SLOTS * slot_us, self._rows_us(SLOT_ROWS))
+                rows = OWN_ROWS if self._switchboard.mixed else SLOT_ROWS
+                more_us = min(behind_us, CATCH_UP_SLOTS * slot_us, self._rows_us(rows))
                 until_us += more_us // slot_us * slot_us
         until_us = min(until_us, self._links.next_us)
         until_us = min(until_us, max(self._links.left_behind_us, self.frontier_us + 1))
@@ -398,6 +401,8 @@ class Driver:
 
     async def _breathe(self) -> None:
         # A run that is late, or virtual, must not keep the loop from everybody else.
+        for _ in range(OWN_TURNS if self._switchboard.mixed else 0):
+            await asyncio.sleep(0)
         if monotonic() - self._breath_s > YIELD_S or self.clock.virtual:
             await asyncio.sleep(0)
             self._breath_s = monotonic()

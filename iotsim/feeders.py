@@ -205,6 +205,11 @@ class Switchboard:
             way.feeders.append(Feeder(way.pump, len(way.feeders), self._moved))
 
     @property
+    def mixed(self) -> bool:
+        """Whether some devices have lanes of their own that never hold them up."""
+        return any(way.mixed for way in self.ways)
+
+    @property
     def pumps(self) -> list[Pump]:
         """The pump of every route."""
         return [way.pump for way in self.ways]

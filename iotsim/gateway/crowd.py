@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from iotsim.errors import BadValue
 from iotsim.fleet import Fleet
@@ -41,9 +42,10 @@ def members_of_gateways(records: Sequence[GatewayRecord]) -> list[Members]:
         With the sensors and the frequency that each has.
     """
     rows: list[_Row] = []
+    known: dict[str, Sensor] = {}  # to make one takes a millisecond
     for record in records:
         template, index = _numbered(record.name)
-        sensors = tuple(sensor_of_spec(spec) for spec in record.sensors)
+        sensors = tuple(_sensor(spec, known) for spec in record.sensors)
         last = rows[-1] if rows else None
         if (last is not None and last.template == template and "{" in template
                 and last.first + last.count == index and last.sensors == sensors
@@ -52,6 +54,13 @@ def members_of_gateways(records: Sequence[GatewayRecord]) -> list[Members]:
         else:
             rows.append(_Row(template, index, 1, sensors, record.send_frequency_ms))
     return [member for row in rows for member in row.members()]
+
+
+def _sensor(spec: Mapping[str, Any], known: dict[str, Sensor]) -> Sensor:
+    key = repr(spec)
+    if key not in known:
+        known[key] = sensor_of_spec(spec)
+    return known[key]
 
 
 def fleet_of_gateways(label: str, seed: int, records: Sequence[GatewayRecord]) -> Fleet:
