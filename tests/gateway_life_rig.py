@@ -129,7 +129,10 @@ async def sees(run, name, timeout_s=WAIT_S, **facts):
         found = row(run, name)
         return all(found[key] == value for key, value in facts.items())
 
-    await until(so, timeout_s)
+    try:
+        await until(so, timeout_s)
+    except TimeoutError:
+        raise AssertionError(f"not {facts}: {row(run, name).to_dict()}, {run.notes}") from None
 
 
 async def readings(run, device, more=1, timeout_s=WAIT_S):

@@ -20,7 +20,12 @@ from iotsim.gateway.crew import Crew
 from iotsim.gateway.crowd import fleet_of_gateways
 from iotsim.gateway.decommission import Decommissions
 from iotsim.gateway.link import platform_tls
-from iotsim.gateway.platform_options import checked_environment, checked_path, checked_url
+from iotsim.gateway.platform_options import (
+    checked_environment,
+    checked_file,
+    checked_path,
+    checked_url,
+)
 from iotsim.gateway.provisioning import Enrolment, onboard_all
 from iotsim.gateway.publisher import GatewayPublisher, PlatformOutlet
 from iotsim.gateway.record import GatewayRecord
@@ -100,8 +105,9 @@ class Platform:
     def __post_init__(self) -> None:
         checked_url("provisioning_url", self.provisioning_url, ("http", "https"))
         checked_url("nats_url", self.nats_url, ("tls", "nats"))
-        for name in ("nats_ca", "nats_cert", "nats_key", "provisioning_ca", "store"):
-            checked_path(name, getattr(self, name))
+        for name in ("nats_ca", "nats_cert", "nats_key", "provisioning_ca"):
+            checked_file(name, getattr(self, name))
+        checked_path("store", self.store)
         choice("connection", self.connection, Connection)
         whole("buffer", self.buffer, 1, QUEUE_MESSAGES_MAX)
         whole("concurrency", self.concurrency, 1, 200)

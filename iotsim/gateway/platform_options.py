@@ -49,6 +49,13 @@ def checked_path(name: str, path: Any) -> None:
         raise BadValue(name, path, "is not the path of a file", "Give a str or a Path.")
 
 
+def checked_file(name: str, path: Any) -> None:
+    """Raise BadValue for what is neither None nor the path of a file that is there."""
+    checked_path(name, path)
+    if path is not None and not os.path.isfile(path):
+        raise BadValue(name, path, "is not a file", "Give the path of a PEM file.")
+
+
 def checked_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the options that environment variables give, or one error for all that is wrong.
 
