@@ -95,6 +95,20 @@ def test_a_rerun_gives_the_digests_that_it_shows(notebook):
     assert digests(tools.executed(notebook)) == digests(notebook)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_without_nats_server_gateways_are_described_and_the_rest_is_left_out():
+    notebook = tools.read(SAVED / "06_notip_gateways.ipynb")
+    nothing = "import shutil; shutil.which = lambda *_, **__: None"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(nothing))
+    cells = list(tools.code_cells(tools.executed(notebook)))[1:]
+    (said,) = (n for n, cell in enumerate(cells) if "platform = await" in cell.source)
+    assert cells[said].outputs[0].text.startswith("program='nats-server' is not installed")
+    assert all(cell.outputs for cell in cells[:said])
+    left_out = cells[said + 1 :]
+    assert not any(cell.outputs for cell in left_out), "they need a platform"
+
+
 def test_a_rerun_of_a_live_cell_leaves_what_was_saved_if_all_else_is_the_same(notebook):
     fresh = copy.deepcopy(notebook)
     for cell in filter(tools.varies, tools.code_cells(fresh)):
