@@ -81,10 +81,14 @@ class Site:
                for row in frame.itertuples()]
         acked = {one for one, done in zip(ids, frame.acked.fillna(False), strict=True) if done}
         assert set(received.values()) <= {1}, "twice in the stream"
-        assert acked <= set(received), sorted(acked - set(received))[:5]
+        # Of two copies the platform's table takes the one that comes first.
+        missing = {one[:-2] for one in acked} - {one[:-2] for one in received}
+        assert not missing, sorted(missing)[:5]
         assert set(received) <= set(ids)
         (ledger,) = result.publishers.values()
-        assert ledger.balanced and not ledger.queued and not ledger.in_flight
+        assert ledger.balanced
+        assert not ledger.queued
+        assert not ledger.in_flight
         assert ledger.acknowledged == len(acked)
         return received
 

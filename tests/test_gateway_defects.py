@@ -75,7 +75,8 @@ def test_a_frequency_beyond_all_bounds_is_answered_with_nack_and_changes_nothing
             gateway_id = row(run, "gw-1").gateway_id
             for wrong in (9_300_000_000_000, 2**63, 0, 86_400_001):
                 answer = await site.command(gateway_id, send_frequency_ms=wrong)
-                assert answer.status == "nack" and answer.message
+                assert answer.status == "nack"
+                assert answer.message
             assert row(run, "gw-1").send_frequency_ms == 50
             await readings(run, "gw-1:temperature", 2)
 
@@ -121,7 +122,8 @@ def test_a_gateway_that_cannot_connect_keeps_its_row_and_connects_later(site):
         with pytest.raises(OSError, match="nothing listens there"):
             await site.platform(nats_url="tls://127.0.0.1:9").start(gateway, progress=False)
         (there,) = site.platform().gateways().query("gateway == 'later-1'").itertuples()
-        assert there.provisioned and there.gateway_id
+        assert there.provisioned
+        assert there.gateway_id
         async with site.running(gateway) as run:
             assert set(run.enrolment.table().status) == {"provisioned before"}
             await readings(run, "later-1:temperature", 1)
@@ -140,7 +142,8 @@ def test_timestamps_end_with_z_whatever_the_zone_of_the_process(site, monkeypatc
         frame = await site.at(site.console.telemetry())
         got = frame[frame.message_id.str.startswith(f"{run.id}/")]
         seen = list(zip(got.time, mine.time, strict=False))
-        assert seen and all(one == other for one, other in seen)
+        assert seen
+        assert all(one == other for one, other in seen)
         assert not site.console.rejected
 
     try:
@@ -179,7 +182,8 @@ def test_an_outlier_is_outside_the_range_also_below_zero(site):
                 "device_id == 'cold-1:below'").value.between(-30, -20).all(), 20)
             frame = run.frame().query("device_id == 'cold-1:below'")
             odd = frame[~frame.value.between(-30, -20)]
-            assert len(odd) == 1 and set(odd.hit) == {"outlier"}
+            assert len(odd) == 1
+            assert set(odd.hit) == {"outlier"}
 
     asyncio.run(main())
 
@@ -206,7 +210,8 @@ def test_no_secret_of_a_run_stands_in_the_store_in_plain_text(site, tmp_path):
         shown += repr(run._result) + platform.gateways().to_string() + repr(record)
         whole = b"".join(one.read_bytes() for one in tmp_path.iterdir())
         body = record.private_key_pem.splitlines()[1]
-        assert record.aes_key not in whole and body.encode() not in whole
+        assert record.aes_key not in whole
+        assert body.encode() not in whole
         for secret in (body, record.aes_key.hex(), repr(record.aes_key)[2:12]):
             assert secret not in shown
 

@@ -69,7 +69,7 @@ def test_sensors_come_and_go_while_a_gateway_runs(site):
             await readings(run, "gw-1:humidity-2", 2)
             with pytest.raises(BadValue, match="is another sensor of this gateway"):
                 await run.attach("gw-1", "humidity", "humidity")
-            with pytest.raises(BadValue, match="is none of gateway gw-1.*It has: temperature"):
+            with pytest.raises(BadValue, match=r"is none of gateway gw-1.*It has: temperature"):
                 await run.detach("gw-1", "humidity")
             with pytest.raises(IotsimError):
                 await run.attach("gw-1", "weight")
@@ -83,7 +83,8 @@ def test_a_sensor_of_a_stopped_gateway_is_silent_until_that_is_started(site):
             await run.attach("gw-1", "pressure")
             await readings(run, "gw-2:temperature", 4)
             assert seqs(run.frame(), "gw-1:pressure") == []
-            assert not row(run, "gw-1").connected and not row(run, "gw-1").queued
+            assert not row(run, "gw-1").connected
+            assert not row(run, "gw-1").queued
             await run.start_gateway("gw-1")
             await readings(run, "gw-1:pressure", 2)
             await run.detach("gw-1", "temperature")
@@ -129,15 +130,16 @@ def test_a_deleted_gateway_is_gone_with_its_row_and_the_others_go_on(site):
             await sees(run, "del-1", state="deleted", connected=False)
             await sees(run, "del-2", state="deleted", connected=False)
             names = set(site.platform().gateways().gateway)
-            assert "del-3" in names and not {"del-1", "del-2"} & names
+            assert "del-3" in names
+            assert not {"del-1", "del-2"} & names
             await readings(run, "del-3:temperature", 3)
             frame = run.frame(wire=True)
             mine = frame[frame.device_id == "del-1:temperature"]
             assert mine.acked.all()  # what it had measured has left
             for wrong in (run.stop_gateway, run.start_gateway, run.delete_gateway):
-                with pytest.raises(BadValue, match="no longer there.*It was deleted"):
+                with pytest.raises(BadValue, match=r"no longer there.*It was deleted"):
                     await wrong("del-1")
-            with pytest.raises(UnknownName, match="did you mean 'del-3'|del-3"):
+            with pytest.raises(UnknownName, match="del-3"):
                 await run.stop_gateway("del-33")
             return run
 
@@ -154,7 +156,8 @@ def test_gateways_join_a_run_and_those_that_cannot_are_named(site):
             await readings(run, "more-2:temperature", 2)
             assert list(run.enrolment.errors) == ["more-3"]
             table = run.enrolment.table().set_index("name").status
-            assert table["more-3"] == "failed" and table["more-1"] == "provisioned"
+            assert table["more-3"] == "failed"
+            assert table["more-1"] == "provisioned"
             assert any("more-3" in str(error) or "401" in str(error) for error in run.errors)
             gateway_id = row(run, "more-1").gateway_id
             assert (await site.command(gateway_id, send_frequency_ms=100)).status == "ack"
@@ -202,7 +205,8 @@ def test_another_thread_and_another_loop_may_ask_and_get_what_this_one_gets(site
             thread = threading.Thread(target=elsewhere)
             thread.start()
             await until(lambda: not thread.is_alive(), 20)
-            assert said["state"] == "stopped" and "gw-9" in said["error"]
+            assert said["state"] == "stopped"
+            assert "gw-9" in said["error"]
             await readings(run, "gw-1:humidity", 2)
             return run
 
@@ -213,7 +217,8 @@ def test_another_thread_and_another_loop_may_ask_and_get_what_this_one_gets(site
             await run.stop_gateway("gw-1")
 
     asyncio.run(later())  # its loop is closed by now
-    assert len(run.gateways()) == 2 and len(run.frame())
+    assert len(run.gateways()) == 2
+    assert len(run.frame())
 
 
 def test_after_the_end_and_before_the_beginning_texts_say_what_to_do(site):
@@ -229,7 +234,8 @@ def test_after_the_end_and_before_the_beginning_texts_say_what_to_do(site):
                 await late
         await stopping
         frame = run.gateways()
-        assert not frame.connected.any() and set(frame.state) == {"running"}
+        assert not frame.connected.any()
+        assert set(frame.state) == {"running"}
         assert left_over() == []
 
     asyncio.run(main())

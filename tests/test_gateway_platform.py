@@ -68,13 +68,15 @@ def environment(site):
 def test_wrong_values_are_one_clear_line(wrong, says):
     with pytest.raises(BadValue, match=says) as error:
         Platform(**{**URLS, **wrong})
-    assert "\n" not in str(error.value) and "pass" not in str(error.value).replace("password", "")
+    assert "\n" not in str(error.value)
+    assert "pass" not in str(error.value).replace("password", "")
 
 
 def test_a_platform_is_frozen_equal_by_value_and_shows_no_secret(site):
     one = site.platform()
     assert one == site.platform() != site.platform(buffer=5)
-    assert STORE_KEY not in repr(one) and str(site.lab.simulator_key) not in repr(one)
+    assert STORE_KEY not in repr(one)
+    assert str(site.lab.simulator_key) not in repr(one)
     with pytest.raises(AttributeError):
         one.buffer = 3
     assert "no TLS" in repr(Platform(**{**URLS, "nats_url": "nats://localhost"}))
@@ -94,7 +96,7 @@ def test_the_environment_of_the_reference_makes_a_platform(site, environment):
     plain = Platform.from_env(environment)
     assert (str(plain.store), plain.buffer, plain.recover) == ("/data/simulator.db", 1000, False)
     assert Platform.from_env(environment, buffer=9, store=None).buffer == 9
-    with pytest.raises(BadValue, match="nats_ca='/no.crt' is not a file"):
+    with pytest.raises(BadValue, match=r"nats_ca='/no\.crt' is not a file"):
         Platform.from_env({**environment, "NATS_CA_CERT_PATH": "/no.crt"})
 
 
@@ -211,9 +213,11 @@ def test_an_equal_start_returns_the_same_run_and_doubles_nothing(site):
             await platform.start(gateway, count=1)
         with pytest.raises(NameInUse, match="replace=True"):
             await site.platform(buffer=5).start(gateway)
-        assert left_over() and first.state == "running"
+        assert left_over()
+        assert first.state == "running"
         other = await platform.start(gateway, count=1, replace=True, progress=False)
-        assert other is not first and first.state == "stopped"
+        assert other is not first
+        assert first.state == "stopped"
         await readings(other, "same-1:temperature", 2)
         assert list(other.gateways().gateway) == ["same-1"]
         assert len(await site.received(first.id)) == first._result.publishers[
@@ -237,7 +241,8 @@ def test_several_gateways_run_together_and_those_not_provisioned_are_named(site)
             assert table.status.to_dict() == {"part-1": "provisioned", "part-2": "provisioned",
                                               "lone": "provisioned", "part-3": "failed"}
             (error,) = run.errors
-            assert str(error) == table.error["part-3"] and "f-part-3" in str(error)
+            assert str(error) == table.error["part-3"]
+            assert "f-part-3" in str(error)
             await readings(run, "lone:temperature", 2)
             assert run.gateways().set_index("gateway").send_frequency_ms["lone"] == 100
         assert "part-3" in set(site.platform().gateways().query("not provisioned").gateway)
@@ -267,7 +272,8 @@ def test_a_store_that_nobody_named_is_a_passing_one_with_a_key_beside_it(site):
         gateway = site.gateway("pass-{n}", 1)
         async with site.running(gateway, platform=platform) as run:
             path = run.crew.store.path
-            assert os.path.exists(path) and os.stat(f"{path}.key").st_mode & 0o777 == 0o600
+            assert os.path.exists(path)
+            assert os.stat(f"{path}.key").st_mode & 0o777 == 0o600
         async with site.running(gateway, platform=platform) as run:
             assert run.crew.store.path == path
             assert set(run.enrolment.table().status) == {"provisioned before"}
