@@ -70,7 +70,7 @@ class Members:
     @property
     def series(self) -> str:
         """Who is numbered together: devices of one type; of gateways, one sensor each."""
-        return series_of(self.type, self.labels, self.id_template)
+        return series_of(self.type, protocol_of(self), self.labels, self.id_template)
 
     def group(self, index: int) -> Group:
         """Return the group of devices, with their ids made."""
@@ -97,9 +97,11 @@ class Members:
         return found
 
 
-def series_of(type_name: str, labels: Mapping[str, str], template: str | None) -> str:
+def series_of(
+    type_name: str, protocol: str, labels: Mapping[str, str], template: str | None
+) -> str:
     """Return the name of the series that devices are numbered in."""
-    sensor = sensor_of(labels, template or "")
+    sensor = sensor_of(protocol, labels, template or "")
     return str(template) if sensor else type_name
 
 
@@ -140,7 +142,8 @@ def members_of(
     if profile is not None:
         check_fields(profile, checked)
     number = check_count(count)
-    begin = first(series_of(type_name, checked, id if isinstance(id, str) else None))
+    spoken = "" if profile is None else profile.protocol
+    begin = first(series_of(type_name, spoken, checked, id if isinstance(id, str) else None))
     template = check_id_template(id, type_name, number, begin)
     return Members(type_name, profile, script, number, checked, interval_us, template, begin,
                    "" if script is None else script_hash(script))

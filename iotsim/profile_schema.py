@@ -32,7 +32,8 @@ class Schema(BaseModel):
     telemetry_fields: dict[str, dict[str, Any]] = Field(min_length=1, max_length=FIELDS_MAX)
     telemetry_interval: Any = "5s"
     labels: dict[str, str] = Field(default_factory=dict, max_length=LABELS_MAX)
-    protocol: Literal["amqp", "coap", "console", "file", "http", "memory", "mqtt", "nats"] = (
+    protocol: Literal["amqp", "coap", "console", "file", "http", "memory", "mqtt", "nats",
+                      "notip"] = (
         "console"
     )
     topic_template: str = DEFAULT_TOPIC

@@ -18,6 +18,7 @@ import numpy.typing as npt
 Kind: TypeAlias = Literal["float", "int", "bool", "text", "json"]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
+NOTIP = "notip"  # the protocol of gateways' sensors
 RESERVED = ("time", "device_id", "device_type", "seq", "faults", "hit")
 WIRE_COLUMNS = ("sub", "copy", "withheld", "acked", "latency")
 
@@ -49,24 +50,26 @@ class Group:
         return len(self.ids)
 
 
-def sensor_of(labels: Mapping[str, str], name: str) -> str:
+def sensor_of(protocol: str, labels: Mapping[str, str], name: str) -> str:
     """Return the sensor that a device is, of a gateway; empty if it is none.
 
-    Sensors of gateways are devices whose id, or template of ids, is `<gateway>:<sensor>` and whose
-    label `sensor` says the same.
+    Sensors of gateways are devices that speak NoTIP, with `<gateway>:<sensor>` as their id, or
+    template of ids, and a label `sensor` that says the same.
 
     Examples
     --------
-    >>> sensor_of({"sensor": "temperature"}, "gw-1:temperature")
+    >>> sensor_of("notip", {"sensor": "temperature"}, "gw-1:temperature")
     'temperature'
     """
+    if protocol != NOTIP:
+        return ""
     sensor = labels.get("sensor", "")
     return sensor if sensor and name.endswith(f":{sensor}") else ""
 
 
 def gateways_of(group: Group) -> list[str] | None:
     """Return the name of each device's gateway; None where devices are on their own."""
-    sensor = sensor_of(group.labels, group.ids[0]) if len(group) else ""
+    sensor = sensor_of(group.protocol, group.labels, group.ids[0]) if len(group) else ""
     return [name[: -len(sensor) - 1] for name in group.ids] if sensor else None
 
 

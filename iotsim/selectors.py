@@ -207,7 +207,8 @@ def select(
     """
     selector = parse(where)
     labels = {name for group in groups for name in group.labels}
-    if any(sensor_of(group.labels, group.ids[0]) for group in groups if len(group)):
+    if any(sensor_of(group.protocol, group.labels, group.ids[0])
+           for group in groups if len(group)):
         labels.add("gateway")
     for key, _ in selector.terms:
         if key not in labels and key not in _OWN:

@@ -168,7 +168,7 @@ def test_what_cannot_be_is_one_clear_error(make, text):
 
 
 def test_numbers_that_go_on_belong_to_one_template():
-    profile = Profile("temperature", {"value": {"type": "constant", "value": 1}})
+    profile = Profile("temperature", {"value": {"type": "constant", "value": 1}}, protocol="notip")
     fleet = Fleet("x", seed=1)
     for template in ("a-{n}:t", "b-{n}:t", "a-{n}:t"):
         fleet = fleet.add(profile, count=2, labels={"sensor": "t"}, id=template)

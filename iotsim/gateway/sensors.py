@@ -11,6 +11,7 @@ from typing import Any
 
 from iotsim.errors import BadValue, UnknownName
 from iotsim.profiles import Profile
+from iotsim.readings import NOTIP
 from iotsim.units import duration_text
 
 UNITS = {
@@ -79,7 +80,7 @@ class Sensor:
         """
         field = {"type": self.algorithm, **self.parameters, "unit": self.unit}
         return Profile(self.type, {"value": field}, telemetry_interval=duration_text(every_us),
-                       protocol="nats")
+                       protocol=NOTIP)
 
 
 def sensor(
