@@ -239,6 +239,9 @@ class Platform:
         store = await asyncio.to_thread(self._open_store)
         try:
             roster = await asyncio.to_thread(roster_of, store, wanted)
+            if (began := self._begun_meanwhile(wanted, live)) is not None:
+                store.close()
+                return await began.begun()
             self._check_apart(roster, live)
             enrolment, meant = await self._enrolled(roster, store, progress)
             if not meant:
@@ -247,8 +250,7 @@ class Platform:
             crew.notes.update(dict.fromkeys(roster.notes, 1))
             if live is not None:
                 await live.stop()
-            began = live_runs.live_of(wanted.label)  # by another call, meanwhile
-            if isinstance(began, GatewayRun) and began.is_of(self, wanted):
+            if (began := self._begun_meanwhile(wanted, live)) is not None:
                 store.close()
                 return await began.begun()
             run = self._run(wanted, roster.seed, crew, enrolment, duration, start, capture, to,
@@ -261,6 +263,13 @@ class Platform:
         except BaseException:
             await asyncio.shield(run.stop())
             raise
+
+    def _begun_meanwhile(self, wanted: Wanted, before: Run | None) -> GatewayRun | None:
+        # By another call, such as that of a cell that was run twice.
+        began = live_runs.live_of(wanted.label)
+        if isinstance(began, GatewayRun) and began is not before and began.is_of(self, wanted):
+            return began
+        return None
 
     async def enrolled(self, wanted: Wanted, store: Store) -> tuple[Enrolment, list[GatewayRecord]]:
         """Provision gateways that join a run; return what became of them, and who joins."""
