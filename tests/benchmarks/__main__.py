@@ -3,6 +3,7 @@
     python -m tests.benchmarks                        # what needs no broker: about a minute
     python -m tests.benchmarks --live                 # live runs and publishers: ten minutes
     python -m tests.benchmarks --hours 24             # the full stream to Parquet, minutes more
+    python -m tests.benchmarks --gateways 1000        # NoTIP gateways: minutes
     python -m tests.benchmarks --scale 0.01           # quick, for the tests: no figures
 
 Run it on a quiet machine. Ratios are within one run; nothing here fails for being slow.
@@ -37,6 +38,12 @@ def live_rows(scale):
     yield from brokers.rows(scale)
 
 
+def gateway_rows(count):
+    from tests.benchmarks import gateways
+
+    yield from gateways.rows(count)
+
+
 def rows(scale, hours):
     yield from measures.generating(scale)
     yield from breaking(scale)
@@ -59,9 +66,14 @@ def main(arguments=None):
     parser.add_argument("--hours", type=float, default=1.0, help="simulated hours to Parquet")
     parser.add_argument("--live", action="store_true",
                         help="live runs and publishers, over real brokers")
+    parser.add_argument("--gateways", type=int, nargs="?", const=1000,
+                        help="so many NoTIP gateways, over a lab in another process")
     given = parser.parse_args(arguments)
     print(f"Measured on {machine()}.\n\n| what | measured | at least | |\n|---|---|---|---|")
-    for row in live_rows(given.scale) if given.live else rows(given.scale, given.hours):
+    found = live_rows(given.scale) if given.live else rows(given.scale, given.hours)
+    if given.gateways:
+        found = gateway_rows(given.gateways)
+    for row in found:
         print(line(row), flush=True)
 
 

@@ -14,11 +14,13 @@ import numpy as np
 from iotsim import Gateway, Platform
 from iotsim.gateway.provisioning import onboard_all
 from iotsim.gateway.store import Store
+from tests.benchmarks.measures import Row
 
 ROOT = Path(__file__).parent.parent.parent
 PROBE_S = 0.005
 STEADY_S = 10.0
 OUTAGE_S = 10
+SETTLE_S = 2.0
 DEADLINE_S = 180
 
 
@@ -142,7 +144,7 @@ async def measured(count, *, before=None, steady_s=STEADY_S):
         yield "start", probe.take() | {"connected": int(table.connected.sum())}
         way, = run._works.ways
         await until(lambda: way.pump.connected == count)
-        await asyncio.sleep(2)
+        await asyncio.sleep(SETTLE_S)
         yield "consumers", probe.take()
         probe.take()
         await asyncio.sleep(steady_s)
@@ -174,14 +176,14 @@ async def measured(count, *, before=None, steady_s=STEADY_S):
         yield "away", probe.take()
         await until(lambda: way.pump.connected == count)
         yield "return", probe.take()
-        await asyncio.sleep(3)
+        await asyncio.sleep(SETTLE_S)
         probe.take()
         await ask("restart")
         await until(lambda: way.pump.connected < count // 10)
         yield "NATS restarts", probe.take()
         await until(lambda: way.pump.connected == count)
         yield "all back", probe.take()
-        await asyncio.sleep(3)
+        await asyncio.sleep(SETTLE_S)
         probe.take()
         result = await run.stop()
         yield "stop", probe.take() | {"publishers": str(result.publishers),
@@ -189,21 +191,32 @@ async def measured(count, *, before=None, steady_s=STEADY_S):
         yield "received", await ask("telemetry")
 
 
-async def _main(count, keys):
-    async for phase, found in measured(count, before=keys):
-        found.pop("latency_s", None)
-        print(phase, {k: (round(v, 4) if isinstance(v, float) else
-                          [round(x, 1) for x in v] if isinstance(v, list) else v)
-                      for k, v in found.items()}, flush=True)
+def _ms(delays):
+    return "/".join(f"{delay:.0f}" for delay in delays)
 
 
-if __name__ == "__main__":
-    import os
-    from dataclasses import replace
+def shown(found):
+    """One phase in a line."""
+    parts = [f"{found['s']:.1f} s"] if "s" in found else []
+    parts += [f"{found['cpu_s']:.3g} s of a core"] if "cpu_s" in found else []
+    if "delay" in found:
+        parts.append(f"loop delay p50/p99/max {_ms(found['delay'])} ms "
+                     f"(own work {_ms(found['own'])})")
+    parts += [f"{name} {found[name]:.3g}" for name in ("mb", "p50_s", "p99_s") if name in found]
+    parts += [f"{name} {found[name]:,}" for name in ("connected", "late", "blocks", "messages")
+              if name in found]
+    return ", ".join(parts)
 
-    def premade(records):
-        path = "/tmp/scale/keys.json"
-        pems = json.loads(Path(path).read_text()) if os.path.exists(path) else []
-        return [replace(r, private_key_pem=p) for r, p in zip(records, pems)] + records[len(pems):]
 
-    asyncio.run(_main(int(sys.argv[1]), premade if len(sys.argv) > 2 else None))
+def rows(count, before=None):
+    """The table of so many gateways; `before` may give their records private keys."""
+    async def all_of_them():
+        return [one async for one in measured(count, before=before)]
+
+    for phase, found in asyncio.run(all_of_them()):
+        budget, met, value = "", None, found.get("s", found.get("cpu_s", 0.0))
+        if phase == "steady":
+            budget, met = "delay p99 < 50 ms", found["delay"][1] < 50
+        elif phase == "commands":
+            budget, met, value = "answered < 1 s at p99", found["p99_s"] < 1, found["p99_s"]
+        yield Row(f"{count:,} gateways: {phase}", float(value or 1e-9), shown(found), budget, met)
