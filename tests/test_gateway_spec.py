@@ -144,6 +144,11 @@ def test_every_algorithm_of_the_contract_and_any_signal():
 @pytest.mark.parametrize(("make", "text"), [
     (lambda: Gateway("gw", count=2), "name='gw' gives 2 gateways the same id"),
     (lambda: Gateway("a:b"), "name='a:b' cannot be a gateway's name"),
+    (lambda: Gateway("a|gw-{n}"), "name='a|gw-{n}' cannot be a gateway's name"),
+    (lambda: Gateway("a,b-{n}"), "name='a,b-{n}' cannot be a gateway's name"),
+    (lambda: Gateway("gw", labels={"sensor": "x"}), "label='sensor' is a column"),
+    (lambda: Gateway("gw", labels=7), "labels=7 are no mapping"),
+    (lambda: Gateway("gw", jitter=-1), "jitter=-1"),
     (lambda: Gateway("gw-{n}", count=2, factory_id="f"), "factory_id='f' gives 2 gateways"),
     (lambda: Gateway("gw", every=0), "every=0"),
     (lambda: Gateway("gw", every="500us"), "whole milliseconds"),
@@ -165,6 +170,29 @@ def test_what_cannot_be_is_one_clear_error(make, text):
         make()
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_and_jitter_are_those_of_all_its_sensors():
+    gateway = (Gateway("gw-{n}", count=3, seed=1, labels={"site": "north"}, jitter="20ms")
+               .sensor("temperature", shared="site").sensor("humidity"))
+    assert fleet_of_gateways("gw", 1, gateway.records()).spec() == gateway.fleet().spec()
+    assert pickle.loads(pickle.dumps(gateway)) == gateway
+    frame = gateway.generate("1m").frame()
+    assert set(frame.site) == {"north"}
+    felt = frame[frame.sensor == "temperature"].groupby("seq").value.nunique()
+    assert (felt == 1).all()  # the same weather at all of them
+    assert frame.groupby(["gateway", "seq"], observed=True).time.nunique().max() == 2
+
+
+def test_devices_that_only_look_like_sensors_are_none():
+    profile = Profile("temperature", {"value": {"type": "constant", "value": 1}})
+    fleet = Fleet("x", seed=1)
+    for template in ("a-{n}:t", "b-{n}:t"):
+        fleet = fleet.add(profile, count=2, labels={"sensor": "t"}, id=template)
+    frame = fleet.generate("20s").frame()
+    assert "gateway" not in frame
+    assert sorted(set(frame.device_id)) == ["a-1:t", "a-2:t", "b-3:t", "b-4:t"]
+    assert frame[frame.seq == 0].time.nunique() == 4
 
 
 def test_numbers_that_go_on_belong_to_one_template():

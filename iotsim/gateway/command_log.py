@@ -114,7 +114,7 @@ class CommandLog:
 
     def by_type(self) -> dict[tuple[str, ...], float]:
         """Return how many commands of each type, "other" too, became what; repeats count once."""
-        return dict(self._types)
+        return {key: float(count) for key, count in self._types.items()}
 
     def frame(self) -> pd.DataFrame:
         """Return a row per delivery, in the order in which they came.

@@ -29,7 +29,7 @@ class _Row:
     def members(self) -> Iterator[Members]:
         for one in self.sensors:
             yield members_of(
-                one.profile(self.every_ms * 1000), count=self.count, labels={"sensor": one.name},
+                one.profile(self.every_ms * 1000), count=self.count, labels=one.all_labels,
                 every=None, id=f"{self.template}:{one.name}", first=lambda _: self.first)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from iotsim.errors import BadValue, UnknownName
+from iotsim.members import check_labels
 from iotsim.profiles import Profile
 from iotsim.readings import NOTIP
-from iotsim.units import duration_text
+from iotsim.units import duration_text, duration_us
 
 UNITS = {
     "temperature": "°C",
@@ -47,12 +48,18 @@ class Sensor:
         A signal of the engine.
     parameters : mapping
         Of the signal.
+    labels : mapping of str to str
+        Of its gateway.
+    jitter_us : int
+        Spread of the published time.
     """
 
     name: str
     type: str
     algorithm: str
     parameters: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    jitter_us: int = 0
 
     def __hash__(self) -> int:
         return hash((self.name, self.type, self.algorithm))
@@ -67,8 +74,18 @@ class Sensor:
 
     def spec(self) -> dict[str, Any]:
         """Return the sensor as plain JSON values."""
-        return {"name": self.name, "type": self.type, "algorithm": self.algorithm,
-                **self.parameters}
+        found = {"name": self.name, "type": self.type, "algorithm": self.algorithm,
+                 **self.parameters}
+        if self.labels:
+            found["labels"] = dict(self.labels)
+        if self.jitter_us:
+            found["jitter"] = duration_text(self.jitter_us)
+        return found
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """The labels of its device: its own name, too."""
+        return {**self.labels, "sensor": self.name}
 
     def profile(self, every_us: int) -> Profile:
         """Return the sensor as a profile of one field, `value`.
@@ -78,14 +95,15 @@ class Sensor:
         every_us : int
             The send frequency of its gateway, microseconds.
         """
-        field = {"type": self.algorithm, **self.parameters, "unit": self.unit}
-        return Profile(self.type, {"value": field}, telemetry_interval=duration_text(every_us),
-                       protocol=NOTIP)
+        value = {"type": self.algorithm, **self.parameters, "unit": self.unit}
+        return Profile(self.type, {"value": value}, telemetry_interval=duration_text(every_us),
+                       protocol=NOTIP, jitter=duration_text(self.jitter_us)
+                       if self.jitter_us else 0)
 
 
 def sensor(
     type: Any, name: Any = None, algorithm: Any = "uniform_random", *, taken: tuple[str, ...] = (),
-    **parameters: Any,
+    labels: Any = None, jitter: Any = 0, **parameters: Any,
 ) -> Sensor:
     """Return a sensor, with everything checked.
 
@@ -98,6 +116,8 @@ def sensor(
         uniform_random, sine_wave, spike, constant (with `min` and `max`), or any other signal.
     taken : tuple of str
         Names that the gateway's other sensors have.
+    labels, jitter
+        Of the gateway.
     **parameters
         Of the signal.
 
@@ -121,13 +141,27 @@ def sensor(
         parameters = {"min": parameters.get("min", low), "max": parameters.get("max", high),
                       **parameters}
         _check_range(parameters["min"], parameters["max"])
-    made = Sensor(checked, type, algorithm, MappingProxyType(dict(parameters)))
+    made = Sensor(checked, type, algorithm, MappingProxyType(dict(parameters)),
+                  check_gateway_labels(labels), duration_us(jitter, "jitter", zero=True))
     profile = made.profile(1_000_000)
     kind = profile.fields[0].signal.kind
     if kind not in ("float", "int"):
         raise BadValue("algorithm", algorithm, f"gives {kind}, and a gateway sends numbers",
                        "Take one that gives numbers, such as 'sine_wave'.")
     return made
+
+
+def check_gateway_labels(labels: Any) -> Mapping[str, str]:
+    """Return labels that a gateway can have, frozen, or raise BadValue."""
+    if labels is None:
+        labels = {}
+    if not isinstance(labels, Mapping):
+        raise BadValue("labels", labels, "are no mapping", "Give {'site': 'north'}.")
+    for name in ("sensor", "gateway", "value"):
+        if name in labels:
+            raise BadValue("label", name, "is a column of every gateway's frame",
+                           "Choose another one.")
+    return check_labels(labels)
 
 
 def sensor_of_spec(spec: Mapping[str, Any]) -> Sensor:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from iotsim.errors import BadValue
 from iotsim.fleet import Fleet
 from iotsim.gateway.record import FREQUENCY_MS_MAX, GatewayRecord
-from iotsim.gateway.sensors import Sensor, sensor
+from iotsim.gateway.sensors import Sensor, check_gateway_labels, sensor
 from iotsim.members import check_count, check_id_template
 from iotsim.seeding import check_seed, fresh_seed
 from iotsim.transport.discretion import discreet
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from iotsim.result import Result
 
 _FIELDS = ("name", "factory_id", "_factory_key", "model", "firmware", "every_us", "count", "seed",
-           "sensors")
+           "sensors", "labels", "jitter_us")
+_NAME = re.compile(r"[\w-]+")
 _PLACE = re.compile(r"\{(?:index|n)(?::0\d{1,2}d)?\}")
 
 
@@ -45,6 +47,10 @@ class Gateway:
     count : int
     seed : int, optional
         Drawn, and shown in the repr, if not given.
+    labels : mapping of str to str, optional
+        Of all its sensors.
+    jitter : duration
+        Spread of the published times; the ticks stay.
 
     Examples
     --------
@@ -64,18 +70,20 @@ class Gateway:
     count: int
     seed: int
     sensors: tuple[Sensor, ...]
+    labels: Mapping[str, str]
+    jitter_us: int
 
     @discreet
     def __init__(
         self, name: str, *, factory_id: str | None = None, factory_key: str = "",
         model: str = "iotsim", firmware: str = "1.0.0", every: Duration = "5s", count: int = 1,
-        seed: int | None = None,
+        seed: int | None = None, labels: Mapping[str, str] | None = None, jitter: Duration = 0,
     ) -> None:
         number = check_count(count)
         template = _template(name, number)
-        if "{type}" in template or ":" in template or "." in template:
+        if not _NAME.fullmatch(_PLACE.sub("0", template)):
             raise BadValue("name", name, "cannot be a gateway's name",
-                           "Give text such as 'gw-{n}', without '.', ':' and {type}.")
+                           "Give letters, digits, '-' and '_', and {n} or {index}, as in 'gw-{n}'.")
         factory = template if factory_id is None else factory_id
         _check_text("factory_id", factory, empty=False)
         if number > 1 and not _PLACE.search(factory):
@@ -86,7 +94,8 @@ class Gateway:
             _check_text(what, text)
         given = {"name": template, "factory_id": factory, "_factory_key": factory_key,
                  "model": model, "firmware": firmware, "every_us": check_every(every),
-                 "count": number, "sensors": (),
+                 "count": number, "sensors": (), "labels": check_gateway_labels(labels),
+                 "jitter_us": duration_us(jitter, "jitter", zero=True),
                  "seed": fresh_seed() if seed is None else check_seed(seed)}
         for key in _FIELDS:
             object.__setattr__(self, key, given[key])
@@ -114,7 +123,8 @@ class Gateway:
             If something of it cannot be.
         """
         taken = tuple(one.name for one in self.sensors)
-        made = sensor(type, name, algorithm, taken=taken, **parameters)
+        made = sensor(type, name, algorithm, taken=taken, labels=self.labels,
+                      jitter=self.jitter_us / 1e6, **parameters)
         return self._with(sensors=(*self.sensors, made))
 
     def many(self, count: int) -> Gateway:
@@ -149,7 +159,7 @@ class Gateway:
         made = Fleet(self.label, seed=self.seed)
         for one in self.sensors:
             made = made.add(one.profile(self.every_us), count=self.count,
-                            labels={"sensor": one.name}, id=f"{self.name}:{one.name}")
+                            labels=one.all_labels, id=f"{self.name}:{one.name}")
         return made
 
     def generate(
@@ -179,6 +189,9 @@ class Gateway:
                 "count": self.count, "seed": self.seed,
                 "sensors": [one.spec() for one in self.sensors]}
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.seed, self.count, self.every_us))
+
     def _with(self, **changes: Any) -> Gateway:
         copy = object.__new__(Gateway)
         for key in _FIELDS:
@@ -186,7 +199,8 @@ class Gateway:
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, ({key: getattr(self, key) for key in _FIELDS},)
+        facts = {key: getattr(self, key) for key in _FIELDS}
+        return _again, ({**facts, "labels": dict(self.labels)},)
 
     def _facts(self) -> Iterator[str]:
         few = len(self.sensors)
@@ -241,6 +255,6 @@ def _check_text(what: str, text: Any, *, empty: bool = True) -> None:
 
 def _again(facts: dict[str, Any]) -> Gateway:
     copy = object.__new__(Gateway)
-    for key, value in facts.items():
+    for key, value in {**facts, "labels": MappingProxyType(facts["labels"])}.items():
         object.__setattr__(copy, key, value)
     return copy

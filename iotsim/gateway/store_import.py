@@ -32,7 +32,7 @@ _GATEWAY = ("id", "management_gateway_id", "factory_id", "factory_key", "model",
 _SENSOR = ("gateway_id", "type", "min_range", "max_range", "algorithm")
 _ALGORITHMS = ("uniform_random", "sine_wave", "spike", "constant")
 _DEFAULT_MS = 5000
-_NAME = re.compile(r"[^\x00-\x20\x7f/+#*>\\.:{}]+")
+_NAME = re.compile(r"[\w-]+")
 _TEMPLATE = "Give text with {id}, {factory_id} or {gateway_id}, such as 'gw-{id}'."
 # As Go prints a time: a zone as a number, then as a name, then what its own clock said.
 _GO_TIME = re.compile(
