@@ -89,7 +89,7 @@ def test_a_sensor_of_a_stopped_gateway_is_silent_until_that_is_started(site):
             await readings(run, "gw-1:pressure", 2)
             await run.detach("gw-1", "temperature")
             await run.detach("gw-1", "pressure")
-            assert (row(run, "gw-1").sensors, row(run, "gw-1").connected) == (0, True)
+            await sees(run, "gw-1", sensors=0, connected=True)
             gateway_id = row(run, "gw-1").gateway_id
             assert (await site.command(gateway_id, send_frequency_ms=60)).status == "ack"
             await run.stop_gateway("gw-1")
@@ -223,13 +223,13 @@ def test_another_thread_and_another_loop_may_ask_and_get_what_this_one_gets(site
 
 def test_after_the_end_and_before_the_beginning_texts_say_what_to_do(site):
     async def main():
-        platform = site.platform()
+        platform, more = site.platform(), site.gateway("late", 1)
         starting = asyncio.create_task(platform.start(site.gateway(), progress=False))
         run = await starting
         stopping = asyncio.create_task(run.stop())
         await asyncio.sleep(0)
         for late in (run.stop_gateway("gw-1"), run.attach("gw-1", "humidity"),
-                     run.delete_gateway("gw-1"), run.enrol(site.gateway("late", 1))):
+                     run.delete_gateway("gw-1"), run.enrol(more)):
             with pytest.raises(BadValue, match=r"has ended.*platform\.start\(\)"):
                 await late
         await stopping

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
@@ -17,7 +18,8 @@ from iotsim.gateway.vault import Vault, find_key, parse_key, sync_folder
 BUSY_S = 5.0
 _MAGIC = b"SQLite format 3\x00"
 _CHECK, _CHECK_PLACE = b"the key of this store", "facts/value/check"
-_LOCK_TRIES = 10
+_LOCK_TRIES = 200
+_LOCK_LOOK_S = 0.01
 _ANOTHER = "Give another path."
 
 _WHY = {  # by SQLite's primary result code
@@ -232,6 +234,9 @@ def _own(path: str) -> int | None:
         except BlockingIOError:
             pid = os.read(file, 20).strip().decode("ascii", "replace")
             os.close(file)
+            if pid == str(os.getpid()):  # ours, in a child that is only just being started
+                time.sleep(_LOCK_LOOK_S)
+                continue
             raise StoreError(path, f"process {pid or '(unknown)'} has it open",
                              "Two would run the same gateways twice: end that one first.") from None
         except OSError:
@@ -242,7 +247,8 @@ def _own(path: str) -> int | None:
             os.write(file, str(os.getpid()).encode())
             return file
         os.close(file)
-    raise StoreError(path, f"its lock file {place} is replaced all the time", _ANOTHER)
+    raise StoreError(path, f"its lock file {place} is held by a child of this process, or "
+                     "replaced all the time", _ANOTHER)
 
 
 def _lock(file: int) -> None:
