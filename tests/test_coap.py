@@ -495,7 +495,8 @@ def test_acknowledgements_twice_wrong_or_of_nothing_change_nothing():
         for _ in range(2):
             peer.answer(message, addr)
 
-    account, _, peer = _against(behave, block(30))
+    # Nothing may be sent again: a peer on a busy machine has time for its answers.
+    account, _, peer = _against(behave, block(30), ack_timeout_s=5.0)
     assert account.acknowledged == 30
     assert account.reconnects == account.retries == 0
     assert len(peer.requests) == 30
