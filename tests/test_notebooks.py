@@ -3,12 +3,15 @@
 import ast
 import copy
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.late import Late
 
+# jsonschema would parse a grammar of URLs when nbformat imports it, for 2 s; nobody asks it.
+sys.modules.setdefault("rfc3987_syntax", None)
 tools, nbformat = Late("tests.notebook_tools"), Late("nbformat")
 SAVED = Path(__file__).parent.parent / "notebooks"
 NAMES = sorted(path.name for path in SAVED.glob("*.ipynb"))
