@@ -27,7 +27,7 @@ from iotsim.gateway.platform_options import (
     checked_url,
 )
 from iotsim.gateway.provisioning import Enrolment, onboard_all
-from iotsim.gateway.publisher import GatewayPublisher, PlatformOutlet
+from iotsim.gateway.publisher import GatewayPublisher, PlatformOutlet, check_connections
 from iotsim.gateway.record import GatewayRecord
 from iotsim.gateway.roster import Roster, StoreKeeper, Wanted, as_meant, roster_of, wanted_of
 from iotsim.gateway.run import GatewayRun
@@ -227,6 +227,8 @@ class Platform:
         start_us = None if start is None else instant_us(start)
         _running_loop()
         wanted = wanted_of(gateway, count, self._recovers(recover), start_us)
+        if self.connection == "own":
+            check_connections(sum(one.count for one in wanted.gateways))
         live = live_runs.live_of(wanted.label)
         if live is not None and live.state == "stopping" and live.is_on(
                 asyncio.get_running_loop()):

@@ -31,6 +31,13 @@ from iotsim.readings import Group
 GATEWAYS_MAX = 10_000
 
 
+def check_connections(gateways: int) -> None:
+    """Raise BadValue where gateways are too many."""
+    if gateways > GATEWAYS_MAX:
+        raise BadValue("count", gateways, "is more gateways than one process connects",
+                       f"Give up to {GATEWAYS_MAX:,}, or Platform(connection='shared').")
+
+
 def _never(name: str) -> bool:
     return False
 
@@ -92,10 +99,10 @@ class GatewayPublisher:
 
     def lanes(self, devices: int) -> int:
         """Return how many connections there are; raises BadValue where they are too many."""
-        if devices > GATEWAYS_MAX:
-            raise BadValue("count", devices, "is more gateways than one process connects",
-                           f"Give up to {GATEWAYS_MAX:,}, or Platform(connection='shared').")
-        return 1 if self.shared else devices
+        if self.shared:
+            return 1
+        check_connections(devices)
+        return devices
 
     def session_of(self, device_id: str) -> str:
         """Return whose connection a sensor's readings take: its gateway's."""
