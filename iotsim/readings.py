@@ -23,7 +23,7 @@ RESERVED = ("time", "device_id", "device_type", "seq", "faults", "hit")
 WIRE_COLUMNS = ("sub", "copy", "withheld", "acked", "latency")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Group:
     """Devices that were added together: one type, one set of labels.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -263,10 +264,22 @@ def _mask(selector: Selector, group: Group) -> npt.NDArray[np.bool_]:
 
 
 def _of_gateways(group: Group, wanted: set[str]) -> npt.NDArray[np.bool_]:
-    gateways = gateways_of(group)
-    if gateways is None:
-        return np.zeros(len(group), dtype=np.bool_)
-    return np.fromiter((name in wanted for name in gateways), np.bool_, len(group))
+    mask = np.zeros(len(group), dtype=np.bool_)
+    rows = _rows_of_gateways(group)
+    mask[[rows[name] for name in wanted if name in rows]] = True
+    return mask
+
+
+_ROWS: WeakKeyDictionary[Group, dict[str, int]] = WeakKeyDictionary()
+
+
+def _rows_of_gateways(group: Group) -> dict[str, int]:
+    # Each gateway of a thousand may be commanded at once: nobody looks through all for each.
+    rows = _ROWS.get(group)
+    if rows is None:
+        names = gateways_of(group) or ()
+        rows = _ROWS[group] = {name: i for i, name in enumerate(names)}
+    return rows
 
 
 def shard_of(names: Sequence[str], shards: int) -> npt.NDArray[np.int64]:
