@@ -72,6 +72,8 @@ class ConsumingLink(JetStreamLink):
         By a name of the owner's; each says why it delivers nothing.
     """
 
+    has_streams = True  # a server that goes down has none before its connections end
+
     def __init__(
         self, publisher: NatsPublisher, name: str, verdicts: Verdicts, who: str
     ) -> None:

@@ -44,7 +44,11 @@ class JetStreamLink(NatsLink):
     ----------
     line : Line
         For what is no telemetry: questions, answers, subjects to listen to.
+    has_streams : bool
+        Whether there is a stream for everything: that none answers will pass.
     """
+
+    has_streams = False
 
     def __init__(self, publisher: NatsPublisher, name: str, verdicts: Verdicts) -> None:
         super().__init__(publisher, name, verdicts)
@@ -221,7 +225,7 @@ class JetStreamLink(NatsLink):
         token = int(name)
         if headers.startswith(_NO_RESPONDERS):
             fresh = self._opened > 1 and monotonic() - self._opened_s < STREAMS_LATE_S
-            self._refuse(token, NO_STREAM, retry=fresh)
+            self._refuse(token, NO_STREAM, retry=fresh or self.has_streams)
             return
         facts = _parsed(payload)
         error = facts.get("error")
