@@ -229,11 +229,7 @@ class Platform:
         wanted = wanted_of(gateway, count, self._recovers(recover), start_us)
         if self.connection == "own":
             check_connections(sum(one.count for one in wanted.gateways))
-        live = live_runs.live_of(wanted.label)
-        if live is not None and live.state == "stopping" and live.is_on(
-                asyncio.get_running_loop()):
-            await live.wait()  # who starts again what is about to end wants one that goes on
-            live = live_runs.live_of(wanted.label)
+        live = await _live_of(wanted.label)
         if live is not None and not replace:
             if isinstance(live, GatewayRun) and live.is_of(self, wanted):
                 return await live.begun()
@@ -409,6 +405,14 @@ def _passing() -> Path:
 def _pass_away(folder: str, process: int) -> None:
     if os.getpid() == process:  # it is not a forked child's
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _live_of(name: str) -> Run | None:
+    live = live_runs.live_of(name)
+    if live is None or live.state != "stopping" or not live.is_on(asyncio.get_running_loop()):
+        return live
+    await live.wait()  # who starts again what is about to end wants one that goes on
+    return live_runs.live_of(name)
 
 
 def _running_loop() -> None:
