@@ -152,7 +152,7 @@ def _without_by(steps: Sequence[Step]) -> list[Step]:
     begun: dict[str, int] = {}  # places, by whom it concerns
     for step in steps:
         given = {name: value for name, value in step.parameters.items() if name != "by"}
-        where = literal(given.get("where"))
+        where = f"{step.parameters.get('by')} {literal(given.get('where'))}"
         if "by" in step.parameters and step.verb == "clear":
             if where in begun:
                 place = begun.pop(where)

@@ -20,6 +20,8 @@ from iotsim.units import Duration, duration_us
 
 REASON_CHARS_MAX = 1000
 BACK_PRESSURE = "back-pressure"  # who injects and clears when a lane fills up
+# What a platform has silenced, and who was stopped, stay so whatever people clear.
+PLATFORM, STOPPED = HOLDERS = ("platform", "stopped")
 
 
 def inject(
@@ -40,7 +42,7 @@ def inject(
     parameters : mapping
         Of the fault; `duration_seconds` is what the contract calls the duration.
     by : str, optional
-        `BACK_PRESSURE`, if nobody asked for it.
+        `BACK_PRESSURE` or a gateway's `PLATFORM`, if nobody here asked for it.
 
     Raises
     ------
@@ -234,9 +236,22 @@ def added(members: Members) -> dict[str, Any]:
 
 
 def _by(by: Any) -> str | None:
-    if by not in (None, BACK_PRESSURE):
-        raise BadValue("by", by, "is nobody who injects by itself", f"It is {BACK_PRESSURE!r}.")
-    return BACK_PRESSURE if by else None
+    known = (BACK_PRESSURE, *HOLDERS)
+    if by is not None and by not in known:
+        raise BadValue("by", by, "is nobody who injects by itself",
+                       f"It is one of: {', '.join(known)}.")
+    return str(by) if by else None
+
+
+def may_clear(by: str, owner: str) -> bool:
+    """Return whether who asks may end what an owner has injected; empty: anybody.
+
+    Examples
+    --------
+    >>> may_clear("", BACK_PRESSURE), may_clear("", PLATFORM), may_clear(PLATFORM, PLATFORM)
+    (True, False, True)
+    """
+    return by == owner if owner in HOLDERS else by in ("", owner)
 
 
 def _reason(reason: Any) -> str | None:

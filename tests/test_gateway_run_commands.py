@@ -127,7 +127,7 @@ def test_the_log_says_which_command_asked_and_no_more_of_it_than_it_changed(site
     ]
     after = result.actions[result.actions.index(asked[1]) + 1]
     assert (after.verb, dict(after.parameters)) == (
-        "inject", {"fault": "suspend", "where": "gateway=gw-1"})
+        "inject", {"fault": "suspend", "where": "gateway=gw-1", "by": "platform"})
     assert after.at_us - asked[1].at_us < 1_000_000
     assert "secret-token" not in str([one.spec() for one in result.actions])
     assert table["command_id"].tolist() == [ident, other]
@@ -270,3 +270,35 @@ def test_a_command_never_changes_a_reading_that_was_computed(site, tmp_path):
     result.save(path)
     verified = iotsim.verify(path)
     assert verified.ok, verified.difference
+
+
+def test_what_people_clear_wakes_nobody_whom_the_platform_or_a_stop_has_silenced(site):
+    async def work(run):
+        await until(lambda: run.snapshot().readings > 4)
+        assert (await site.config(run, "gw-1", status="paused")).status == "ack"
+        await run.stop_gateway("gw-2")
+        run.suspend("gateway=gw-1")
+        run.clear()
+        run.clear("suspend")
+        cleared_us = run.snapshot().elapsed_us
+        seen = run.snapshot().readings
+        await until(lambda: run.snapshot().readings > seen + 8)
+        assert run.gateways()["state"].tolist() == ["running", "stopped"]
+        # A person's own silence outlives what the platform says, and a start.
+        run.suspend("gateway=gw-1")
+        assert (await site.config(run, "gw-1", status="online")).status == "ack"
+        await run.start_gateway("gw-2")
+        seen = run.snapshot().readings
+        await until(lambda: run.snapshot().readings > seen + 8)
+        return cleared_us, await run.stop()
+
+    cleared_us, result = site.go(work)
+    wire = result.frame(wire=True)
+    wire = wire[wire["time"] > result.start + pd.Timedelta(cleared_us, "us")]
+    sent = wire[wire["withheld"] == ""]
+    assert set(sent["gateway"]) == {"gw-2"}
+    woken = next(one for one in reversed(result.actions) if one.verb == "clear")
+    assert dict(woken.parameters)["by"] == "stopped"
+    assert sent["time"].min() >= result.start + pd.Timedelta(woken.at_us, "us")
+    path = result.save(site.folder / "silence.iotsim")
+    assert iotsim.verify(path).ok

@@ -29,7 +29,7 @@ from iotsim.members import Members, check_columns, check_fields, check_labels
 from iotsim.profiles import Profile
 from iotsim.readings import Group, Ints, Readings
 from iotsim.selectors import parse
-from iotsim.verbs import changed
+from iotsim.verbs import changed, may_clear
 
 if TYPE_CHECKING:
     from iotsim.engine.device import Cast
@@ -189,8 +189,8 @@ class Deeds:
     def _clear(self, name: str | None, slots: Ints, at_us: int, by: str) -> int:
         touched = slots[:0]
         for window in self.windows:
-            named = (name is None or window.name == name) and by in ("", window.by)
-            if named and window.end_us > at_us:
+            named = name is None or window.name == name
+            if named and may_clear(by, window.by) and window.end_us > at_us:
                 ended = window.clear(slots, at_us)
                 if len(ended):
                     if self._simulation.witness is not None:

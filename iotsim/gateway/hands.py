@@ -75,10 +75,11 @@ class RunHands:
         record = self._crew.records[self._known(name)]
         silent = record.status in SILENT
         if self._crew.has_sensors(name) and silent != (status in SILENT):
-            if not silent:
-                self._act("inject", verbs.inject("suspend", of_gateway(name), None))
-            elif record.intent == "running":
-                self._act("clear", verbs.clear("suspend", of_gateway(name)))
+            where = of_gateway(name)
+            if silent:
+                self._act("clear", verbs.clear("suspend", where, by=verbs.PLATFORM))
+            else:
+                self._act("inject", verbs.inject("suspend", where, by=verbs.PLATFORM))
         self._crew.note(name, status=status)
 
     def set_firmware(self, name: str, version: str) -> None:

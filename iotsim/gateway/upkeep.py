@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from iotsim.run import Run
 
 
-def is_silent(record: GatewayRecord) -> bool:
-    """Return whether a gateway measures nothing for now."""
-    return record.status in SILENT or record.intent == "stopped"
-
-
 class Upkeep:
     """Changes gateways of a run, on its loop, one thing at a time for each gateway.
 
@@ -63,9 +58,10 @@ class Upkeep:
     def _share(
         self, record: GatewayRecord, links: Sequence[Window], where: str, action: Action
     ) -> None:
-        if is_silent(record):
-            self._run._act("inject", verbs.inject("suspend", where, None))
+        if record.status in SILENT:
+            self._silence(where, verbs.PLATFORM)
         if record.intent == "stopped":
+            self._silence(where, verbs.STOPPED)
             self._connections.part(record.name)
         for link in links:
             left_us = link.end_us - self._run.works.start_us - action.at_us
@@ -105,10 +101,8 @@ class Upkeep:
         await self._crew.keep(gateway, intent="stopped")
         await self._crew.dismiss([gateway])
         since_us = 0
-        if self._crew.has_sensors(gateway) and self._crew.records[gateway].status not in SILENT:
-            since_us = self._run._act(
-                "inject", verbs.inject("suspend", of_gateway(gateway), None,
-                                       "the gateway is stopped")).at_us
+        if self._crew.has_sensors(gateway):
+            since_us = self._silence(of_gateway(gateway), verbs.STOPPED).at_us
         if not await self._connections.drained(gateway, since_us):
             self._crew.remark(f"gateway {gateway} was stopped before all that it had measured was "
                               "taken: the rest leaves when it is started again")
@@ -120,9 +114,9 @@ class Upkeep:
             return
         await self._crew.keep(gateway, intent="running")
         self._crew.employ(gateway)
-        silent = self._crew.records[gateway].status in SILENT
-        if self._crew.has_sensors(gateway) and not silent:
-            self._run._act("clear", verbs.clear("suspend", of_gateway(gateway)))
+        if self._crew.has_sensors(gateway):
+            self._run._act("clear", verbs.clear("suspend", of_gateway(gateway),
+                                                by=verbs.STOPPED))
         self._connections.meet(gateway)
 
     async def delete(self, gateway: str, why: str) -> None:
@@ -162,12 +156,17 @@ class Upkeep:
     def rest(self) -> list[partial[None]]:
         """Silence who is not to measure; return what is to be done as soon as the run is open."""
         records = self._crew.records.values()
-        silent = [one.name for one in records if is_silent(one) and one.sensors]
-        if silent:
-            where = of_gateway("|".join(silent))
-            self._run._act("inject", verbs.inject("suspend", where, None))
+        silent = [one.name for one in records if one.status in SILENT and one.sensors]
+        stopped = [one.name for one in records if one.intent == "stopped" and one.sensors]
+        for names, by in ((silent, verbs.PLATFORM), (stopped, verbs.STOPPED)):
+            if names:
+                self._silence(of_gateway("|".join(names)), by)
         return [partial(self._connections.part, one.name) for one in records
                 if one.intent == "stopped"]
+
+    def _silence(self, where: str, by: str) -> Action:
+        reason = "the gateway is stopped" if by == verbs.STOPPED else None
+        return self._run._act("inject", verbs.inject("suspend", where, None, reason, by=by))
 
     def _add_sensors(self, records: Iterable[GatewayRecord]) -> list[Action]:
         # Names that do not go on from those there are stand for themselves: a replay that counts
