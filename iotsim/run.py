@@ -55,6 +55,8 @@ class Run(RunVerbs, RunCommands, RunViews):
         What was done to it so far.
     """
 
+    begins = "fleet.start()"  # what to type to have another, for the texts of errors
+
     def __init__(self, wish: Wish, over: Callable[[Run], None]) -> None:
         self._over = over  # told when it is
         self.fleet = wish.fleet

@@ -80,7 +80,8 @@ async def _answers(
 ) -> pd.DataFrame:
     if not run.is_on(asyncio.get_running_loop()):
         if run._loop.is_closed():
-            raise BadValue("run", run.name, "has ended", "Start it again: fleet.start().")
+            raise BadValue("run", run.name, "has ended",
+                           f"Start it again: {run.begins}.")
         asked = _answers(run, parameters, limit_s, via)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, run._loop))
     await run.ready()

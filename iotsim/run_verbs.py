@@ -208,4 +208,4 @@ def _act_early(
 
 def _ended(run: Run) -> BadValue:
     return BadValue("run", run.name, f"has ended (it is {run.state})",
-                    "Start it again: fleet.start().")
+                    f"Start it again: {run.begins}.")

@@ -18,6 +18,7 @@ from iotsim.errors import ConnectError, IotsimError
 from iotsim.publishers.backoff import Backoff, Pace, pause
 from iotsim.publishers.nats_line import DENIED, Line
 
+ASKING = "asked for now"
 API_S = 5.0
 # How old what comes again must be, as nobody else would have it; how soon a server looks.
 RECOVER_S, LOOK_S = 0.517, 0.25
@@ -169,7 +170,7 @@ class PushConsumer:
         After one that we cut off, what was on its way to us is asked for again.
         """
         self.end()
-        self.why_not, self._barred = "not asked for yet", False
+        self.why_not, self._barred = ASKING, False
         self._cut_off, self._came = cut_off, 0
         name = f"iotsim consumer {self.durable.name}"
         self._task = asyncio.get_running_loop().create_task(self._tend(), name=name)

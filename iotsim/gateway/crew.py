@@ -19,6 +19,7 @@ from iotsim.gateway.record import GatewayRecord
 from iotsim.gateway.store import Store
 from iotsim.gateway.worker import Worker
 from iotsim.readings import Ints
+from iotsim.selectors import Where
 
 if TYPE_CHECKING:
     from iotsim.run import Run
@@ -140,6 +141,18 @@ class Crew:
                  for spec in self.records[name].sensors]
         slots = np.array(sorted(slot for slot in found if slot >= 0), dtype=np.int64)
         return np.asarray(slots[deeds.population.ended_us[slots] >= NEVER_US])
+
+    def paced(self, where: Where, every_ms: int) -> None:
+        """Note a frequency that somebody here has set for sensors."""
+        works = None if self.run is None else self.run.works
+        if works is None or works.driver is None:
+            return
+        driver = works.driver
+        slots, _ = driver.simulation.population.select(where, driver.frontier_us)
+        for name in self.records:
+            mine = self.slots_of(name)
+            if len(mine) and np.isin(mine, slots).all():
+                self.note(name, send_frequency_ms=every_ms)
 
     def has_sensors(self, name: str) -> bool:
         """Return whether a gateway has sensors in the run; before it began, in its record."""

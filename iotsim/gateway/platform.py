@@ -9,7 +9,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BUFFER = 1000
+KEEPALIVE_S = 40  # half of it from PING to PING: 20 s, as gateways do
+_GUESTS = ("aiohttp", "cryptography.x509", "pandas", "iotsim.gateway.envelope")
 Connection = ("own", "shared")
 
 
@@ -163,7 +167,7 @@ class Platform:
 
     def _nats(self) -> NatsPublisher:
         scheme, _, rest = self.nats_url.partition("://")
-        options: dict[str, Any] = {"client_name": "iotsim"}
+        options: dict[str, Any] = {"client_name": "iotsim", "keepalive": KEEPALIVE_S}
         if self.secure:
             options["tls"] = platform_tls(*map(_text, (self.nats_ca, self.nats_cert,
                                                        self.nats_key)))
@@ -236,6 +240,7 @@ class Platform:
             raise NameInUse(live.name)
         store = await asyncio.to_thread(self._open_store)
         try:
+            await asyncio.to_thread(_load_guests)
             roster = await asyncio.to_thread(roster_of, store, wanted)
             if (began := self._begun_meanwhile(wanted, live)) is not None:
                 store.close()
@@ -375,8 +380,8 @@ class Platform:
             return None if record is None else record.tenant_id
 
         # Each run has its own: two of one store both have to hear of everything.
-        whose = f"{gethostname()} {crew.store.path} {label}"
-        return Decommissions(self._nats(), whose, tenant_of, handle, crew.remark)
+        whose = hashlib.sha256(f"{gethostname()} {crew.store.path} {label}".encode()).hexdigest()
+        return Decommissions(self._nats(), whose[:16], tenant_of, handle, crew.remark)
 
     def _open_store(self) -> Store:  # no argument is the key: asyncio's frames show theirs
         return Store.open(self._store_path(), key=self.store_key)
@@ -420,6 +425,13 @@ def _running_loop() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         raise NoLoop("start()", "asyncio.run(main())") from None
+
+
+def _load_guests() -> None:
+    # Loaded on a thread: on the loop the first of each would keep everybody else for a second.
+    for name in _GUESTS:
+        with suppress(ModuleNotFoundError):  # who needs it says what is missing
+            import_module(name)
 
 
 def _text(path: str | Path | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from iotsim.errors import BadValue
 from iotsim.gateway.comparing import EnvelopeForm
+from iotsim.gateway.consumer import ASKING
 from iotsim.gateway.link import GOODBYE_S, OPENINGS, PACE, GatewayLink, own_publisher
 from iotsim.gateway.post import Post
 from iotsim.gateway.record import GatewayRecord, local_name
@@ -159,7 +160,7 @@ class GatewayPublisher:
         link = self.links.get("" if self.shared else name)
         consumer = None if link is None else link.consumers.get(self.records[name].gateway_id)
         why = "" if consumer is None else consumer.why_not
-        return f"takes no commands: {why}" if why else ""
+        return f"takes no commands: {why}" if why not in ("", ASKING) else ""
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

@@ -69,12 +69,18 @@ def roster_of(store: Store, wanted: Wanted) -> Roster:
     known = {record.name: record for record in store.records(unreadable=damaged)}
     asked = [record for one in wanted.gateways for record in one.records()]
     _check_asked(store, wanted, asked, known, damaged)
+    undone = [] if wanted.recover else [
+        name for one in asked if (name := _undone(known.get(one.name), one))]
     records = [_over(known.pop(one.name, None), one, wanted.recover) for one in asked]
     if wanted.recover:
         records += [record for record in known.values() if record.provisioned]
     if not records:
         raise BadValue("store", store.path, "has no gateway to recover", "Give a Gateway.")
     notes = [str(error) for error in damaged]
+    if undone:
+        few = ", ".join(undone[:3]) + (", …" if len(undone) > 3 else "")
+        notes.append(f"{len(undone):,} gateways begin as given here, not as the platform or a stop "
+                     f"had left them ({few}): recover=True keeps that")
     seeds = Counter(record.seed for record in asked or records)
     seed = seeds.most_common(1)[0][0]
     others = sum(record.seed != seed for record in records)
@@ -109,6 +115,16 @@ def _check_asked(
 def awake(records: Iterable[GatewayRecord]) -> list[GatewayRecord]:
     """Return those that are to run, and were not stopped."""
     return [record for record in records if record.intent == "running"]
+
+
+def _undone(there: GatewayRecord | None, asked: GatewayRecord) -> str:
+    # What the platform asked of a gateway, or its stop, that a start without recover ends.
+    if there is None or not there.provisioned:
+        return ""
+    was = [f"{field} {getattr(there, field)}" for field, usual in (
+        ("status", "online"), ("intent", "running"), ("firmware", asked.firmware),
+        ("send_frequency_ms", asked.send_frequency_ms)) if getattr(there, field) != usual]
+    return f"{there.name}: {', '.join(was)}" if was else ""
 
 
 def _over(there: GatewayRecord | None, asked: GatewayRecord, recover: bool) -> GatewayRecord:

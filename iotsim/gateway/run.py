@@ -17,10 +17,12 @@ from iotsim.gateway.connections import Connections
 from iotsim.gateway.crew import Crew
 from iotsim.gateway.hands import of_gateway
 from iotsim.gateway.roster import Wanted, wanted_of
+from iotsim.gateway.spec import check_every
 from iotsim.gateway.upkeep import Upkeep
 from iotsim.members import Members
 from iotsim.run import Run
 from iotsim.run_state import Wish
+from iotsim.selectors import Where
 from iotsim.units import Duration
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class GatewayRun(Run):
     enrolment : Enrolment
         Which gateways were provisioned for it, and why others were not.
     """
+
+    begins = "platform.start()"
 
     def __init__(
         self, wish: Wish, over: Callable[[Run], None], *, platform: Platform, wanted: Wanted,
@@ -256,6 +260,21 @@ class GatewayRun(Run):
         if check_speed(speed) != 1:
             raise BadValue("speed", speed, "is no pace for gateways: certificates and commands "
                            "are in wall time", "Leave it at 1, or use gateway.generate().")
+
+    def set(
+        self, where: Where = "all", every: Duration | None = None,
+        fields: Mapping[str, Any] | None = None, **more: Any,
+    ) -> Action:
+        """Change the send frequency, or parameters of `value`; see `Run.set`.
+
+        The platform is not told. A gateway all of whose sensors are meant has the frequency from
+        now on; the store keeps what the platform asked for.
+        """
+        every_us = None if every is None else check_every(every)
+        action = super().set(where, every, fields, **more)
+        if every_us is not None:
+            self._ask(lambda: self._crew.paced(where, every_us // 1000))
+        return action
 
     def _act(
         self, verb: str, parameters: Mapping[str, Any], members: Members | None = None

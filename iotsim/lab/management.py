@@ -108,7 +108,8 @@ class Register:
             if not isinstance(factory_id, str) or not factory_id:
                 raise BadValue("factory_id", factory_id, "is no text", "Give a str.")
             if not isinstance(factory_key, str) or not factory_key:
-                raise BadValue("factory_key", "…", "is no text", "Give a str.")
+                raise BadValue("factory_key", "…", "is no text, or empty",
+                               "Give a str, such as Gateway(factory_key='…').")
             if factory_id in made or factory_id in self._by_factory:
                 raise BadValue("factory_id", factory_id, "is registered already",
                                "Give another one.")

@@ -126,7 +126,7 @@ class NotipLab:
 
     @property
     def console(self) -> Console:
-        """Commands, acks, telemetry: the platform's people; can be read after the end, too."""
+        """The platform's people: commands, acks, telemetry. Acks can be read after the end."""
         if self._console is None:
             raise self._at_rest()
         return self._console
@@ -226,6 +226,8 @@ class NotipLab:
         if not isinstance(given, (list, tuple)) or not all(isinstance(g, Gateway) for g in given):
             raise BadValue("gateway", gateway, "is not a Gateway",
                            "Give a Gateway, or a list of them.")
+        for one in given:
+            one.fleet()  # says if it has no sensor, before anything is registered
         count = options.get("count")
         keys = {record.factory_id: record.factory_key for one in given
                 for record in (one if count is None else one.many(count)).records()}
