@@ -1,7 +1,8 @@
 """A NoTIP lab in a process of its own: a line of JSON in, a line of JSON out.
 
     {"do": "register", "count": 100}       factory ids f-1 to f-100, key "k"
-    {"do": "command", "every_ms": 900}     to all at once; answers with their latencies in seconds
+    {"do": "command", "every_ms": 900, "rate_hz": 0}    to all, at once (0) or one after the other;
+                                           answers with their latencies in seconds
     {"do": "telemetry"}                    how many messages came, and how many were rejected
     {"do": "restart"}                      NATS, with what it has stored
 """
@@ -14,11 +15,22 @@ import time
 import iotsim.lab
 
 
-async def commanded(lab, every_ms):
+async def sent_one_by_one(lab, ids, every_ms, rate_hz):
+    sent = []
+    for one in ids:
+        sent.append(await lab.console.config(one, send_frequency_ms=every_ms))
+        await asyncio.sleep(1 / rate_hz)
+    return sent
+
+
+async def commanded(lab, every_ms, rate_hz):
     began_s, cpu_s = time.perf_counter(), time.process_time()
     ids = lab.console.gateways().gateway_id
-    sent = await asyncio.gather(*(lab.console.config(one, send_frequency_ms=every_ms)
-                                  for one in ids))
+    if rate_hz:
+        sent = await sent_one_by_one(lab, ids, every_ms, rate_hz)
+    else:
+        sent = await asyncio.gather(*(lab.console.config(one, send_frequency_ms=every_ms)
+                                      for one in ids))
     sent_s = time.perf_counter() - began_s
     await asyncio.gather(*(lab.console.answer(one, 60) for one in sent))
     acks = lab.console.acks()
@@ -36,7 +48,7 @@ async def done(lab, asked):
             await lab.register_many({f"f-{n + 1}": "k" for n in range(asked["count"])})
             return {}
         case "command":
-            return await commanded(lab, asked["every_ms"])
+            return await commanded(lab, asked["every_ms"], asked.get("rate_hz", 0))
         case "telemetry":
             return {"messages": len(await lab.console.telemetry()),
                     "rejected": dict(lab.console.rejected)}
