@@ -20,7 +20,6 @@ from aio_pika.abc import (
 )
 
 from iotsim.publishers.amqp import EXCHANGE, address_of, checked_kind, checked_name
-from iotsim.seeding import fresh_seed
 from iotsim.tapping.settings import Wish, secured, topic_text
 from iotsim.tapping.store import DUP, Store
 from iotsim.transport.amqp_client import connected, words
@@ -60,7 +59,7 @@ class Source:
     def __init__(self, settings: dict[str, Any], store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._name = settings["queue"] or f"iotsim-tap-{os.getpid()}-{fresh_seed():x}"
+        self._name = settings["queue"] or f"iotsim-tap-{os.getpid()}-{os.urandom(4).hex()}"
         self._own = settings["queue"] is None
         self._begun = False
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -14,7 +14,6 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from iotsim.errors import BadValue
 from iotsim.publishers.base import choice, whole
-from iotsim.seeding import fresh_seed
 from iotsim.tapping.settings import Wish, secured, topic_text
 from iotsim.tapping.store import Store
 from iotsim.transport.addresses import Address
@@ -86,7 +85,7 @@ class Source:
         version = paho.MQTTv5 if settings["version"] == "5" else paho.MQTTv311
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=f"iotsim-tap-{os.getpid()}-{fresh_seed():x}",
+            client_id=f"iotsim-tap-{os.getpid()}-{os.urandom(4).hex()}",
             protocol=version,
             clean_session=None if version == paho.MQTTv5 else True,
         )

@@ -79,6 +79,9 @@ def main() -> None:
     settings = json.loads(sys.stdin.buffer.readline() or b"null")
     if settings is None:
         return
+    if settings["scheme"].startswith("nats"):
+        # nats-py would import it for the sake of websockets, for half of its time to begin.
+        sys.modules["aiohttp"] = cast(Any, None)
     try:
         Worker(settings, sys.stdout.buffer).serve(sys.stdin.buffer)
     except (BrokenPipeError, KeyboardInterrupt):
