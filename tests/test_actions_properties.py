@@ -123,10 +123,15 @@ def by_tick(found):
 
 @few(40)
 @given(PLANS)
-def test_everybody_reports_exactly_the_ticks_that_a_slow_loop_counts(plan):
+def test_ticks_and_active_faults_are_what_a_slow_loop_counts_and_ids_are_never_used_twice(plan):
     hand = Hand(mixed(), plan)
-    oracle = Oracle(mixed(), hand.done)
-    found = hand.rows
+    oracle, found = Oracle(mixed(), hand.done), hand.rows
+    _check_ticks(hand, oracle, found)
+    _check_what_is_active(oracle, found)
+    _check_ids(hand)
+
+
+def _check_ticks(hand, oracle, found):
     per_device = Counter(row["id"] for row in found)
     assert sum(per_device.values()) == hand.digest.rows == len(found)
     for name, device in oracle.devices.items():
@@ -143,13 +148,9 @@ def test_everybody_reports_exactly_the_ticks_that_a_slow_loop_counts(plan):
             assert 0 <= times[place] - at_us <= max(0, jitter_us - 1)
 
 
-@few(40)
-@given(PLANS)
-def test_what_is_active_is_what_plain_arithmetic_says_and_hits_are_among_it(plan):
-    hand = Hand(mixed(), plan)
-    oracle = Oracle(mixed(), hand.done)
+def _check_what_is_active(oracle, found):
     when = {name: oracle.expected(name) for name in oracle.devices}
-    for row in hand.rows:
+    for row in found:
         at_us = when[row["id"]].get((row["n"], row["sub"]), row["true_time"] - START_US)
         windows = oracle.on(row["id"], at_us)
         names = {w["name"] for w in windows}
@@ -164,12 +165,23 @@ def test_what_is_active_is_what_plain_arithmetic_says_and_hits_are_among_it(plan
         assert bool(row["withheld"]) <= (row["withheld"] in hit)
 
 
+def _check_ids(hand):
+    people = hand.simulation.population
+    assert len(set(people.ids)) == len(people.ids)
+    for group, slots in zip(people.groups, people.slots, strict=True):
+        assert [people.ids[slot] for slot in slots.tolist()] == list(group.ids)
+    for before, after in pairwise(hand.done):
+        assert before.at_us <= after.at_us
+
+
 @few(30)
 @given(PLANS)
 def test_a_row_that_nothing_hit_is_the_truth_and_the_truth_is_that_of_a_run_without_faults(plan):
     hand = Hand(mixed(), plan)
     quiet = Hand(mixed(), plan, skip=("inject", "clear"))
-    truth, found = by_tick(quiet.rows), hand.rows
+    calm, found = quiet.rows, hand.rows
+    truth = by_tick(calm)
+    _check_who_is_never_named(hand, found, calm)
     assert truth.keys() == by_tick(found).keys()
     for row in found:
         plain = (row["values"] == row["truth"] and not row["withheld"] and not row["delay_us"]
@@ -184,14 +196,10 @@ def test_a_row_that_nothing_hit_is_the_truth_and_the_truth_is_that_of_a_run_with
             assert row["true_time"] == there["true_time"]
 
 
-@few(15)
-@given(PLANS)
-def test_who_is_never_named_by_a_fault_is_left_alone(plan):
-    hand = Hand(mixed(), plan)
+def _check_who_is_never_named(hand, found, calm):
     named = {name for w in Oracle(mixed(), hand.done).windows for name in w["ends"]}
-    quiet = Hand(mixed(), plan, skip=("inject", "clear"))
-    others = [row for row in hand.rows if row["id"] not in named]
-    assert others == [row for row in quiet.rows if row["id"] not in named]
+    others = [row for row in found if row["id"] not in named]
+    assert others == [row for row in calm if row["id"] not in named]
     assert not any(row["faults"] or row["hit"] for row in others)
 
 
@@ -200,10 +208,11 @@ def test_who_is_never_named_by_a_fault_is_left_alone(plan):
 def test_it_does_not_matter_how_time_was_cut(plan, cuts):
     whole, cut = Hand(mixed(), plan), Hand(mixed(), plan, cuts=cuts)
     assert list(map(str, cut.refused)) == list(map(str, whole.refused))
-    assert cut.rows == whole.rows
+    found = whole.rows
+    assert cut.rows == found
     again = replayed(mixed(), whole.done, START_US, START_US + END_US)
     assert again.digest == whole.digest.hexdigest() == cut.digest.hexdigest()
-    assert rows(again.capture.chunks()) == whole.rows
+    assert rows(again.capture.chunks()) == found
 
 
 @few(12)
@@ -257,14 +266,20 @@ def test_a_device_has_the_same_draws_whatever_other_devices_have_had(deeds, rand
     assert only("thing-0001", []) == only("thing-0001", ["thing-0000", "thing-0005"])
 
 
+@pytest.fixture(scope="module")
+def quiet():
+    """The rows of a fleet to which nothing is done."""
+    return by_tick(Hand(mixed(), []).rows)
+
+
 @pytest.mark.parametrize("name", sorted(FAULTS))
 @few(4)
 @given(data=st.data())
-def test_each_fault_leaves_other_devices_and_other_times_alone(name, data):
+def test_each_fault_leaves_other_devices_and_other_times_alone(quiet, name, data):
     where = {"ids": ["thing-0001", "thing-0004"]}
     given = inject(name, where, "14s", None, data.draw(FAULTS[name]))
     at_us = data.draw(st.integers(0, 40 * SECOND))
-    hand, quiet = Hand(mixed(), [(at_us, "inject", given)]), by_tick(Hand(mixed(), []).rows)
+    hand = Hand(mixed(), [(at_us, "inject", given)])
     oracle = Oracle(mixed(), hand.done)
     for row in hand.rows:
         if row["faults"] == "" and row["hit"] == "":
@@ -276,18 +291,6 @@ def test_each_fault_leaves_other_devices_and_other_times_alone(name, data):
         assert all(row["id"] in where["ids"] for row in active)
         grid = [oracle.expected(row["id"])[row["n"], row["sub"]] for row in active]
         assert all(at_us <= t < at_us + 14 * SECOND for t in grid)
-
-
-@few(20)
-@given(PLANS)
-def test_ids_are_never_used_twice(plan):
-    hand = Hand(mixed(), plan)
-    people = hand.simulation.population
-    assert len(set(people.ids)) == len(people.ids)
-    for group, slots in zip(people.groups, people.slots, strict=True):
-        assert [people.ids[slot] for slot in slots.tolist()] == list(group.ids)
-    for before, after in pairwise(hand.done):
-        assert before.at_us <= after.at_us
 
 
 PACE = st.sampled_from(("pause", "resume", 20, 400, "max", "breathe", "breathe"))
