@@ -355,14 +355,22 @@ def fleet_stream(size_bytes):
         yield draws(keys, np.arange(first, first + 64, dtype=np.uint64)[:, None]).tobytes()
 
 
+@pytest.fixture(scope="module")
+def fleet_file(tmp_path_factory):
+    """64 megabytes of a fleet."""
+    path = tmp_path_factory.mktemp("battery") / "fleet.bin"
+    with path.open("wb") as stream:
+        stream.writelines(fleet_stream(2**26))
+    assert path.stat().st_size == 2**26
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ent") is None,
                     reason="ent is not installed (apt-get install ent)")
 @pytest.mark.parametrize("by_bits", [[], ["-b"]], ids=["bytes", "bits"])
-def test_ent_finds_nothing_in_64_megabytes_of_a_fleet(by_bits):
-    data = b"".join(fleet_stream(2**26))
-    assert len(data) == 2**26
-    done = subprocess.run(["ent", "-t", *by_bits], input=data, capture_output=True, timeout=50,
+def test_ent_finds_nothing_in_64_megabytes_of_a_fleet(by_bits, fleet_file):
+    done = subprocess.run(["ent", "-t", *by_bits, fleet_file], capture_output=True, timeout=50,
                           check=True)
     figures = done.stdout.decode().splitlines()[1].split(",")
     _, n, entropy, chi_square, mean, pi, correlation = figures
@@ -387,13 +395,9 @@ def test_ent_finds_nothing_in_64_megabytes_of_a_fleet(by_bits):
      ("101", 20)],
     ids=["birthdays", "rank 32", "rank 6", "count 1s", "parking", "runs", "monobit", "sts runs"],
 )
-def test_dieharder_finds_nothing_in_64_megabytes_of_a_fleet(test, samples, tmp_path_factory):
-    path = tmp_path_factory.getbasetemp() / "fleet.bin"
-    if not path.exists():
-        with path.open("wb") as stream:
-            stream.writelines(fleet_stream(2**26))
+def test_dieharder_finds_nothing_in_64_megabytes_of_a_fleet(test, samples, fleet_file):
     done = subprocess.run(
-        ["dieharder", "-g", "201", "-f", str(path), "-d", test, "-p", str(samples), "-c", ",",
+        ["dieharder", "-g", "201", "-f", str(fleet_file), "-d", test, "-p", str(samples), "-c", ",",
          "-D", "pvalues", "-D", "test_name"],
         capture_output=True, text=True, timeout=55, check=True,
     )
