@@ -1,5 +1,6 @@
 """Fixtures: real brokers on free loopback ports, always ended."""
 
+import gc
 import os
 
 import pytest
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(config, items):
     if hasattr(config, "workerinput"):
         rank = {name: place for place, name in enumerate(LONGEST)}
         items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_collection_finish():
+    """Leave what all the test files have imported out of every garbage collection to come."""
+    gc.collect()
+    gc.freeze()
 
 
 def lacking(what):
