@@ -304,7 +304,8 @@ def _group_columns(groups: Sequence[Group], codes: npt.NDArray[np.int32]) -> dic
         names, place_of = gateways
         columns["gateway"] = _categorical(place_of[codes], names)
     for name in _label_names(groups):
-        columns[name] = per_device([group.labels.get(name) for group in groups])
+        if name not in columns:
+            columns[name] = per_device([group.labels.get(name) for group in groups])
     return columns
 
 
@@ -315,8 +316,10 @@ def _gateways(groups: Sequence[Group]) -> tuple[list[str], npt.NDArray[np.int32]
     known: dict[str, int] = {}
     places: list[int] = []
     for group, names in zip(groups, found, strict=True):
-        if names is None:
-            places += [-1] * len(group)
+        if names is None:  # of other devices it may be a label
+            own = group.labels.get("gateway")
+            place = -1 if own is None else known.setdefault(own, len(known))
+            places += [place] * len(group)
         else:
             places += [known.setdefault(name, len(known)) for name in names]
     return list(known), np.array(places, dtype=np.int32)

@@ -28,6 +28,7 @@ WAITING_ROWS_MAX = 5_000_000
 WINDOWS_KEPT = 100  # before those that concern nobody any more are forgotten
 STORED = "stored by a device that was still offline at the end"
 FULL = "more than devices can store"
+ENDED = "devices that have ended"  # whose readings nobody gives any more
 
 
 class Links:
@@ -47,6 +48,7 @@ class Links:
         self._offline: list[Window] = []
         self._turns: list[tuple[int, int, Window]] = []
         self._number = count()
+        self._settled = self._seen = 0
         self._down: set[int] = set()
         self._parked: set[int] = set()
         self._leaving: list[tuple[int, int]] = []
@@ -63,7 +65,11 @@ class Links:
 
     def joined(self, member: Members, group: Group, slots: Ints) -> None:
         """Devices begin, or are in another group from some time on."""
+        known = len(slots) and int(slots[0]) < self._seen
         self._board.joined(member, group, slots)
+        if not known and self._deeds is not None:
+            self._open_where_up(slots)
+        self._seen = max(self._seen, int(slots[-1]) + 1 if len(slots) else 0)
 
     def injected(self, window: Window) -> None:
         """Note when a fault will hold readings back, or close sessions."""
@@ -99,6 +105,7 @@ class Links:
         """Take readings of a block or a cast; they go on at once, or when `come_to` says so."""
         gone = readings.sent()
         late = gone.marks is not None and gone.marks.delay_us is not None
+        self._rehome()
         if not late and source not in self._waiting:
             self._board.put(gone)
             return
@@ -111,8 +118,24 @@ class Links:
         Not before: they leave in the order in which they leave their links, whatever the pieces
         in which they were computed.
         """
+        self._rehome()
         if source in self._waiting:
             self._let_go(source, until_us)
+
+    def _rehome(self) -> None:
+        # What a block held that has given way goes on with who steps its devices now: each of them
+        # leaves in order, however its block was split or merged, and at whatever pace.
+        if not self._waiting.rows or self._deeds is None:
+            return
+        simulation = self._deeds.simulation
+        if simulation.settled == self._settled:
+            return
+        self._settled = simulation.settled
+        for source in self._waiting.sources:
+            if isinstance(source, Block) and source.retired:
+                for held in self._waiting.due(source, NEVER_US + 1):
+                    for block, mine in simulation.homes(held.slots):
+                        self._waiting.put(ENDED if block is None else block, held.take(mine))
 
     def _departing(self, readings: Readings) -> Held:
         # What a stopped device still stores never leaves.
@@ -153,6 +176,7 @@ class Links:
     def release(self, until_us: int) -> None:
         """Let go what is due, of every source as far as that has come."""
         self._look_again()
+        self._rehome()
         if self._waiting.next_us >= until_us:
             return
         for source in self._waiting.sources:
@@ -257,6 +281,26 @@ class Links:
                 elif self._all_down(way.slots[lane]):
                     way.pump.hang_up(lane)
 
+    def _close_where_down(self, slot: int) -> None:
+        # The last that was up of those that share a session has ended.
+        assert self._deeds is not None, "links follow a simulation"
+        ended_us = self._deeds.population.ended_us
+        for way in self._board.ways:
+            if way.per_device and way.lane[slot] >= 0:
+                sharing = way.slots[int(way.lane[slot])]
+                alive = any(ended_us[one] >= NEVER_US for one in sharing)
+                if alive and self._all_down(sharing):
+                    way.pump.hang_up(int(way.lane[slot]))
+
+    def _open_where_up(self, slots: Ints) -> None:
+        # Who joins a session that is closed is not down: it is opened, unless it was put to rest.
+        for way in self._board.ways:
+            if not way.per_device:
+                continue
+            for lane in np.unique(way.lane[slots]).tolist():
+                if lane >= 0 and self._parked.isdisjoint(way.slots[lane]):
+                    way.pump.call_back(lane)
+
     def _all_down(self, slots: list[int]) -> bool:
         # Devices that share a session have it as long as one of them has.
         assert self._deeds is not None, "links follow a simulation"
@@ -268,6 +312,8 @@ class Links:
         held = {slot for part in self._waiting.parts() for slot in part.slots.tolist()}
         still: list[tuple[int, int]] = []
         for at_us, slot in self._leaving:
+            if at_us <= now_us:
+                self._close_where_down(slot)
             if at_us > now_us or slot in held or not all(
                 feeder.empty for feeder in self._board.of_slot(slot)
             ):

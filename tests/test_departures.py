@@ -1,5 +1,6 @@
 """When readings leave: stored until nothing keeps their device offline, or late, or never."""
 
+import asyncio
 from collections import Counter, defaultdict
 from dataclasses import replace
 
@@ -403,3 +404,36 @@ def test_the_order_on_the_wire_is_that_of_leaving_at_any_speed(speed, stops):
     for device, rows in frame.assign(leave=leave_s).groupby("device_id", observed=True):
         # What is simulated decides; the acknowledgement adds microseconds.
         assert arrived[device] == rows.sort_values("leave", kind="stable")["seq"].tolist()
+
+
+def order_on_the_wire(scenario, speed, device):
+    asyncio.run(scenario.run(speed=speed, start="2026-03-01T12:00:00Z"))
+    return [int(ident.split("/")[2]) for _, _, ident in messages("order")
+            if f"/{device}/" in ident]
+
+
+@pytest.mark.parametrize("every", ["500ms", "1s"])
+@pytest.mark.parametrize("who", ["id=p-0005", "all"])
+def test_a_backlog_leaves_in_order_though_its_block_is_split_or_merged_at_any_pace(every, who):
+    profile = Profile("p", {"x": {"type": "gaussian", "mean": 1, "stddev": 1}},
+                      telemetry_interval="1s")
+    fleet = Fleet("f", seed=1).add(profile, count=6).publish_to("memory:order")
+    scenario = (Scenario("s", fleet).at("10s")
+                .inject("disconnect", where=who, duration="9s", store_and_forward=True)
+                .at("15s").set(where="id=p-0000", every=every).lasting("25s"))
+    for speed in ("max", 100, 25):
+        assert order_on_the_wire(scenario, speed, "p-0005") == list(range(25))
+
+
+@pytest.mark.parametrize(("fault", "more"), [
+    ("latency_spike", {"latency_ms": 2500}), ("reorder", {"probability": 0.4})])
+def test_what_a_slow_link_holds_leaves_alike_at_any_pace_though_its_block_is_split(fault, more):
+    profile = Profile("p", {"x": {"type": "gaussian", "mean": 1, "stddev": 1}},
+                      telemetry_interval="200ms")
+    fleet = Fleet("f", seed=1).add(profile, count=6).publish_to("memory:order")
+    scenario = (Scenario("s", fleet).at("2s").inject(fault, duration="6s", **more)
+                .at("4s").set(where="id=p-0000", every="300ms")
+                .at("6s").set(where="id=p-0000", every="200ms").lasting("10s"))
+    orders = [order_on_the_wire(scenario, speed, "p-0005") for speed in ("max", 40, 15)]
+    assert orders[0] == orders[1] == orders[2]
+    assert sorted(orders[0]) == list(range(50))

@@ -87,8 +87,9 @@ def test_a_slow_link_delays_its_own_readings_and_nobody_else():
         if BEGIN_S * 1e6 <= true_us < (END_S - 5) * 1e6:
             late_s[side].append((other - true_us) / 1e6)
         reached_us[side] = max(reached_us.get(side, 0), true_us)
-    assert 3 <= statistics.median(late_s["north"]) <= 7
-    assert statistics.median(late_s["south"]) < -2
+    # Two connections carry them: one may be up to a few simulated seconds behind the other.
+    assert 1 < statistics.median(late_s["north"]) <= 7
+    assert statistics.median(late_s["south"]) < -1
     for device in (*NORTHERN, *SOUTHERN):
         numbers = [message.key[1] for message in seen.of(device)]
         assert numbers == list(range(wire.BEGIN_S + 25))

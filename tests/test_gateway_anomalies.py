@@ -328,3 +328,30 @@ def test_a_sensor_that_is_attached_meanwhile_shares_the_anomalies(site):
     assert len(fresh)
     assert set(fresh["withheld"]) <= {"disconnect", "packet_loss"}
     assert "gw-1:pressure" not in set(sent["device"])
+
+
+def test_a_session_closes_when_the_last_sensor_that_was_up_is_detached(site):
+    async def work(run):
+        await until(lambda: site.attached(run, "gw-1"))
+        run.inject("disconnect", where="id=gw-1:humidity", duration="1h")
+        await until(lambda: run.snapshot().faults.get("disconnect") == 1)
+        assert await site.attached(run, "gw-1")  # its thermometer is up
+        await run.detach("gw-1", "temperature")
+        await until(lambda: not run.gateways().connected[0])
+        await run.attach("gw-1", "pressure")
+        run.clear("disconnect")
+        await until(lambda: run.gateways().connected[0])
+        await until(lambda: "gw-1:pressure" in set(run.frame().device_id))
+        return await run.stop()
+
+    site.go(work)
+
+
+def test_commands_of_gateways_are_their_platform_s_alone(site):
+    async def work(run):
+        with pytest.raises(ValueError, match=r"from their platform alone.*console\.config"):
+            run.command("config_update", where="gateway=gw-1", payload={"send_frequency_ms": 0})
+        assert run.disconnect("gateway=gw-1", "1ms").devices == 2  # as a selector, or by name
+        return await run.stop()
+
+    site.go(work)

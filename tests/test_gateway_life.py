@@ -235,7 +235,7 @@ def test_after_the_end_and_before_the_beginning_texts_say_what_to_do(site):
         await stopping
         frame = run.gateways()
         assert not frame.connected.any()
-        assert set(frame.state) == {"running"}
+        assert set(frame.state) == {"ended"}
         assert left_over() == []
 
     asyncio.run(main())

@@ -247,7 +247,7 @@ def test_what_cannot_be_registered_changes_nothing():
             await lab.register("f-1", "the key")
             for pairs, why in (([("new", "k"), ("f-1", "k")], "factory_id='f-1' is registered"),
                                ([("new", "k"), ("new", "k")], "factory_id='new' is registered"),
-                               ([("new", "")], "factory_key='…' is no text"),
+                               ([("new", "")], "factory_key='' is empty"),
                                ([("", "k")], "factory_id='' is no text")):
                 with pytest.raises(BadValue, match=why):
                     await lab.register_many(pairs)

@@ -211,6 +211,11 @@ class Deeds:
         return {name: len(slots) for name, slots in found.items()}
 
     @property
+    def simulation(self) -> Simulation:
+        """The simulation that is acted on."""
+        return self._simulation
+
+    @property
     def population(self) -> Population:
         """Who there is."""
         return self._simulation.population
@@ -391,7 +396,8 @@ def _fits(fault: Fault, profile: Profile | None) -> bool:
 
 
 def _content(profile: Profile | None) -> Any:
-    return None if profile is None else (profile, *(field.name for field in profile.fields))
+    # As it is written: equal profiles may still show a JSON value in another order of its keys.
+    return None if profile is None else repr(profile.spec())
 
 
 def _those(slots: Ints) -> Ints:

@@ -191,6 +191,20 @@ class Simulation:
         found = [self._by_number.get(number) for number in numbers]
         return [block for block in found if block is not None and not block.retired]
 
+    @property
+    def settled(self) -> int:
+        """How many blocks there have been; grows with every split and merger."""
+        return self._settled
+
+    def homes(self, slots: Ints) -> list[tuple[Block | None, npt.NDArray[np.bool_]]]:
+        """Return who steps some devices now, and which of them each; None: nobody any more."""
+        numbers = self._holders[slots]
+        found: list[tuple[Block | None, npt.NDArray[np.bool_]]] = []
+        for number in np.unique(numbers).tolist():
+            block = self._by_number.get(number)
+            found.append((None if block is None or block.retired else block, numbers == number))
+        return found
+
     def drop_retired(self) -> None:
         """Forget blocks that have given way to others; those that are alike become one."""
         if any(block.retired for block in self.blocks):

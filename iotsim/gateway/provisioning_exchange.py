@@ -144,7 +144,7 @@ def check_record(record: GatewayRecord) -> None:
     who = f"gateway {shown(record.name)}: "
     for name, value in (("factory_id", record.factory_id), ("factory_key", record.factory_key),
                         ("firmware", record.firmware)):
-        given = value if name != "factory_key" else "…"
+        given = value if name != "factory_key" or not value else "…"
         if not isinstance(value, str) or (not value and name != "firmware"):
             raise BadValue(f"{who}{name}", given, "is not a text with something in it",
                            "Give what the platform gave at registration.")

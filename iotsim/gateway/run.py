@@ -95,9 +95,9 @@ class GatewayRun(Run):
 
         Columns: gateway (its name here), gateway_id, tenant_id, model, firmware,
         send_frequency_ms, status (what the platform asked for), state (running, stopped,
-        decommissioned, deleted), connected, sensors, queued (envelopes without a verdict on its
-        connection), waiting (commands without an answer), trouble (why it is not connected, or
-        takes no commands).
+        decommissioned, deleted, or ended with the run), connected, sensors, queued (envelopes
+        without a verdict on its connection), waiting (commands without an answer), trouble (why
+        it is not connected, or takes no commands).
         """
         from iotsim.gateway.tables import gateways_table
 
@@ -261,6 +261,15 @@ class GatewayRun(Run):
             raise BadValue("speed", speed, "is no pace for gateways: certificates and commands "
                            "are in wall time", "Leave it at 1, or use gateway.generate().")
 
+    def command(
+        self, name: str, where: Where = "all", *, payload: Any = None, timeout: Duration = "10s",
+        via: str | None = None, id: str | None = None,
+    ) -> Coroutine[Any, Any, pd.DataFrame]:
+        """Raise: gateways take their commands from their platform."""
+        raise BadValue("command", name, "is not for a run of gateways to give: they take commands "
+                       "from their platform alone", "Send it from there; with the lab: await "
+                       "lab.console.config('gw-1', send_frequency_ms=…).")
+
     def set(
         self, where: Where = "all", every: Duration | None = None,
         fields: Mapping[str, Any] | None = None, **more: Any,
@@ -305,4 +314,6 @@ class GatewayRun(Run):
                         "Start it again: platform.start().")
 
     def _known(self, gateway: str) -> str:
-        return self._ask(lambda: self._crew.record(gateway)).name
+        # Written as a selector, it is the same gateway.
+        name = gateway.removeprefix("gateway=") if isinstance(gateway, str) else gateway
+        return self._ask(lambda: self._crew.record(name)).name

@@ -234,8 +234,8 @@ def _template(name: Any, count: int) -> str:
 
 def check_every(every: Duration) -> int:
     """Return a send frequency in microseconds: whole milliseconds, up to a day."""
-    every_us = duration_us(every, "every")
-    if every_us % 1000 or every_us > FREQUENCY_MS_MAX * 1000:
+    every_us = duration_us(every, "every", zero=True)
+    if every_us % 1000 or not 0 < every_us <= FREQUENCY_MS_MAX * 1000:
         raise BadValue("every", every, "cannot be a send frequency",
                        "Give whole milliseconds from '1ms' to '24h'.")
     return every_us

@@ -47,13 +47,15 @@ def store_table(
 
 
 def state_of(crew: Crew, record: GatewayRecord) -> str:
-    """Return running, stopped, deleted or decommissioned."""
+    """Return running, stopped, deleted or decommissioned, whether the run is over or not."""
     return crew.gone.get(record.name) or record.intent
 
 
 def _row(crew: Crew, record: GatewayRecord, connections: Connections) -> tuple[Any, ...]:
-    name = record.name
+    name, state = record.name, state_of(crew, record)
+    if state == "running" and crew.run is not None and crew.run.ended:
+        state = "ended"
     return (record.name, record.gateway_id, record.tenant_id, record.model, record.firmware,
-            record.send_frequency_ms, record.status, state_of(crew, record),
+            record.send_frequency_ms, record.status, state,
             connections.is_connected(name), len(record.sensors), connections.queued(name),
             crew.waiting_of(name), connections.trouble(name))

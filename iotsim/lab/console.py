@@ -203,10 +203,15 @@ class Console:
         subject = f"gateway.decommissioned.{found.tenant_id}.{found.gateway_id}"
         await self._streams.publish(subject, json.dumps(body).encode())
 
-    async def telemetry(self) -> pd.DataFrame:
+    async def telemetry(self, run: str | None = None) -> pd.DataFrame:
         """Read what has come into the TELEMETRY stream, and return all of it decrypted.
 
         What the platform's services would have dropped is counted in `rejected` instead.
+
+        Parameters
+        ----------
+        run : str, optional
+            The id of a run (`run.id`): what it sent alone. Each run counts its readings anew.
 
         Returns
         -------
@@ -215,7 +220,11 @@ class Console:
             message_id; device_id and seq, to join it with `run.frame()`: they are in the message
             ids (a message without one has no seq).
         """
-        return await self._telemetry.frame()
+        found = await self._telemetry.frame()
+        if run is None:
+            return found
+        mine = found["message_id"].str.startswith(f"{run}/")
+        return found[mine].reset_index(drop=True)
 
 
 def gateways_of(register: Register) -> pd.DataFrame:

@@ -74,9 +74,12 @@ class Register:
     ----------
     tenant_id : str
         Whose gateways are that name nobody.
+    names : dict of name to factory id
+        What gateways are called where they were started.
     """
 
     tenant_id: str = field(default_factory=lambda: str(uuid4()))
+    names: dict[str, str] = field(default_factory=dict, repr=False)
     _by_id: dict[str, Registered] = field(default_factory=dict, repr=False)
     _by_factory: dict[str, Registered] = field(default_factory=dict, repr=False)
 
@@ -108,8 +111,9 @@ class Register:
             if not isinstance(factory_id, str) or not factory_id:
                 raise BadValue("factory_id", factory_id, "is no text", "Give a str.")
             if not isinstance(factory_key, str) or not factory_key:
-                raise BadValue("factory_key", "…", "is no text, or empty",
-                               "Give a str, such as Gateway(factory_key='…').")
+                why = "is no text" if factory_key else "is empty"
+                raise BadValue("factory_key", type(factory_key) if factory_key else "", why,
+                               "Give text, such as Gateway('gw-{n}', factory_key='works once').")
             if factory_id in made or factory_id in self._by_factory:
                 raise BadValue("factory_id", factory_id, "is registered already",
                                "Give another one.")
@@ -126,11 +130,12 @@ class Register:
         return list(made.values())
 
     def find(self, name: str) -> Registered | None:
-        """Return a gateway by its id or its factory id, or None."""
-        return self._by_id.get(name) or self._by_factory.get(name)
+        """Return a gateway by its id, its factory id, or the name it was started by, or None."""
+        return self._by_id.get(name) or self._by_factory.get(name) or self._by_factory.get(
+            self.names.get(name, ""))
 
     def get(self, gateway: object) -> Registered:
-        """Return a gateway by its id, its factory id, or what `register` returned.
+        """Return a gateway by its id, its factory id, its name, or what `register` returned.
 
         Raises
         ------
@@ -140,7 +145,7 @@ class Register:
         name = getattr(gateway, "gateway_id", gateway)
         found = self.find(name) if isinstance(name, str) else None
         if found is None:
-            some = [one.factory_id for one in self.all()[:_KNOWN_MAX]]
+            some = [*self.names, *(one.factory_id for one in self.all())][:_KNOWN_MAX]
             raise UnknownName("gateway", name, some)
         return found
 

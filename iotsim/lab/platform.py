@@ -78,6 +78,7 @@ class NotipLab:
             Register(check_tenant(tenant_id)) if tenant_id is not None else Register())
         self.management = Management(self.register_of_gateways)
         self._dir: Path | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._guard: Guard | None = None
         self._nats: NatsServer | None = None
         self._authority: Authority | None = None
@@ -184,7 +185,7 @@ class NotipLab:
 
     @overload
     async def start(
-        self, gateway: Gateway | Sequence[Gateway], **options: Any
+        self, gateway: Gateway | Sequence[Gateway] | None = None, **options: Any
     ) -> GatewayRun: ...
 
     async def start(
@@ -200,14 +201,14 @@ class NotipLab:
         ----------
         gateway : Gateway, or several
         **options
-            Of `Platform.start`, such as `count=50`.
+            Of `Platform.start`, such as `count=50`, or `recover=True` without a gateway.
 
         Raises
         ------
         ConnectError
             If nats-server does not start, or no gateway can be connected.
         """
-        if gateway is not None:
+        if gateway is not None or options:
             return await self._start_gateways(gateway, options)
         before = _STARTED.get(self.name)
         if before is self and self.running:
@@ -220,9 +221,10 @@ class NotipLab:
 
     @discreet
     async def _start_gateways(
-        self, gateway: Gateway | Sequence[Gateway], options: Mapping[str, Any]
+        self, gateway: Gateway | Sequence[Gateway] | None, options: Mapping[str, Any]
     ) -> GatewayRun:
-        given = [gateway] if isinstance(gateway, Gateway) else gateway
+        self._check_loop()
+        given = [gateway] if isinstance(gateway, Gateway) else () if gateway is None else gateway
         if not isinstance(given, (list, tuple)) or not all(isinstance(g, Gateway) for g in given):
             raise BadValue("gateway", gateway, "is not a Gateway",
                            "Give a Gateway, or a list of them.")
@@ -231,6 +233,9 @@ class NotipLab:
         count = options.get("count")
         keys = {record.factory_id: record.factory_key for one in given
                 for record in (one if count is None else one.many(count)).records()}
+        names = {record.name: record.factory_id for one in given
+                 for record in (one if count is None else one.many(count)).records()}
+        self.register_of_gateways.names.update(names)
         known = self.register_of_gateways.find
         await self.register_many({name: key for name, key in keys.items() if known(name) is None})
         run = await self.platform.start(gateway, **options)
@@ -277,6 +282,7 @@ class NotipLab:
         if self._dir is not None:
             return
         self._dir = Path(tempfile.mkdtemp(prefix="iotsim-notip-"))
+        self._loop = asyncio.get_running_loop()
         try:
             atexit.register(self._end)
             self._guard = Guard(self._dir)
@@ -345,6 +351,12 @@ class NotipLab:
             raise self._at_rest()
         return self._dir, self._nats, self._authority
 
+    def _check_loop(self) -> None:
+        self._running()
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise BadValue("lab", self.name, "lives on another event loop, which may have ended",
+                           "Do all of it in one `asyncio.run(main())`, or in a notebook.")
+
     def _at_rest(self) -> ConnectError:
         return ConnectError(f"the lab {self.name!r}", "it is not running",
                             "Write `async with iotsim.lab.notip() as lab:`, or "
@@ -385,7 +397,7 @@ class NotipLab:
 
         When it returns, NATS knows them: they may connect as soon as they have a certificate.
         """
-        self._running()
+        self._check_loop()
         pairs = gateways.items() if isinstance(gateways, Mapping) else gateways
         made = self.register_of_gateways.add(pairs, tenant_id=tenant_id, model=model)
         if made and self.gateway_certificates:
