@@ -9,7 +9,7 @@ from hypothesis import settings
 from iotsim.broker import Broker, find_mosquitto
 
 # The same examples everywhere, and no deadline: the machine may be busy.
-settings.register_profile("iotsim", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("iotsim", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("iotsim")
 
 # What takes a worker longest, longest first: one that began last would be waited for alone.

@@ -42,7 +42,7 @@ async def until(condition, timeout_s=20):
     """Wait until something is so that nobody can be told of."""
     async with asyncio.timeout(timeout_s):
         while not condition():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.01)
 
 
 def replayed(fleet, actions, start_us, end_us):

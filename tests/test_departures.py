@@ -277,7 +277,7 @@ def by_slots(actions, slot_us, end_us):
     return board
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(steps=STEPS, slot_us=st.sampled_from([10_000, 370_000, 20 * SECOND]))
 @example(steps=[(0, ("store", 16), NAMES[0]), (8, ("disconnect", 24), NAMES[0])], slot_us=10_000)
 @example(steps=[(0, ("store", 16), NAMES[0]), (4, ("stop", None), NAMES[0])], slot_us=10_000)

@@ -80,7 +80,7 @@ def test_splitmix_has_its_published_values():
     assert found == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
-@settings(max_examples=200, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(counter=WORD, key=WORD)
 def test_squares_is_the_papers_routine_for_any_counter_and_key(counter, key):
     assert squares64(counter, key) == slow.squares(counter, key)

@@ -14,6 +14,7 @@ from iotsim.publishers import pump as pump_module
 from tests.live import START
 from tests.matrix import mosquitto, nats
 from tests.publishing import CheckedLedger
+from tests.servers.nats import NatsServer
 from tests.servers.rabbit import Rabbit
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(240)]
@@ -22,10 +23,10 @@ DEVICES, LASTS_S, EVERY_S, SPEED = 10_000, 40, 10, 6
 ROWS = DEVICES * LASTS_S // EVERY_S
 
 
-async def until(condition, timeout_s=20):
+async def until(condition, timeout_s=20, step_s=0.02):
     async with asyncio.timeout(timeout_s):
         while not condition():
-            await asyncio.sleep(0.0005)  # in flight is a matter of milliseconds
+            await asyncio.sleep(step_s)
 
 
 def fleet(url, **options):
@@ -43,7 +44,11 @@ async def lived(made, server, speed=SPEED):
         await until(lambda share=share: run.snapshot().readings > share * ROWS, 60)
         if isinstance(server, Broker):
             os.kill(server.pid, signal.SIGSTOP)  # it answers nothing more: messages are in flight
-        await until(lambda: any(pump.snapshot().in_flight for pump in run._works.pumps))
+        elif isinstance(server, NatsServer):
+            os.kill(server.process.pid, signal.SIGSTOP)
+        # In flight is a matter of milliseconds.
+        await until(lambda: any(pump.snapshot().in_flight for pump in run._works.pumps),
+                    step_s=0.0005)
         server.kill()
         await asyncio.to_thread(server.start)
         await until(lambda: all(pump.connected == pump.lanes for pump in run._works.pumps), 60)
