@@ -271,7 +271,7 @@ def watched(make, *, speed=SPEED, waits=()):
         lacking("mosquitto is not installed (apt-get install mosquitto)")
 
     async def all_of(scenarios, broker):
-        async with asyncio.timeout(50):
+        async with asyncio.timeout(90):
             return await asyncio.gather(*(_ran(one, speed, broker if name in waits else None)
                                           for name, one in scenarios.items()))
 
