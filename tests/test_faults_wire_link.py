@@ -9,7 +9,7 @@ from iotsim.faults.base import fault_name
 from tests import wire
 from tests.wire import BEGIN_S, CASES, END_S, NORTHERN, SOUTHERN, in_window, within_four_sigma
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
 CYCLES = 2  # of a storm: every 10 s for 20 s
 CLOCKS_S = 0.005  # two processes, two clocks
 OWN = [f"own-{case}{how}" for case in wire.OFFLINE for how in ("", ", cleared")]

@@ -7,7 +7,7 @@ import pytest
 from tests import wire
 from tests.wire import BEGIN_S, END_S, NORTHERN, in_window, is_north, within_four_sigma
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
 
 
 def pairs(case, device=None):
