@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import inspect
 import json
 import os
 import time
@@ -34,15 +35,15 @@ KEY = bytes(range(32))  # of the stores of these tests
 
 
 async def until(met, what="it"):
-    """Wait until something holds."""
+    """Wait for a condition (a coroutine function, too), and return what it gave."""
     deadline = time.monotonic() + WAIT_S
     while True:
         found = met()
-        found = await found if asyncio.iscoroutine(found) else found
+        found = await found if inspect.isawaitable(found) else found
         if found:
             return found
         assert time.monotonic() < deadline, f"{what} did not come"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)
 
 
 class Hands:

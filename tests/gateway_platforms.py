@@ -4,6 +4,7 @@ import asyncio
 import itertools
 
 from iotsim import Gateway, Platform
+from tests.live import until as until
 
 WAIT_S = 20
 _NUMBERS = itertools.count(1)
@@ -33,10 +34,3 @@ def platform_of(notip_lab, folder, gateway, *, known=None, **options):
 def on_lab(notip_lab, coroutine):
     """Await a coroutine of the lab, which lives on another loop."""
     return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, notip_lab.loop))
-
-
-async def until(condition, timeout_s=WAIT_S):
-    """Wait until something is so that nobody can be told of."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)

@@ -11,7 +11,6 @@
 """
 
 import asyncio
-import inspect
 import json
 import time
 
@@ -23,27 +22,15 @@ from iotsim import Gateway, Platform
 from iotsim.clock import wall_us
 from iotsim.lab.moments import iso_ms
 from iotsim.lab.telemetry import opened
+from tests.commanding import until as until
 from tests.servers.notip import client_context, connection
 
 COUNT = 2
-WAIT_S = 20
 
 
 @pytest.fixture(scope="module")
 def site(notip_lab, tmp_path_factory):
     return Site(notip_lab, tmp_path_factory.mktemp("gateways"))
-
-
-async def until(met, what="it"):
-    """Wait for a condition (a coroutine function, too), and return what it gave."""
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        found = met()
-        found = await found if inspect.isawaitable(found) else found
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what} did not come"
-        await asyncio.sleep(0.02)
 
 
 class Site:

@@ -6,16 +6,19 @@
         service.instead = Reply(503, body=b"…")    # or a function of what was asked
 """
 
+import asyncio
 import datetime
 import json
 import uuid
 from base64 import b64encode
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from iotsim.gateway.keys import KeyMaker
 from iotsim.gateway.record import GatewayRecord
 from tests.servers.http import Endpoint, Reply
 
@@ -118,3 +121,18 @@ def gateway(number=1, service=None, key="", **changes):
     if service is not None:
         service.register(record.factory_id, record.factory_key)
     return record
+
+
+@pytest.fixture(scope="module")
+def key():
+    async def main():
+        async with KeyMaker(1) as keys:
+            return await keys.make()
+
+    return asyncio.run(main())
+
+
+@pytest.fixture
+def service():
+    with Onboarding() as started:
+        yield started

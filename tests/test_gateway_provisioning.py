@@ -18,29 +18,16 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from iotsim.errors import BadValue, IotsimError, MissingExtra
 from iotsim.gateway import provisioning_errors as errors
 from iotsim.gateway import provisioning_refusals
-from iotsim.gateway.keys import KeyMaker
 from iotsim.gateway.provisioning import onboard
 from iotsim.gateway.provisioning_exchange import Service
+from tests import provisioning_rig
 from tests.provisioning_rig import AES_KEY, TENANT, Onboarding, Shelf, gateway
 from tests.servers.certificates import Certificates
 from tests.servers.http import Reply
 
+key, service = provisioning_rig.key, provisioning_rig.service  # the fixtures
+
 ID = "9f5a0a3e-0a53-4b2f-8c4e-0d8f3a1b2c3d"
-
-
-@pytest.fixture(scope="module")
-def key():
-    async def main():
-        async with KeyMaker(1) as keys:
-            return await keys.make()
-
-    return asyncio.run(main())
-
-
-@pytest.fixture
-def service():
-    with Onboarding() as started:
-        yield started
 
 
 def onboarded(record, service, **options):

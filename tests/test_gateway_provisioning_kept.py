@@ -13,30 +13,17 @@ import pytest
 from iotsim.errors import BadValue, StoreError
 from iotsim.gateway import provisioning_desk
 from iotsim.gateway import provisioning_errors as errors
-from iotsim.gateway.keys import KeyMaker
 from iotsim.gateway.provisioning import Enrolment, onboard, onboard_all
 from iotsim.gateway.provisioning_desk import waiting
 from iotsim.gateway.store import Store
-from tests.provisioning_rig import AES_KEY, Onboarding, Shelf, gateway
+from tests import provisioning_rig
+from tests.provisioning_rig import AES_KEY, Shelf, gateway
 from tests.servers.http import Reply
+
+key, service = provisioning_rig.key, provisioning_rig.service  # the fixtures
 
 PATIENCE_S = 60
 CHILD = Path(__file__).with_name("onboarding_child.py")
-
-
-@pytest.fixture(scope="module")
-def key():
-    async def main():
-        async with KeyMaker(1) as keys:
-            return await keys.make()
-
-    return asyncio.run(main())
-
-
-@pytest.fixture
-def service():
-    with Onboarding() as started:
-        yield started
 
 
 async def until(condition):

@@ -9,8 +9,6 @@ import sys
 import threading
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -32,14 +30,6 @@ HOSTILE = {
     "long": "x" * 10_000, "newline": "a\nb", "percent": "%_{}", "right to left": "\u202egw",
     "spaces": "  a  ", "case": "A",
 }
-
-
-@pytest.fixture
-def tmp_path():
-    """In memory where there is such a place: a thousand writes that each wait for a disk."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with TemporaryDirectory(dir=place) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture
@@ -611,6 +601,9 @@ import resource, sys
 from iotsim.errors import StoreError
 from iotsim.gateway.record import GatewayRecord
 from iotsim.gateway.store import Store
+from tests import in_memory
+
+tmp_path = in_memory.tmp_path  # the fixture
 store = Store.open(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 i = 0

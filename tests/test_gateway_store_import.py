@@ -4,8 +4,6 @@ import math
 import os
 import sqlite3
 from contextlib import closing
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import UUID, uuid5
 
 import pytest
@@ -16,6 +14,9 @@ from iotsim.gateway.sensors import sensor_of_spec
 from iotsim.gateway.spec import Gateway
 from iotsim.gateway.store import Store
 from iotsim.gateway.store_import import COLUMNS, import_reference
+from tests import in_memory
+
+tmp_path = in_memory.tmp_path  # the fixture
 
 # As contract A14 tells it: what its three migrations leave.
 SCHEMA = """
@@ -35,14 +36,6 @@ CREATE INDEX by_gateway ON sensors (gateway_id);
 SPACE = UUID("9f5a0a3e-0a53-4b2f-8c4e-0d8f3a1b2c3d")
 AES = bytes(range(200, 232))
 GO_TIME = "2026-04-12 10:00:00.123456789 +0000 UTC m=+0.123456789"
-
-
-@pytest.fixture
-def tmp_path():
-    """In memory where there is such a place: a thousand writes that each wait for a disk."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with TemporaryDirectory(dir=place) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture

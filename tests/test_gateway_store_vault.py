@@ -6,8 +6,6 @@ import os
 import sqlite3
 import traceback
 from contextlib import closing
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,6 +14,9 @@ from iotsim.gateway.commands import Answer
 from iotsim.gateway.record import GatewayRecord
 from iotsim.gateway.store import Store
 from iotsim.gateway.vault import KEY_ENV, Vault, parse_key
+from tests import in_memory
+
+tmp_path = in_memory.tmp_path  # the fixture
 
 KEY = bytes(range(100, 132))
 KEY_TEXT = base64.b64encode(KEY).decode()
@@ -27,14 +28,6 @@ SECRETS = ("factory_key", "private_key_pem", "aes_key")
 @pytest.fixture(autouse=True)
 def _no_key_in_the_environment(monkeypatch):
     monkeypatch.delenv(KEY_ENV, raising=False)
-
-
-@pytest.fixture
-def tmp_path():
-    """In memory where there is such a place: a thousand writes that each wait for a disk."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with TemporaryDirectory(dir=place) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture

@@ -193,7 +193,10 @@ class Worker:
     def _anomalous(self) -> bool:
         try:
             return self._hands.anomalous(self.name)
-        except Exception:  # it is no part of the run any more: its commands will be refused
+        except IotsimError:  # it is no part of the run any more: its commands will be refused
+            return False
+        except Exception:  # a fault of ours must hold nobody's commands back, and is counted
+            self._log.note("failed")
             return False
 
     async def _hold(self) -> None:
@@ -202,8 +205,10 @@ class Worker:
         self._holding = True
         try:
             await self._hands.calm(self.name)
+        except IotsimError:
+            pass  # it is no part of the run any more
         except Exception:
-            pass
+            self._log.note("failed")
         finally:
             self._holding = False
         if self._anomalous():
