@@ -233,9 +233,9 @@ class Driver:
         while True:
             await self._advance(end_us)
             self._links.release(end_us)
-            if self._reached_by_all(end_us):
+            if self.reached_by_all(end_us):
                 self._links.flush(end_us)
-            if self._reached_by_all(end_us) and self._switchboard.empty:
+            if self.reached_by_all(end_us) and self._switchboard.empty:
                 return True
             left_s = limit_s - monotonic()
             if left_s <= 0:
@@ -267,7 +267,8 @@ class Driver:
         end_us = self.frontier_us if self.end_us is None else self.end_us
         return sum(len(block) for block in self.simulation.blocks if block.time_us < end_us)
 
-    def _reached_by_all(self, end_us: int) -> bool:
+    def reached_by_all(self, end_us: int) -> bool:
+        """Return whether every device has come to an instant."""
         kernel = self.simulation.kernel
         due_us = kernel.next_us if isinstance(kernel, LiveKernel) else None
         blocks = all(block.time_us >= end_us for block in self.simulation.blocks)
@@ -393,7 +394,7 @@ class Driver:
         while self.clock.virtual and not self._stopped:
             if not self._switchboard.empty:
                 await _set(self._moved, 1.0)
-            elif self._reached_by_all(until_us):
+            elif self.reached_by_all(until_us):
                 return
             else:
                 await self._advance(until_us)

@@ -7,8 +7,8 @@ looks; only then are they added to the digest, the capture and the file.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from iotsim.arrow import Writer
 from iotsim.capture import Capture
 from iotsim.digest import Digest
 from iotsim.readings import Column, Marks, Readings
+
+Viewer: TypeAlias = Callable[[Readings], None]
 
 ROWS_JOINED = 4096
 BATCH_POWERS = 32
@@ -30,6 +32,8 @@ class Intake:
     digests : Digest
     capture : Capture
     writer : Writer or None
+    viewers : sequence of callable (Readings)
+        Told of all readings as they come; who is in it may change.
 
     Attributes
     ----------
@@ -38,8 +42,12 @@ class Intake:
         How many pieces of 1, 2, up to 4, up to 8 … readings there were.
     """
 
-    def __init__(self, digests: Digest, capture: Capture, writer: Writer | None) -> None:
+    def __init__(
+        self, digests: Digest, capture: Capture, writer: Writer | None,
+        viewers: Sequence[Viewer] = (),
+    ) -> None:
         self.digests, self.capture, self.writer = digests, capture, writer
+        self._viewers = viewers
         self.rows = self.withheld_rows = 0
         self.lock = threading.RLock()  # a frame may be asked for from any thread
         self._pieces: dict[int, list[Readings]] = {}
@@ -58,6 +66,8 @@ class Intake:
             self._waiting[index] = self._waiting.get(index, 0) + len(readings)
             if self._waiting[index] >= ROWS_JOINED:
                 self._pass_on(index)
+        for view in self._viewers:
+            view(readings)
 
     @property
     def waiting_rows(self) -> int:

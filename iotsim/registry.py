@@ -37,6 +37,7 @@ PUBLIC = {
 }
 
 DOORS = {
+    "panel_run": "iotsim.panels.run_panel:panel_of",
     "plot": "iotsim.plots:plot_result",
     "plot_audit": "iotsim.audit_plot:plot_audit",
 }

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from iotsim.errors import BadValue
+from iotsim.registry import door
 from iotsim.result import Result
+from iotsim.selectors import Where
 from iotsim.units import Duration
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from iotsim.run import Run
     from iotsim.scenario import Scenario
+    from iotsim.works import Works
+
+T = TypeVar("T")
 
 
 class RunViews:
     """The views of a run."""
 
     __slots__ = ()
+
+    if TYPE_CHECKING:
+        @property
+        def name(self) -> str: ...
+        @property
+        def ended(self) -> bool: ...
+        @property
+        def works(self) -> Works: ...
 
     def events(
         self, event: Iterable[str] | str | None = None,
@@ -47,6 +63,71 @@ class RunViews:
         """Return the readings captured so far; see `Result.frame`."""
         return self._so_far().frame(device_type=device_type, fields=fields, last=last, tidy=tidy,
                                     truth=truth, wire=wire)
+
+    def matching(self, where: Where = "all") -> int:
+        """Return how many living devices a selector means now.
+
+        Raises
+        ------
+        IotsimError
+            If it is none, or names what no device has.
+        """
+        return self.here(lambda: self._matching(where))
+
+    def _matching(self, where: Where) -> int:
+        from iotsim.run_verbs import simulation_of
+
+        people = simulation_of(cast("Run", self)).population
+        driver = self.works.driver
+        slots, _ = people.select(where, 0 if driver is None else driver.begun_us)
+        return len(slots)
+
+    def save(self, path: str | Path, *, readings: bool = False) -> Path:
+        """Save the session so far; see `Result.save`. It goes on."""
+        return self.here(lambda: self._at_boundary().save(path, readings=readings))
+
+    def _at_boundary(self) -> Result:
+        # Every device is at one instant, and everything before it is in.
+        driver, intake = self.works.driver, self.works.intake
+        if driver is None or self.ended:
+            return self._so_far()
+        driver.come_to_now()
+        rows = any(one.rows for one in driver.simulation.casts)
+        if rows or not driver.reached_by_all(driver.frontier_us):
+            raise BadValue("run", self.name, "cannot be saved at this moment: full lanes or busy "
+                           "scripts hold some of its devices up", "Try again, or stop it.")
+        with intake.lock:
+            intake.flush()
+            return self._make_result(driver.frontier_us)
+
+    def panel(self, rate_hz: float | None = None) -> Any:
+        """Return the widget that shows this run and steers it; always the same one.
+
+        Parameters
+        ----------
+        rate_hz : float, optional
+            How often it looks, 4 to 10 times a second; 5 if not given.
+        """
+        show = door("panel_run")
+        return show(self) if rate_hz is None else show(self, rate_hz)
+
+    def here(self, question: Callable[[], T]) -> T:
+        """Return what a function says on the run's loop, whoever asks."""
+        return self._ask(question)
+
+    @property
+    def elapsed_us(self) -> int:
+        """Simulated time since the start."""
+        return self._elapsed_us()
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        raise AssertionError("a run has its own")
+
+    def _elapsed_us(self) -> int:
+        raise AssertionError("a run has its own")
+
+    def _make_result(self, end_us: int) -> Result:
+        raise AssertionError("a run has its own")
 
     def _so_far(self) -> Result:
         raise AssertionError("a run has its own")

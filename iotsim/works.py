@@ -19,7 +19,7 @@ from iotsim.engine.population import Population
 from iotsim.engine.simulation import Failures, Simulation
 from iotsim.errors import CutShort, IotsimError, RunBroken, Undelivered
 from iotsim.feeders import Switchboard, Way
-from iotsim.intake import Intake
+from iotsim.intake import Intake, Viewer
 from iotsim.journal import Journal
 from iotsim.links import STORED, Links
 from iotsim.listening.desk import Desk
@@ -60,7 +60,8 @@ class Works:
         self.notes: list[str] = []
         self.pumps: list[Pump] = []
         self.start_us = wish.start_us or 0
-        self.intake = Intake(Digest(self.start_us), Capture(Bound()), None)
+        self.viewers: list[Viewer] = []  # told of all readings, such as panels
+        self.intake = Intake(Digest(self.start_us), Capture(Bound()), None, self.viewers)
         self.acks = Acks()
         self.driver: Driver | None = None
         self.desks: list[Desk] = []
@@ -104,7 +105,8 @@ class Works:
         self.links.follow(simulation.deeds)
         board.opened()
         simulation.failures, self.groups = self.failures, simulation.groups
-        self.intake = Intake(Digest(self.start_us), Capture(wish.bound), writer)
+        self.intake = Intake(Digest(self.start_us), Capture(wish.bound), writer,
+                             self.viewers)
         total_us = wish.duration_total_us
         end_us = None if total_us is None else live_us + total_us
         clock = PacedClock(self.start_us, wish.speed)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 State: TypeAlias = Literal["queued", "in_flight", "acknowledged", "refused", "dropped", "unknown"]
 
@@ -82,6 +83,19 @@ class Latency:
         self._bins = np.zeros(_BINS, dtype=np.int64)
         self._fresh: list[float] = []
         self.max_s = math.nan
+
+    @classmethod
+    def of(cls, counts: npt.NDArray[np.int64]) -> Latency:
+        """Return the durations behind `counts()`, or a difference of two of them."""
+        made = cls()
+        made._bins = counts
+        made.max_s = math.inf
+        return made
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Return how many durations are in each bin, shape (256,)."""
+        self._fold()
+        return self._bins.copy()
 
     def add(self, seconds: Iterable[float]) -> None:
         """Take durations in."""

@@ -24,7 +24,7 @@ from iotsim.publishers.base import (
 from iotsim.publishers.connector import OPEN_S, OPENINGS_MAX
 from iotsim.publishers.lane import Lane
 from iotsim.publishers.lane_settings import ACK_DEADLINE_S, LaneSettings, Settled
-from iotsim.publishers.ledger import Ledger, LedgerSnapshot
+from iotsim.publishers.ledger import Latency, Ledger, LedgerSnapshot
 from iotsim.publishers.payload import Messages
 from iotsim.seeding import Words, mix_many
 
@@ -128,6 +128,11 @@ class Pump:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def latency(self) -> Latency:
+        """How long acknowledgements have taken."""
+        return self._ledger.latency
 
     @property
     def lanes(self) -> int:

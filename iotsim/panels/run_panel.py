@@ -1,0 +1,242 @@
+"""`run.panel()`: everything to see of a live run, and to do to it, in one widget."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from iotsim.clock import monotonic
+from iotsim.errors import BadValue
+from iotsim.panels import menu
+from iotsim.panels.base import Panel
+from iotsim.panels.rates import Speedometer
+from iotsim.panels.run_facts import facts_of
+from iotsim.panels.run_still import still_of
+from iotsim.panels.scope import Scope
+from iotsim.run import Run
+
+RATE_HZ = 5.0
+RATES_HZ = 4.0, 10.0  # that a panel may be asked for
+SHARE = 0.04  # of its loop's time that a panel takes at most
+UNSEEN_S = 1.0  # between looks while no page shows it
+SEEN_S = 20.0  # a page that shows it says so more often than that
+ENDED_KEPT = 4  # runs that are over and whose panels can still save them
+
+_PANELS: WeakKeyDictionary[Run, RunPanel] = WeakKeyDictionary()
+_ENDED: deque[Run] = deque(maxlen=ENDED_KEPT)
+
+
+def panel_of(run: Run, rate_hz: float = RATE_HZ) -> RunPanel:
+    """Return the panel of a run; there is one, however often it is asked for."""
+    low, high = RATES_HZ
+    if isinstance(rate_hz, bool) or not isinstance(rate_hz, (int, float)) \
+            or not low <= rate_hz <= high:
+        raise BadValue("rate_hz", rate_hz, f"is not between {low:g} and {high:g}",
+                       f"Leave it out for {RATE_HZ:g}.")
+    found = _PANELS.get(run)
+    if found is None:
+        found = RunPanel(run, rate_hz)
+        run.here(found.begin)
+    found.rate_hz = rate_hz
+    return found
+
+
+class RunPanel(Panel):
+    """A panel of a run: it looks at it several times a second, and does what people click.
+
+    Parameters
+    ----------
+    run : Run
+    rate_hz : float
+        Looks a second while a page shows it; fewer where a look would take too long.
+
+    Attributes
+    ----------
+    run : Run
+        After Start, the new one.
+    cost_s : float
+        Processor time of this thread that its looks have taken.
+    """
+
+    def __init__(self, run: Run, rate_hz: float = RATE_HZ) -> None:
+        super().__init__(run.loop, kind="run", menu=_menu())
+        self.rate_hz = rate_hz
+        self.cost_s, self.looks = 0.0, 0
+        self._seen_s = monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._match: dict[str, Any] = {}
+        self._saved = ""
+        self._code = {"number": 0, "text": ""}
+        self.take(run)
+
+    def take(self, run: Run) -> None:
+        """Show a run from now on; `begin` lets the looking begin, on its loop."""
+        self.run, self.loop = run, run.loop
+        self.speedometer = Speedometer()
+        self.scope: Scope | None = None
+        _PANELS[run] = self
+
+    def begin(self) -> None:
+        """Look at the run now, and again and again until it is over; on its loop."""
+        if self._timer is None:
+            self._turn()
+
+    # -- looking --------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._timer = None
+        began_s = monotonic()
+        self.refresh()
+        took_s = monotonic() - began_s
+        if self.run.ended:
+            self._over()
+            return
+        shown = began_s - self._seen_s < SEEN_S
+        wait_s = max(1 / self.rate_hz if shown else UNSEEN_S, took_s / SHARE)
+        if self.run.state in ("stopped", "failed"):  # its task is about to end
+            wait_s = min(wait_s, 0.1)
+        self._timer = self.run.loop.call_later(wait_s - took_s, self._turn)
+
+    def _over(self) -> None:
+        if self.scope is not None:
+            self.scope.close()
+        if self.run not in _ENDED:
+            _ENDED.append(self.run)
+
+    def refresh(self) -> None:
+        """Look at the run, and send what it is like now."""
+        began_s = monotonic()
+        scope = self._scope()
+        facts = self.look()
+        arrays = {} if scope is None else scope.arrays(facts)
+        self.show_state(facts, **arrays)
+        self.looks += 1
+        self.cost_s += monotonic() - began_s
+
+    def _scope(self) -> Scope | None:
+        if self.scope is None and self.run.works.driver is not None:
+            self.scope = Scope(self.run)
+        return self.scope
+
+    def look(self) -> dict[str, Any]:
+        """Return the run as it is now, as plain JSON."""
+        more = {"match": self._match, "saved": self._saved, "code": self._code}
+        return {**facts_of(self.run, self.scope, self.speedometer), **more}
+
+    def still(self) -> str:
+        """Return the run as HTML, for pages where no widget lives."""
+        return still_of(self.facts, self.scope)
+
+    def __repr__(self) -> str:
+        return f"<RunPanel of {self.run!r}>"
+
+    # -- what people click ----------------------------------------------------------------------
+
+    def do_seen(self, message: Mapping[str, Any]) -> None:
+        """Know that a page shows the panel."""
+        self._seen_s = monotonic()
+
+    def do_start(self, message: Mapping[str, Any]) -> None:
+        """Begin another run like the one that is over."""
+        self.take(self.run.again())
+        self.enter(self.begin)
+
+    def do_pause(self, message: Mapping[str, Any]) -> None:
+        """Let simulated time stand still."""
+        self.run.pause()
+
+    def do_resume(self, message: Mapping[str, Any]) -> None:
+        """Let simulated time go on."""
+        self.run.resume()
+
+    async def do_stop(self, message: Mapping[str, Any]) -> None:
+        """End the run."""
+        result = await self.run.stop()
+        wrong = bool(result.errors)
+        self.tell(str(result.errors[0]) if wrong else f"ended with {result.rows:,} readings",
+                  wrong=wrong)
+
+    def do_speed(self, message: Mapping[str, Any]) -> None:
+        """Change the pace."""
+        text = str(message.get("speed", ""))
+        speed = menu.value_of(text.lower().removesuffix("×").removeprefix("×"))
+        self.run.set_speed(speed)
+
+    def do_inject(self, message: Mapping[str, Any]) -> None:
+        """Break something on purpose."""
+        given = message.get("parameters") or {}
+        parameters = {str(name): menu.value_of(str(text)) for name, text in given.items()
+                      if str(text).strip()}
+        duration = str(message.get("duration") or "").strip()
+        action = self.run.inject(str(message.get("fault", "")), _where(message),
+                                 _duration(duration), parameters=parameters,
+                                 reason=str(message.get("reason") or "") or None)
+        self.tell(str(action), wrong=not action.devices)
+
+    def do_clear(self, message: Mapping[str, Any]) -> None:
+        """End faults before their time."""
+        fault = message.get("fault") or None
+        action = self.run.clear(None if fault is None else str(fault), _where(message))
+        self.tell(str(action))
+
+    def do_add(self, message: Mapping[str, Any]) -> None:
+        """Let more devices begin."""
+        count = menu.value_of(str(message.get("count", "1")))
+        labels = dict(part.split("=", 1) for part in str(message.get("labels") or "").split(",")
+                      if "=" in part)
+        action = self.run.add(str(message.get("profile", "")), count=count, labels=labels or None)
+        self.tell(str(action))
+
+    def do_stop_devices(self, message: Mapping[str, Any]) -> None:
+        """End devices; the run goes on."""
+        self.tell(str(self.run.stop(_where(message))))
+
+    def do_match(self, message: Mapping[str, Any]) -> None:
+        """Count whom a selection matches."""
+        text = str(message.get("where", ""))
+        try:
+            self._match = {"where": text, "count": self.run.matching(_where(message))}
+        except Exception as error:  # half a selection is no selection yet
+            self._match = {"where": text, "wrong": str(error)}
+
+    def do_field(self, message: Mapping[str, Any]) -> None:
+        """Look at another field."""
+        if self.scope is not None:
+            self.scope.look_at(str(message.get("field", "")))
+
+    def do_pick(self, message: Mapping[str, Any]) -> None:
+        """Look at one device: that of a cell, or the one with an id."""
+        if self.scope is not None:
+            self.scope.pick(message.get("cell"), message.get("id"))
+
+    def do_save(self, message: Mapping[str, Any]) -> None:
+        """Save the session so far beside the notebook."""
+        path = str(message.get("path") or "").strip() or f"{self.run.name}-{self.run.id}.iotsim"
+        saved = self.run.save(path)
+        self._saved = str(saved)
+        self.tell(f"saved {saved}: iotsim.verify({str(saved)!r}) runs it again")
+
+    def do_copy(self, message: Mapping[str, Any]) -> None:
+        """Write the session so far as the source of a scenario."""
+        text = self.run.to_scenario().code()
+        self._code = {"number": int(self._code["number"]) + 1, "text": text}
+        self.tell("the session as a scenario is on the clipboard, and below")
+
+
+def _menu() -> dict[str, Any]:
+    return {"faults": menu.faults(), "profiles": menu.profiles(), "speeds": list(menu.SPEEDS)}
+
+
+def _where(message: Mapping[str, Any]) -> str:
+    return str(message.get("where") or "").strip() or "all"
+
+
+def _duration(text: str) -> str | float | None:
+    value = menu.value_of(text)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return text or None

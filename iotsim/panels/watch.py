@@ -1,0 +1,247 @@
+"""What the readings of a live run say: each device's last value, and how the fleet has been.
+
+`Watch.took` is called with all readings as they come, so it only writes them down, a few array
+assignments for each piece. `Watch.sample` looks at what is there and adds one point to the lines;
+`cells` gives one byte a device, or a few devices, for the map.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iotsim.engine.simulation import Simulation
+from iotsim.readings import Column, Readings
+
+POINTS = 600  # of a line
+SAMPLED = 20_000  # devices that a band is drawn from; of more, every n-th
+CELLS = 10_000  # of the map; with more devices, a cell stands for several
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+SILENT_AFTER = 2.5  # intervals without a reading
+NOTHING = 255  # a cell without a value
+STATES = ("not heard yet", "stopped", "fine", "fault", "silent")  # the worst last
+UNHEARD, STOPPED, FINE, FAULT, SILENT = range(len(STATES))
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """The map of the devices, one byte a cell.
+
+    Attributes
+    ----------
+    state : uint8 array
+        Codes into `STATES`: the worst of the cell.
+    value, overdue : uint8 array
+        0 to 254 of the range; of its first device; `NOTHING` where there is none. `overdue` is in
+        tenths of an interval.
+    low, high : float
+        The range of `value`.
+    each : int
+        How many devices a cell stands for.
+    """
+
+    state: Bytes
+    value: Bytes
+    overdue: Bytes
+    low: float
+    high: float
+    each: int
+
+
+class Watch:
+    """What is known of each device of a simulation, and the last points of its lines.
+
+    Parameters
+    ----------
+    simulation : Simulation
+    field : str
+        The numeric field that is looked at; empty if there is none.
+    """
+
+    def __init__(self, simulation: Simulation, field: str) -> None:
+        self.field = field
+        self.picked: int | None = None  # a slot
+        self._simulation = simulation
+        self._values = np.empty(0, dtype=np.float32)
+        self._heard_us = np.empty(0, dtype=np.int64)
+        self._withheld = np.empty(0, dtype=np.bool_)
+        self._interval_us = np.empty(0, dtype=np.int64)
+        self._intervals_of: object = None
+        self._grow()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def took(self, readings: Readings) -> None:
+        """Write readings down."""
+        people = self._simulation.population
+        if len(people) > len(self._values):
+            self._grow()
+        slots = people.slots[readings.group.index][readings.device]
+        marks = readings.marks
+        if marks is not None and marks.withheld is not None:
+            withheld = marks.withheld > 0
+            self._withheld[slots] = withheld
+            if withheld.any():
+                readings, slots = readings.take(~withheld), slots[~withheld]
+        else:
+            self._withheld[slots] = False
+        self._heard_us[slots] = readings.time_us
+        column = readings.columns.get(self.field)
+        if column is not None and is_number(column):
+            values = column.values
+            if column.present is not None:
+                slots, values = slots[column.present], values[column.present]
+            self._values[slots] = values
+
+    def _grow(self) -> None:
+        more = len(self._simulation.population) - len(self._values)
+        self._values = np.append(self._values, np.full(more, np.nan, np.float32))
+        self._heard_us = np.append(self._heard_us, np.full(more, -1, np.int64))
+        self._withheld = np.append(self._withheld, np.zeros(more, np.bool_))
+
+    def look_at(self, field: str, chunks: list[Readings]) -> None:
+        """Look at another field, beginning with the readings that are held of it."""
+        self.field = field
+        self._values[:] = np.nan
+        for chunk in chunks:
+            self.took(chunk)
+
+    # -- lines ----------------------------------------------------------------------------------
+
+    def bands(self, now_us: int) -> list[float]:
+        """Return the quantiles of the last values, of devices that are heard; NaN if none is."""
+        values = self._values[:: self.stride]
+        heard = ~self._is_silent(now_us)[:: self.stride]
+        values = values[heard & (values == values)]  # noqa: PLR0124  NaN is not itself
+        if not len(values):
+            return [math.nan] * len(QUANTILES)
+        values.sort()
+        places = [round(share * (len(values) - 1)) for share in QUANTILES]
+        return [float(value) for value in values[places]]
+
+    @property
+    def stride(self) -> int:
+        """Of how many devices one is in the bands."""
+        return max(1, -(-len(self._values) // SAMPLED))
+
+    def value_of(self, slot: int | None) -> float:
+        """Return the last value of a device, or NaN."""
+        return math.nan if slot is None or slot >= len(self) else float(self._values[slot])
+
+    # -- the map --------------------------------------------------------------------------------
+
+    def cells(self, now_us: int, low: float, high: float) -> Cells:
+        """Return the map of the devices as they are now.
+
+        Parameters
+        ----------
+        now_us : int
+        low, high : float
+            What the colours of values reach from and to.
+        """
+        each = max(1, -(-len(self) // CELLS))
+        state = self.states(now_us)
+        overdue = np.clip(self._overdue(now_us) * 10, 0, NOTHING - 1).astype(np.uint8)
+        values = self._values[::each]
+        span = high - low if high > low else 1.0
+        scaled = np.clip((values - low) / span, 0, 1) * (NOTHING - 1)
+        shade = np.where(np.isnan(scaled), NOTHING, np.nan_to_num(scaled)).astype(np.uint8)
+        if each > 1:
+            starts = np.arange(0, len(self), each)
+            state = np.maximum.reduceat(state, starts)
+            overdue = np.maximum.reduceat(overdue, starts)
+        return Cells(state, shade, overdue, low, high, each)
+
+    def counts(self, now_us: int) -> list[int]:
+        """Return how many devices are in each of the states."""
+        counts: list[int] = np.bincount(self.states(now_us), minlength=len(STATES)).tolist()
+        return counts
+
+    def states(self, now_us: int) -> Bytes:
+        """Return the state of every device, shape (slots,)."""
+        people = self._simulation.population
+        if len(people) > len(self._values):
+            self._grow()
+        state = np.where(self._heard_us < 0, UNHEARD, FINE).astype(np.uint8)
+        for window in self._simulation.deeds.windows:
+            if window.begin_us <= now_us < min(window.end_us, window.over_us):
+                state[window.slots[window.ends_us > now_us]] = FAULT
+        state[self._is_silent(now_us)] = SILENT
+        state[people.ended_us <= now_us] = STOPPED
+        return state
+
+    def _is_silent(self, now_us: int) -> npt.NDArray[np.bool_]:
+        return self._withheld | (self._overdue(now_us) > SILENT_AFTER - 1)
+
+    def _overdue(self, now_us: int) -> Floats:
+        # In intervals; of scripted devices, which have none, nobody knows.
+        interval_us = self._intervals()
+        known = (interval_us > 0) & (self._heard_us >= 0)
+        late = (now_us - self._heard_us) / np.maximum(interval_us, 1) - 1
+        return np.where(known, late, 0.0).astype(np.float32)
+
+    def _intervals(self) -> npt.NDArray[np.int64]:
+        key = (len(self._simulation.deeds.done), len(self), len(self._simulation.blocks))
+        if key != self._intervals_of:
+            found = np.zeros(len(self), dtype=np.int64)
+            for block in self._simulation.blocks:
+                found[block.slots] = block.profile.interval_us
+            self._interval_us, self._intervals_of = found, key
+        return self._interval_us
+
+
+def is_number(column: Column) -> bool:
+    """Return whether a column can be drawn as a line."""
+    return column.kind in ("float", "int", "bool")
+
+
+class Ring:
+    """The last points of several lines, oldest first; the first column is the time.
+
+    Parameters
+    ----------
+    columns : int
+    points : int
+    """
+
+    def __init__(self, columns: int, points: int = POINTS) -> None:
+        self._held = np.full((points, columns), np.nan, dtype=np.float64)
+        self._rows = self._next = 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, row: list[float]) -> None:
+        """Add a point to every line."""
+        self._held[self._next] = row
+        self._next = (self._next + 1) % len(self._held)
+        self._rows = min(self._rows + 1, len(self._held))
+
+    def table(self) -> npt.NDArray[np.float64]:
+        """Return the points, shape (rows, columns)."""
+        return np.roll(self._held, -self._next, axis=0)[len(self._held) - self._rows :]
+
+    def packed(self) -> tuple[float, bytes]:
+        """Return the first time, and the table as float32 with times counted from there."""
+        table = self.table()
+        if not len(table):
+            return 0.0, b""
+        first = float(table[0, 0])
+        table[:, 0] -= first
+        return first, table.astype(np.float32).tobytes()
+
+
+def field_names(simulation: Simulation, more: Any = ()) -> list[str]:
+    """Return the numeric fields that profiles have, and others that were seen, in order."""
+    names = dict.fromkeys(
+        field.name for profile in simulation.population.profiles if profile is not None
+        for field in profile.fields if field.kind in ("float", "int"))
+    return list(dict.fromkeys([*names, *more]))

@@ -1,0 +1,117 @@
+"""Which faults there are and were of late, on how many devices, and how long they still last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from iotsim.actions import Action
+from iotsim.engine.deeds import Deeds
+from iotsim.faults.base import NEVER_US, Window
+from iotsim.selectors import Ids, Selector, parse
+
+KEPT = 200  # windows that a panel knows of
+SHOWN = 40
+WHERE_CHARS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Shade:
+    """One fault on some devices, in simulated seconds since the start of the run.
+
+    Attributes
+    ----------
+    name, where : str
+    begin_s : float
+    end_s : float or None
+        None: until somebody clears it.
+    devices : int
+        On how many it is now; on how many it was, once it is over.
+    active : bool
+    """
+
+    name: str
+    where: str
+    begin_s: float
+    end_s: float | None
+    devices: int
+    active: bool
+
+    def spec(self, now_s: float) -> dict[str, Any]:
+        """Return it as plain JSON, with the seconds that are left."""
+        left = None if self.end_s is None else max(0.0, self.end_s - now_s)
+        return {"name": self.name, "where": self.where, "from": self.begin_s, "to": self.end_s,
+                "devices": self.devices, "active": self.active, "left": left}
+
+
+class Shades:
+    """The faults of a run that are not long over.
+
+    Parameters
+    ----------
+    deeds : Deeds
+    """
+
+    def __init__(self, deeds: Deeds) -> None:
+        self._deeds = deeds
+        self._seen = 0
+        self._kept: list[tuple[Window, str]] = []
+        self.forgotten = 0
+
+    def now(self, now_us: int, since_us: int) -> list[Shade]:
+        """Return those that are active, or were after `since_us`; the newest last."""
+        fresh = self._deeds.windows[self._seen :]
+        if fresh:
+            texts = {(one.parameters.get("fault"), one.at_us): _where(one)
+                     for one in self._deeds.done if one.verb == "inject"}
+            for window in fresh:
+                at_us = window.begin_us - self._deeds.start_us
+                self._kept.append((window, texts.get((window.name, at_us), "")))
+            self._seen += len(fresh)
+        self._kept = [one for one in self._kept if _end_us(one[0]) > since_us]
+        if len(self._kept) > KEPT:
+            self.forgotten += len(self._kept) - KEPT
+            self._kept = self._kept[-KEPT:]
+        return [self._shade(window, where, now_us) for window, where in self._kept[-SHOWN:]]
+
+    def _shade(self, window: Window, where: str, now_us: int) -> Shade:
+        start_us, end_us = self._deeds.start_us, _end_us(window)
+        open_still = window.ends_us > now_us
+        active = window.begin_us <= now_us < end_us
+        if active:
+            ended_us = self._deeds.population.ended_us[window.slots]
+            count = int((open_still & (ended_us > now_us)).sum())
+        else:
+            count = len(window.slots)
+        return Shade(window.name, where, (window.begin_us - start_us) / 1e6,
+                     None if end_us >= NEVER_US else (end_us - start_us) / 1e6, count,
+                     active and count > 0)
+
+
+def _end_us(window: Window) -> int:
+    return min(window.end_us, window.over_us)
+
+
+def _where(action: Action) -> str:
+    return where_text(parse(action.parameters.get("where", "all")))
+
+
+def where_text(selector: Selector) -> str:
+    """Return a selector as people write it, shortened.
+
+    Examples
+    --------
+    >>> where_text(parse("site=north"))
+    'site=north'
+    """
+    for key, values in selector.terms:
+        if key == "id" and len(values) > 3:
+            return f"{len(values):,} ids"
+    text = str(selector)
+    return text if len(text) <= WHERE_CHARS else f"{text[: WHERE_CHARS - 1]}…"
+
+
+def ids_of(names: Iterable[str]) -> Ids:
+    """Return a selector of devices that were picked."""
+    return Ids(tuple(names))
