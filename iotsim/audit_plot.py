@@ -17,7 +17,7 @@ from iotsim.audit_match import (
     SIMULATORS,
     UNKNOWN,
 )
-from iotsim.plots import COLORS, dress_time, one_axes
+from iotsim.plotting.canvas import COLORS, dress_time, one_axes
 from iotsim.readings import Ints
 
 if TYPE_CHECKING:

@@ -40,6 +40,9 @@ DOORS = {
     "panel_run": "iotsim.panels.run_panel:panel_of",
     "plot": "iotsim.plots:plot_result",
     "plot_audit": "iotsim.audit_plot:plot_audit",
+    "plot_faults": "iotsim.plotting.faults:plot_faults",
+    "plot_heatmap": "iotsim.plotting.heatmap:plot_heatmap",
+    "plot_scenario": "iotsim.plotting.scenario:plot_scenario",
 }
 
 TAPS = {  # settings_of(...) and Source(...) of each

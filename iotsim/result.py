@@ -15,8 +15,8 @@ from iotsim.actions import Action
 from iotsim.capture import Capture
 from iotsim.digest import Digest
 from iotsim.errors import BadValue, IotsimError, RunFailed, UnknownName
+from iotsim.pictures import Pictures
 from iotsim.readings import Group, Readings
-from iotsim.registry import door
 from iotsim.selectors import Where
 from iotsim.units import Duration, clock_text, duration_us, instant_text
 from iotsim.verdict import VALID, brief
@@ -169,10 +169,7 @@ class Result:
             if asked and self._in_file:
                 raise BadValue(name, True, f"is not in {self.path}: it has the readings as they "
                                "left", "Run again without to=, or for a shorter time.")
-        groups, chunks = self._held(device_type, last)
-        if self.history is not None:
-            deeds = self.history.deeds
-            chunks = [deeds.as_left(chunk, self.end_us) for chunk in chunks]
+        groups, chunks = self._left(device_type, last)
         declared = self._declared(device_type)
         return frames.frame(groups, chunks, declared=declared, fields=fields, tidy=tidy,
                             truth=truth, wire=wire, acks=self.acks, run_id=self.run_id)
@@ -298,9 +295,10 @@ class Result:
         """Write the readings to a Parquet file; returns its path."""
         return arrow.write(path, self.groups, self._held(None, None)[1], self._declared())
 
-    def plot(self, fields: Iterable[str] | str | None = None, **options: Any) -> Any:
-        """Draw the readings with matplotlib; returns the Axes, one per field."""
-        return door("plot")(self, fields, **options)
+    @property
+    def plot(self) -> Pictures:
+        """Draws with matplotlib: `plot(fields)` the readings, `plot.heatmap()`, `plot.faults()`."""
+        return Pictures(self)
 
     def diff(self, other: Result) -> str:
         """Return in words how another result differs; empty if it does not."""
@@ -361,6 +359,16 @@ class Result:
         if last is not None:
             since_us = self.end_us - duration_us(last, "last")
             chunks = [chunk.take(chunk.time_us >= since_us) for chunk in chunks]
+        return groups, chunks
+
+    def _left(
+        self, device_type: str | None, last: Duration | None
+    ) -> tuple[list[Group], list[Readings]]:
+        # As they had left by the end; those that had not are still among them.
+        groups, chunks = self._held(device_type, last)
+        if self.history is not None:
+            deeds = self.history.deeds
+            chunks = [deeds.as_left(chunk, self.end_us) for chunk in chunks]
         return groups, chunks
 
     def _count(self) -> int:

@@ -13,6 +13,7 @@ from iotsim.errors import BadValue
 from iotsim.fleet import Fleet
 from iotsim.gateway.spec import Gateway
 from iotsim.members import script_hash
+from iotsim.registry import door
 from iotsim.scenario_checks import check_ids, check_script, check_selectors, telling
 from iotsim.scenario_html import steps_html
 from iotsim.scenario_verbs import ScenarioVerbs
@@ -204,6 +205,18 @@ class Scenario(ScenarioVerbs):
         check_ids(self.fleet, self.steps)
         check_selectors(self.name, self.fleet, self.steps, self._origin)
         return Plan(self.name, self.steps, end_us)
+
+    def plot(self, **options: Any) -> Any:
+        """Draw what will happen, and when, before it is run; returns the Axes.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where to draw.
+        figsize : (float, float), optional
+            Width and height in inches.
+        """
+        return door("plot_scenario")(self, **options)
 
     def code(self) -> str:
         """Return Python source that makes an equal scenario and its fleet; no secrets are in it."""

@@ -19,12 +19,12 @@ LAYERS = (
         "preflight_probe preflight_rates journal quality verdict loop_lag stage links waiting "
         "checkpoints events run_verbs run_commands run_views live_runs destinations episodes "
         "arrears gateway audit audit_match audit_sent audit_received audit_tables audit_verdict "
-        "audit_doubt"),
+        "audit_doubt pictures facts"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
         "scenario_files director conditions condition_values context observed script script_choice "
         "script_names junit"),
-    (5, "doors", "metrics run_tally "
-        "plots audit_plot panels lab cli demo notebooks scenarios scenario_command __main__"),
+    (5, "doors", "metrics run_tally plots audit_plot plotting "
+        "panels lab cli demo notebooks scenarios scenario_command __main__"),
 )
 
 

@@ -1,0 +1,1 @@
+"""What the pictures share: a canvas, the readings of a field, the windows of faults."""
