@@ -254,10 +254,12 @@ class Fleet:
         to: str | Path | None = None,
         replace: bool = False,
         backfill: Duration | None = None,
+        thread: bool = False,
     ) -> Run:
         """Start a run in the background of the running event loop; returns it at once.
 
-        Starting an equal fleet again returns the same Run.
+        Starting an equal fleet again returns the same Run. In a script, where no loop runs:
+        `run = fleet.start("10m", thread=True); result = asyncio.run(run.wait())`.
 
         Parameters
         ----------
@@ -265,20 +267,23 @@ class Fleet:
             Of simulated time; until stopped if not given.
         replace : bool
             Whether a different fleet that is live under this name may be stopped for it.
+        thread : bool
+            Whether it runs on a loop of its own, in a thread of its own: then no cell that blocks
+            can hold it up. Scripted devices run there, too.
         speed, start, capture, to, backfill
             As for `run`.
 
         Raises
         ------
         NoLoop
-            If no event loop runs here.
+            If no event loop runs here, and `thread` is false.
         NameInUse
-            If a different fleet is live under this name.
+            If a different fleet is live under this name, or this one on another loop.
         """
         from iotsim.live_runs import start_run
 
         return start_run(self, duration, speed=speed, start=start, capture=capture, to=to,
-                         replace=replace, backfill=backfill)
+                         replace=replace, backfill=backfill, thread=thread)
 
     def preflight(
         self,

@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from iotsim import verbs
 from iotsim.actions import Action
-from iotsim.clock import Speed, check_speed
 from iotsim.driver import Driver
 from iotsim.errors import BadValue, IotsimError, RunBroken
+from iotsim.interrupts import interrupts
 from iotsim.members import Members
+from iotsim.own_loop import Home, Once
 from iotsim.result import Result, facts_html
 from iotsim.run_commands import RunCommands
-from iotsim.run_state import RunSnapshot, State, Wish, check_pace, facts_of
-from iotsim.run_verbs import Rehearsal, RunVerbs, act, answer_of, simulation_of
+from iotsim.run_home import RunHome
+from iotsim.run_list import end_interrupted
+from iotsim.run_pace import RunPace
+from iotsim.run_state import RunSnapshot, State, Wish, facts_of
+from iotsim.run_verbs import Rehearsal, RunVerbs, act, simulation_of
 from iotsim.run_views import RunViews
 from iotsim.selectors import Where
 from iotsim.stage import Stage
@@ -36,12 +38,10 @@ if TYPE_CHECKING:
     from iotsim.conditions import Expectation
     from iotsim.scenario import Scenario
 
-T = TypeVar("T")
-
 STOP_S = 5.0  # a stopped run is over by then, whatever a broker does
 
 
-class Run(RunVerbs, RunCommands, RunViews):
+class Run(RunHome, RunPace, RunVerbs, RunCommands, RunViews):
     """A live run of a fleet or a scenario; made by `Fleet.start` and `Scenario.start`.
 
     Attributes
@@ -57,18 +57,19 @@ class Run(RunVerbs, RunCommands, RunViews):
 
     begins = "fleet.start()"  # what to type to have another, for the texts of errors
 
-    def __init__(self, wish: Wish, over: Callable[[Run], None]) -> None:
+    def __init__(
+        self, wish: Wish, over: Callable[[Run], None], home: Home | None = None
+    ) -> None:
         self._over = over  # told when it is
+        self._home = Home() if home is None else home
         self.fleet = wish.fleet
         self.id = secrets.token_hex(4)
         self.state: State = "connecting"
         self.actions: list[Action] = []
         self._wish = wish
         self._works = Works(wish, self.id)
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._connected = asyncio.Event()
-        self._cancelled = False
+        self._connected, self._gone = Once(), Once()
+        self._cancelled = self._leaving = False
         self._failure: IotsimError | None = None
         self._early: list[Callable[[], None]] = []
         self._rehearsal: Rehearsal | None = None
@@ -77,6 +78,7 @@ class Run(RunVerbs, RunCommands, RunViews):
         self._opening: asyncio.Task[Driver] | None = None
         self._driving: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._main(), name=f"iotsim run {wish.fleet.name}")
+        self._task.add_done_callback(lambda _: self._gone.happen())
 
     @property
     def name(self) -> str:
@@ -86,19 +88,12 @@ class Run(RunVerbs, RunCommands, RunViews):
     @property
     def errors(self) -> tuple[IotsimError, ...]:
         """What has gone wrong so far: failed devices, publishers in trouble."""
-        director = self._works.director
-        said = () if director is None else director.errors
-        return (*said, *self._works.failures.kept, *self._works.undelivered())
+        return self._look(self._errors)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing, such as a selector that matches nobody."""
-        troubles = [text for pump in self._works.pumps for text in pump.errors]
-        said = [action.note for action in self.actions if action.note]
-        director = self._works.director
-        ended = () if director is None else director.notes
-        heard = [text for desk in self._works.desks for text in desk.notes]
-        return (*self._works.notes, *said, *ended, *troubles, *heard)
+        return self._look(self._notes)
 
     @property
     def expectations(self) -> tuple[Expectation, ...]:
@@ -114,21 +109,17 @@ class Run(RunVerbs, RunCommands, RunViews):
     @property
     def ended(self) -> bool:
         """Whether the run is over."""
-        return self._task.done() or self._loop.is_closed()
+        return self._task.done() or self._home.closed
+
+    @property
+    def leaving(self) -> bool:
+        """Whether somebody has asked it to end."""
+        return self._leaving
 
     @property
     def works(self) -> Works:
         """Its machinery, for who counts what goes on in there."""
         return self._works
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that it runs on."""
-        return self._loop
-
-    def is_on(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Return whether this is the loop that it runs on."""
-        return self._loop is loop
 
     def is_wished(self, wish: Wish) -> bool:
         """Return whether this is the run that is asked for; takes over its pace if so."""
@@ -139,9 +130,16 @@ class Run(RunVerbs, RunCommands, RunViews):
             self._wish = wish
         return True
 
+    def at_end(self, then: Callable[[], object]) -> None:
+        """Do something on its loop when it is over; to be called there."""
+        self._task.add_done_callback(lambda _: then())
+
     def end_soon(self) -> None:
         """Ask it to end, and do not wait for that."""
-        self._enter(self._request_stop)
+        if self._home.here and not self._home.closed:
+            self._request_stop()
+        else:
+            self._home.enter(self._request_stop)
 
     async def ready(self) -> Run:
         """Wait until every publisher is connected; returns the run.
@@ -151,16 +149,27 @@ class Run(RunVerbs, RunCommands, RunViews):
         ConnectError
             If a broker cannot be reached or refuses us.
         """
-        await self._connected.wait()
+        await self._happened(self._connected)
         if self._failure is not None and self._works.driver is None:
             raise self._failure
+        if not self._connected.happened:
+            raise BadValue("run", self.name, "has ended: its event loop is closed",
+                           f"Start it again: {self.begins}.")
         return self
 
     async def wait(self) -> Result:
-        """Wait until the run ends by itself; returns its result."""
-        if asyncio.get_running_loop() is not self._loop:
-            return await self._elsewhere(self.wait())
-        await asyncio.shield(self._task)
+        """Wait until the run ends by itself; returns its result.
+
+        A kernel's interrupt, or Ctrl-C in a script, ends the run; to cancel this in another way,
+        such as by a time limit, does not. In a script: `asyncio.run(run.wait())`.
+        """
+        with interrupts() as interrupted:
+            try:
+                await self._happened(self._gone)
+            except asyncio.CancelledError as error:
+                if interrupted():
+                    await end_interrupted(self, error)
+                raise
         return self._ended()
 
     @overload
@@ -180,41 +189,40 @@ class Run(RunVerbs, RunCommands, RunViews):
         return self._act("stop", verbs.stop(where))
 
     async def _stop(self) -> Result:
-        if asyncio.get_running_loop() is not self._loop:
-            return await self._elsewhere(self._stop())
-        self._request_stop()
-        if not self._task.done():
-            await asyncio.shield(self._task)
+        self.end_soon()
+        await self._happened(self._gone)
         return self._ended()
 
-    async def _elsewhere(self, asked: Coroutine[Any, Any, Result]) -> Result:
-        if self._loop.is_closed():
-            asked.close()
-            return self._ended()
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, self._loop))
+    def again(self) -> Run:
+        """Start another run, as this one was asked for, now that it is over; returns that.
 
-    def pause(self) -> None:
-        """Let simulated time stand still."""
-        self._enter(self._pause)
+        It begins now, unless a start was given, and runs where this one did: on the same loop, or
+        on a new one of its own.
 
-    def resume(self) -> None:
-        """Let simulated time go on."""
-        self._enter(self._resume)
-
-    def set_speed(self, speed: Speed) -> None:
-        """Change the pace; never the content.
-
-        Parameters
-        ----------
-        speed : float or "max"
-            Simulated seconds per real second.
+        Raises
+        ------
+        BadValue
+            If this one is not over, or the loop that it was on is closed.
+        NameInUse
+            If something else is live under its name.
         """
-        factor = check_speed(speed)
-        check_pace(self.fleet, factor)
-        self._enter(lambda: self._set_speed(factor))
+        from iotsim.live_runs import start_wish
+
+        if not self.ended:
+            raise BadValue("run", self.name, f"is not over (it is {self.state})",
+                           "Stop it first: await run.stop().")
+        if self._home.own:
+            return start_wish(self._wish)
+        if self._home.closed:
+            raise BadValue("run", self.name, "cannot begin again: its event loop is closed",
+                           f"Start it anew: {self.begins}.")
+        return self._ask(lambda: start_wish(self._wish))
 
     def snapshot(self) -> RunSnapshot:
         """Return the run as it is now, as plain numbers."""
+        return self._look(self._snapshot)
+
+    def _snapshot(self) -> RunSnapshot:
         works = self._works
         driver, intake = works.driver, works.intake
         judge = None if driver is None else driver.judge
@@ -261,15 +269,26 @@ class Run(RunVerbs, RunCommands, RunViews):
         return made
 
     def _so_far(self) -> Result:
+        return self._look(self._result_so_far)
+
+    def _result_so_far(self) -> Result:
         end_us = self._works.start_us + self._elapsed_us()
         with self._works.intake.lock:
             self._works.intake.flush()
             return self._make_result(end_us) if self._result is None else self._result
 
-    @property
-    def in_own_thread(self) -> bool:
-        """Whether the caller is on the thread of the run's loop."""
-        return threading.get_ident() == self._thread
+    def _errors(self) -> tuple[IotsimError, ...]:
+        director = self._works.director
+        said = () if director is None else director.errors
+        return (*said, *self._works.failures.kept, *self._works.undelivered())
+
+    def _notes(self) -> tuple[str, ...]:
+        troubles = [text for pump in self._works.pumps for text in pump.errors]
+        said = [action.note for action in self.actions if action.note]
+        director = self._works.director
+        ended = () if director is None else director.notes
+        heard = [text for desk in self._works.desks for text in desk.notes]
+        return (*self._works.notes, *said, *ended, *troubles, *heard)
 
     def _act(
         self, verb: str, parameters: Mapping[str, Any], members: Members | None = None
@@ -279,26 +298,8 @@ class Run(RunVerbs, RunCommands, RunViews):
     def _first_index(self, series: str) -> int:
         return simulation_of(self).population.first_index(series)
 
-    def _ask(self, question: Callable[[], T]) -> T:
-        if self.in_own_thread or self._loop.is_closed():
-            return question()
-
-        async def there() -> T:
-            return question()
-
-        return answer_of(self, asyncio.run_coroutine_threadsafe(there(), self._loop))
-
-    def _enter(self, action: Callable[[], None]) -> None:
-        # Whoever calls, what is done to a run is done on its own loop; when that is gone, so is it.
-        if self._loop.is_closed():
-            return
-        if self.in_own_thread:
-            action()
-        else:
-            with suppress(RuntimeError):  # it was closed just now
-                self._loop.call_soon_threadsafe(action)
-
     def _request_stop(self) -> None:
+        self._leaving = True
         if self.state in ("stopping", "stopped", "failed"):
             self._works.hurry()
             return
@@ -307,36 +308,9 @@ class Run(RunVerbs, RunCommands, RunViews):
             at_us = self._works.driver.stop()
             self._log("stop", at_us - self._works.start_us)
             if self._driving is not None:  # a device may keep the slot from ending
-                self._loop.call_later(STOP_S / 5, self._driving.cancel)
+                self._home.loop.call_later(STOP_S / 5, self._driving.cancel)
         elif self._opening is not None:
             self._opening.cancel()
-
-    def _pause(self) -> None:
-        if self.state == "connecting":
-            self._early.append(self._pause)
-        if self._works.driver is not None and self.state == "running":
-            self._works.driver.clock.pause()
-            self.state = "paused"
-            self._log("pause", self._begun_us())
-            self._works.driver.poke()
-
-    def _resume(self) -> None:
-        if self.state == "connecting":
-            self._early.append(self._resume)
-        if self._works.driver is not None and self.state == "paused":
-            self._works.driver.clock.resume()
-            self.state = "running"
-            self._log("resume", self._begun_us())
-            self._works.driver.poke()
-
-    def _set_speed(self, factor: float) -> None:
-        if self.state == "connecting":
-            self._early.append(lambda: self._set_speed(factor))
-        if self._works.driver is not None and self.state in ("running", "paused"):
-            self._works.driver.clock.set_speed(factor)
-            shown = "max" if math.isinf(factor) else factor
-            self._log("speed", self._begun_us(), factor=shown)
-            self._works.driver.poke()
 
     def _log(self, verb: str, at_us: int, **parameters: Any) -> None:
         self.actions.append(Action(verb, at_us, MappingProxyType(parameters)))
@@ -354,7 +328,7 @@ class Run(RunVerbs, RunCommands, RunViews):
             for action in self._early:  # what was done while it was connecting
                 action()
             self._rehearsal = None
-            self._connected.set()
+            self._connected.happen()
             self._driving = asyncio.create_task(driver.drive())
             await self._driving
         except asyncio.CancelledError:
@@ -382,7 +356,7 @@ class Run(RunVerbs, RunCommands, RunViews):
         finally:
             self.state = "failed" if self._failure is not None else "stopped"
             self._result = self._make_result(self._works.end_us)
-            self._connected.set()
+            self._connected.happen()
             self._over(self)
 
     def _make_result(self, end_us: int) -> Result:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -79,11 +79,10 @@ async def _answers(
     run: Any, parameters: Mapping[str, Any], limit_s: float, via: str | None
 ) -> pd.DataFrame:
     if not run.is_on(asyncio.get_running_loop()):
-        if run._loop.is_closed():
-            raise BadValue("run", run.name, "has ended",
-                           f"Start it again: {run.begins}.")
-        asked = _answers(run, parameters, limit_s, via)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, run._loop))
+        there = await run._visit(_answers(run, parameters, limit_s, via))
+        if there is None:
+            raise BadValue("run", run.name, "has ended", f"Start it again: {run.begins}.")
+        return cast("pd.DataFrame", there)
     await run.ready()
     await _load_pandas()
     if via is None:

@@ -12,6 +12,7 @@ from iotsim.arrow import target
 from iotsim.capture import Bound
 from iotsim.clock import check_speed, wall_us
 from iotsim.errors import BadValue
+from iotsim.faults.parameters import flag
 from iotsim.offline import check_devices
 from iotsim.publishers.ledger import LedgerSnapshot
 from iotsim.units import Duration, Instant, clock_text, duration_us, end_us_of, instant_us
@@ -91,6 +92,7 @@ class Wish:
     to: Path | None
     backfill_us: int = 0
     scenario: Scenario | None = None
+    thread: bool = False
 
     def scenario_director(self) -> None:
         """Raise now if the scenario cannot be led, rather than when the brokers are connected."""
@@ -98,7 +100,7 @@ class Wish:
             self.scenario.director(self.start_us or 0).close()
 
     def same_as(self, other: Wish) -> bool:
-        """Return whether both ask for the same run; the speed is only its pace."""
+        """Return whether both ask for the same run, wherever; the speed is only its pace."""
         return (self._content() == other._content() and self.bound == other.bound
                 and self.to == other.to)
 
@@ -110,6 +112,7 @@ class Wish:
 def wish_of(
     fleet: Fleet, duration: Duration | None, speed: Any, start: Instant | None, capture: Any,
     to: str | Path | None, backfill: Duration | None = None, scenario: Scenario | None = None,
+    *, thread: bool = False,
 ) -> Wish:
     """Return what was asked for.
 
@@ -138,6 +141,7 @@ def wish_of(
         to=None if to is None else target("to", to, "x.parquet"),
         backfill_us=backfill_us,
         scenario=scenario,
+        thread=flag("thread", thread),
     )
 
 
@@ -165,5 +169,7 @@ def facts_of(now: RunSnapshot, failure: Exception | None) -> Iterator[tuple[str,
         yield "quality", brief(now.quality)
     if failure is not None:
         yield "error", str(failure)
+    elif now.state == "connecting":
+        yield "next", "await run.ready() tells when it is connected"
     elif now.errors:
         yield "errors", f"{now.errors} errors"

@@ -6,13 +6,11 @@ instant. They may be called from any thread; they enter through the run's own lo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,10 +30,6 @@ from iotsim.units import Duration
 if TYPE_CHECKING:
     from iotsim.fleet import Fleet
     from iotsim.run import Run
-
-ANSWER_S = 10.0  # how long another thread waits for the run's loop
-
-T = TypeVar("T")
 
 
 class RunVerbs:
@@ -111,25 +105,9 @@ def act(
     run: Run, verb: str, parameters: Mapping[str, Any], members: Members | None
 ) -> Action:
     """Do something to a run, on its own loop, whoever asks."""
-    if run.in_own_thread:
-        return _act_here(run, verb, parameters, members)
-
-    async def there() -> Action:
-        return _act_here(run, verb, parameters, members)
-
-    if run._loop.is_closed():
+    if run.ended:
         raise _ended(run)
-    return answer_of(run, asyncio.run_coroutine_threadsafe(there(), run._loop))
-
-
-def answer_of(run: Run, answer: Future[T]) -> T:
-    """Wait in another thread for what a run's loop answers, and not for ever."""
-    try:
-        return answer.result(ANSWER_S)
-    except TimeoutError:
-        answer.cancel()
-        raise IotsimError(f"run {run.name!r} did not answer for {ANSWER_S:g} s: its loop is busy. "
-                          "Was it asked from a thread that the loop waits for?") from None
+    return run._ask(lambda: _act_here(run, verb, parameters, members))
 
 
 class _Crowd(Population):

@@ -178,12 +178,14 @@ class Scenario(ScenarioVerbs):
         capture: Any = None,
         to: str | Path | None = None,
         replace: bool = False,
+        thread: bool = False,
     ) -> Run:
         """Start a run in the background of the running event loop; see `Fleet.start` and `run`."""
         from iotsim.live_runs import start_scenario
 
         return start_scenario(self, speed=speed, start=self._start(start),
-                              capture=self._capture(capture), to=to, replace=replace)
+                              capture=self._capture(capture), to=to, replace=replace,
+                              thread=thread)
 
     def director(self, start_us: int) -> Director:
         """Return who leads a run that begins at an instant through this scenario, once.

@@ -158,6 +158,11 @@ class GatewayRun(Run):
 
     # -- one gateway, one sensor ------------------------------------------------------------------
 
+    def again(self) -> Run:
+        """Raise: gateways are provisioned before they start."""
+        raise BadValue("run", self.name, "is one of gateways, which are provisioned first",
+                       "Start it again: await platform.start(...).")
+
     async def attach(
         self, gateway: str, type: str, name: str | None = None, *,
         algorithm: str = "uniform_random", **parameters: Any,
@@ -297,12 +302,12 @@ class GatewayRun(Run):
         self, asked: Callable[..., Coroutine[Any, Any, T]], gateway: str, *more: Any
     ) -> T:
         # What changes gateways is done on the run's loop, after it has begun, one at a time.
-        if self._loop.is_closed():
+        if self.loop.is_closed():
             raise self._ended_before()
-        if asyncio.get_running_loop() is not self._loop:
+        if asyncio.get_running_loop() is not self.loop:
             there = self._here(asked, gateway, *more)
             return await asyncio.wrap_future(
-                asyncio.run_coroutine_threadsafe(there, self._loop))
+                asyncio.run_coroutine_threadsafe(there, self.loop))
         await self.ready()
         async with self._crew.turn(gateway):
             if self.state not in ("running", "paused"):
