@@ -69,5 +69,19 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'iotsim' has no attribute {name!r}")
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """Give a shell the line magic `%iotsim`; what `%load_ext iotsim` calls."""
+    from iotsim.magic import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take the line magic away again; what `%unload_ext iotsim` calls."""
+    from iotsim.magic import unload
+
+    unload(shell)
+
+
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])

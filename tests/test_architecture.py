@@ -25,7 +25,7 @@ LAYERS = (
         "scenario_files director conditions condition_values context observed script script_choice "
         "script_names junit"),
     (5, "doors", "metrics run_tally plots audit_plot plotting "
-        "panels lab cli demo notebooks scenarios scenario_command __main__"),
+        "magic panels lab cli demo notebooks scenarios scenario_command __main__"),
 )
 
 
