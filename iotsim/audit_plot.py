@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from iotsim.audit_match import (
     CORRUPTED,
@@ -17,19 +15,29 @@ from iotsim.audit_match import (
     SIMULATORS,
     UNKNOWN,
 )
-from iotsim.plotting.canvas import COLORS, dress_time, one_axes
+from iotsim.plotting.canvas import (
+    BINS_MAX,
+    COLORS,
+    bins_of,
+    cut,
+    dress_time,
+    edges_of,
+    headline,
+    legend,
+    one_axes,
+    times,
+)
+from iotsim.plotting.windows import Lane, Strip, draw_strips, headroom_pt, lanes_in, strips
 from iotsim.readings import Ints
 
 if TYPE_CHECKING:
     from iotsim.audit_tables import Table
     from iotsim.audit_verdict import Audit
 
-BINS_MAX = 180
-WINDOWS_MAX = 40  # shaded; a fleet under back-pressure has thousands
 MARKS = (
     ("withheld by a fault", "#7d8b99"), ("lost by the simulator", "#c81e1e"),
     ("lost by others", "#d7592a"), ("refused", "#b565a7"), ("unknown", "#a08a2c"),
-    ("corrupted", "#000000"), ("out of order", "#13a077"),
+    ("corrupted", "#2a84c4"), ("out of order", "#13a077"),
 )
 
 
@@ -51,9 +59,13 @@ def plot_audit(
     place = one_axes(figsize) if ax is None else ax
     edges_us = _edges(table)
     known = _draw_latency(place, table, edges_us)
-    _shade(place, table, edges_us)
-    _draw_marks(place, table, known=known)
+    _draw_marks(place, table)
+    shown = _windows(table, edges_us)
+    place.set_xlim(*times(edges_us[[0, -1]]))
+    draw_strips(place, shown)
     _decorate(place, audit, edges_us, known=known)
+    place.set_title(headline(f"{cut(audit.name, 40)} · {audit.verdict}", 96), loc="left",
+                    fontsize="medium", pad=headroom_pt(shown))
     return place
 
 
@@ -63,15 +75,14 @@ def _edges(table: Table) -> Ints:
     first_us, last_us = int(table.at_us.min()), int(table.at_us.max()) + 1
     per_device = len(table) // max(1, len(np.unique(table.slot)))
     bins = min(BINS_MAX, max(1, per_device), last_us - first_us)
-    return np.linspace(first_us, last_us, bins + 1).astype(np.int64)
+    return edges_of(first_us, last_us, bins)
 
 
 def _draw_latency(ax: Any, table: Table, edges_us: Ints) -> bool:
     rows = np.flatnonzero(~np.isnan(table.latency_s))
     if not len(rows):
         return False
-    bins = np.clip(np.searchsorted(edges_us, table.at_us[rows], side="right") - 1, 0,
-                   len(edges_us) - 2)
+    bins = bins_of(table.at_us[rows], edges_us)
     order = np.argsort(bins, kind="stable")
     latency_ms = np.maximum(table.latency_s[rows[order]] * 1e3, 1e-3)
     cuts = np.searchsorted(bins[order], np.arange(len(edges_us)))
@@ -79,31 +90,27 @@ def _draw_latency(ax: Any, table: Table, edges_us: Ints) -> bool:
     for i, (low, high) in enumerate(pairwise(cuts.tolist())):
         if high > low:
             levels[:, i] = np.quantile(latency_ms[low:high], (0.5, 0.99, 1.0))
-    times = _times((edges_us[:-1] + edges_us[1:]) // 2)
-    alone: dict[str, Any] = {"marker": "o", "ms": 3} if len(times) < 4 else {}
-    ax.fill_between(times, levels[0], levels[1], color=COLORS[0], alpha=0.25, lw=0,
+    middle = times((edges_us[:-1] + edges_us[1:]) // 2)
+    alone: dict[str, Any] = {"marker": "o", "ms": 3} if len(middle) < 4 else {}
+    ax.fill_between(middle, levels[0], levels[1], color=COLORS[0], alpha=0.25, lw=0,
                     label="median to p99")
-    ax.plot(times, levels[2], color=COLORS[5], lw=0.8, label="maximum", **alone)
-    ax.plot(times, levels[0], color=COLORS[0], lw=1.6, label="median", **alone)
+    ax.plot(middle, levels[2], color=COLORS[5], lw=0.8, label="maximum", **alone)
+    ax.plot(middle, levels[0], color=COLORS[0], lw=1.6, label="median", **alone)
     ax.set_yscale("log")
     return True
 
 
-def _shade(ax: Any, table: Table, edges_us: Ints) -> None:
-    seen: dict[str, Any] = {}
-    windows = table.history.deeds.windows
-    for window in windows[:WINDOWS_MAX]:
-        begin_us = max(window.begin_us, int(edges_us[0]))
-        end_us = min(int(window.ends_us.max(initial=window.begin_us)), int(edges_us[-1]))
-        if end_us > begin_us:
-            color = seen.get(window.name, COLORS[1 + len(seen) % (len(COLORS) - 1)])
-            label = None if window.name in seen else window.name
-            seen[window.name] = color
-            ax.axvspan(*_times(np.array([begin_us, end_us])), color=color, alpha=0.13, lw=0,
-                       label=label, zorder=0)
+def _windows(table: Table, edges_us: Ints) -> list[Strip]:
+    there = np.zeros(len(table.history.population), dtype=np.bool_)
+    there[table.slot] = True
+
+    def concerns(lane: Lane) -> int:
+        return int(there[lane.slots].sum())
+
+    return strips(lanes_in(table.history), int(edges_us[0]), int(edges_us[-1]), concerns)
 
 
-def _draw_marks(ax: Any, table: Table, *, known: bool) -> None:
+def _draw_marks(ax: Any, table: Table) -> None:
     # Above the latencies, one line for each kind, so that none hides another.
     lost = table.code == LOST
     masks = (
@@ -116,7 +123,7 @@ def _draw_marks(ax: Any, table: Table, *, known: bool) -> None:
         count = int(mask.sum())
         if count:
             at_us = np.unique(_thinned(table.at_us[mask]))
-            ax.plot(_times(at_us), np.full(len(at_us), level), "|", color=color, ms=7, mew=1.4,
+            ax.plot(times(at_us), np.full(len(at_us), level), "|", color=color, ms=7, mew=1.4,
                     transform=ax.get_xaxis_transform(), label=f"{count:,} {name}", clip_on=False)
             level -= 0.045
 
@@ -140,17 +147,4 @@ def _decorate(ax: Any, audit: Audit, edges_us: Ints, *, known: bool) -> None:
         low, high = ax.get_ylim()
         ax.set_ylim(low, high * (high / low) ** 0.35)  # room for the marks
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.set_title(_headline(audit), loc="left", fontsize="medium")
-    handles, labels = ax.get_legend_handles_labels()
-    if labels:
-        ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False,
-                  fontsize="small")
-
-
-def _headline(audit: Audit) -> str:
-    words = textwrap.wrap(f"{audit.name} · {audit.verdict}", 96, max_lines=2, placeholder=" …")
-    return "\n".join(words).replace("$", r"\$")
-
-
-def _times(time_us: Ints) -> npt.NDArray[np.datetime64]:
-    return np.asarray(time_us, dtype=np.int64).view("datetime64[us]")
+    legend(ax)

@@ -21,8 +21,10 @@ from iotsim.plotting.canvas import (
     Floats,
     bins_of,
     colors_of,
+    cut,
     dress_time,
     edges_of,
+    headline,
     legend,
     many_axes,
     plain,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 LINES_MAX = 8
 LINE_POINTS_MAX = 4000  # more are drawn as the lowest and the highest of each stretch
 STATES_MAX = 12
+ENTRY_IN = 0.2
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 
 
@@ -100,7 +103,7 @@ def plot_result(
         If there is nothing to draw, a field is unknown, or matplotlib is not installed.
     """
     source = Source(result, device_type, last)
-    found, lanes = source.fields(fields), lanes_in(result)
+    found, lanes = source.fields(fields), lanes_in(result.history)
     if ax is not None and len(found) > 1:
         raise BadValue("ax", type(ax).__name__, f"is one Axes for {len(found)} fields",
                        f"Name one field, such as plot({found[0].name!r}, ax=ax).")
@@ -111,9 +114,12 @@ def plot_result(
         _draw(sheet, place, colors)
         _decorate(sheet, place)
     if ax is None:
-        who = f"{source.rows:,} readings of {source.who(source.devices)}"
-        axes[0].figure.suptitle(plain(f"{result.fleet.name}: {who}", 110), fontsize="medium")
+        who = f"{source.rows:,} readings of {cut(source.who(source.devices), 60)}"
+        axes[0].figure.suptitle(headline(f"{cut(result.fleet.name, 40)}: {who}", 110),
+                                fontsize="medium")
         _tidy(axes)
+        if figsize is None:
+            _heighten(axes)
     return axes[0] if len(axes) == 1 else np.array(axes, dtype=object)
 
 
@@ -254,6 +260,14 @@ def _decorate(sheet: Sheet, ax: Any) -> None:
     dress_time(ax, sheet.edges_us)
     ax.margins(y=0.05)
     ax.set_axisbelow(not sheet.is_state)
+
+
+def _heighten(axes: Sequence[Any]) -> None:
+    # No legend is higher than its Axes: it would hide what stands below.
+    most = max((len(ax.get_legend().get_texts()) for ax in axes if ax.get_legend()), default=0)
+    rows = axes[0].get_gridspec().nrows
+    width_in, height_in = axes[0].figure.get_size_inches()
+    axes[0].figure.set_size_inches(width_in, max(height_in, (1.0 + ENTRY_IN * most) * rows))
 
 
 def _tidy(axes: Sequence[Any]) -> None:

@@ -125,7 +125,7 @@ def test_it_draws_where_it_is_told_in_the_colour_and_size_it_is_told():
 def test_a_gap_stays_a_gap():
     async def sleeper(dev):
         for pause in ["1s"] * 10 + ["40s"] + ["1s"] * 9:
-            await dev.emit(level=1.0)
+            dev.emit(level=1.0)
             await dev.sleep(pause)
 
     ax = Fleet("f", seed=1).add(sleeper, count=10).generate("60s").plot("level")

@@ -7,6 +7,7 @@ figure once and closes it.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -50,6 +51,12 @@ def plain(text: object, most: int = TEXT_CHARS_MAX) -> str:
     """Return a text that matplotlib shows as it is: no formula, and not left out of legends."""
     shown = cut(text, most).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
+
+
+def headline(text: str, width: int = 88) -> str:
+    """Return a title in at most two lines, shown as it is."""
+    lines = textwrap.wrap(text, width, max_lines=2, placeholder=" …")
+    return "\n".join(lines).replace("$", r"\$")
 
 
 def times(time_us: Ints) -> npt.NDArray[np.datetime64]:
@@ -125,7 +132,7 @@ def legend(ax: Any, **options: Any) -> None:
     """Put a legend to the right of an Axes, if it has anything to say."""
     handles, labels = ax.get_legend_handles_labels()
     if labels:
-        ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False,
+        ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False,
                   fontsize="small", **options)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iotsim.plotting.canvas import GREY, dress_time, plain, times
+from iotsim.plotting.canvas import GREY, cut, dress_time, headline, times
 from iotsim.plotting.lanes import LANES_MAX, Row, draw_lanes, heights, lanes_axes
 from iotsim.plotting.windows import Lane, color_of, lanes_in
 from iotsim.readings import Ints, Readings
@@ -28,7 +28,7 @@ class _Share:
             return ""
         percent = 100 * self.hit / self.active
         digits = 0 if percent >= 10 or percent == 0 else 1 if percent >= 1 else 2
-        return f"{percent:.{digits}f} % of readings hit"
+        return f"{percent:.{digits}f} %"
 
 
 def plot_faults(
@@ -46,7 +46,7 @@ def plot_faults(
         If matplotlib is not installed.
     """
     since_us, until_us = result.start_us, max(result.end_us, result.start_us + 1)
-    lanes = _chief(lanes_in(result), since_us, until_us)
+    lanes = _chief(lanes_in(result.history), since_us, until_us)
     shares, together = _shares(result, lanes)
     colors = color_of([lane.name for lane in lanes if lane.where])
     place = lanes_axes(len(lanes), figsize) if ax is None else ax
@@ -54,7 +54,7 @@ def plot_faults(
     rows = [_row(lane, share, colors.get(lane.name, GREY), place, (since_us, until_us))
             for lane, share in zip(lanes, shares, strict=True)]
     draw_lanes(place, rows)
-    place.set_title(plain(_headline(result, lanes, together), 110), loc="left",
+    place.set_title(headline(_headline(result, lanes, together)), loc="left",
                     fontsize="medium")
     dress_time(place, np.array([since_us, until_us], dtype=np.int64))
     place.grid(visible=False, axis="y")
@@ -85,9 +85,10 @@ def _row(lane: Lane, share: _Share, color: str, ax: Any, window_us: tuple[int, i
     bars = [(float(begin), float(end), height)
             for (begin, end), height in zip(ends.reshape(-1, 2), tall, strict=True)]
     who = f"{lane.count:,} device{'' if lane.count == 1 else 's'}"
-    times_s = len(lane.changes) if lane.where else 0
-    words = [who, f"{times_s:,} times" if times_s > 1 else "", share.said(),
-             "to the end" if lane.open else ""]
+    hit = share.said()
+    often = len(lane.changes) if lane.where else 0
+    words = [who, f"{often:,} times" if often > 1 else "", f"hit {hit}" if hit else "",
+             "not ended" if lane.open else ""]
     return Row(lane.said() if lane.where else lane.name, ", ".join(filter(None, words)), color,
                bars, open=lane.open)
 
@@ -147,10 +148,11 @@ def _within(lane: Lane, at_us: Ints) -> Any:
 def _headline(result: Result, lanes: list[Lane], together: _Share) -> str:
     length = clock_text(result.end_us - result.start_us)
     if not lanes:
-        return f"{result.name} · no fault in {length}"
+        return f"{cut(result.name, 40)} · no fault in {length}"
     touched = np.unique(np.concatenate([lane.slots for lane in lanes]))
     kinds = len({lane.name for lane in lanes if lane.where})
     what = f"{kinds} kind{'' if kinds == 1 else 's'} of fault"
     said = together.said()
-    return (f"{result.name} · {what} on {len(touched):,} of {result._count():,} devices in "
-            f"{length}{f', {said}' if said else ''}")
+    who = f"{len(touched):,} of {result._count():,} devices"
+    return (f"{cut(result.name, 40)} · {what} on {who} in {length}"
+            f"{f', {said} of readings hit' if said else ''}")

@@ -34,6 +34,7 @@ ROWS_MAX = 100
 NAMED_MAX = 25  # rows with the name of their device
 STATES_MAX = 8
 CHARS_MAX = 24
+BELOW_PT = 38.0  # under the name of the time axis
 OUTSIDE = 0.01  # of the cells on either side, so that an outlier does not hide all others
 
 
@@ -90,14 +91,14 @@ def plot_heatmap(
     source = Source(result, device_type, last)
     found = source.fields(field)
     grid = _grid(source, next((one for one in found if one.kind == "number"), found[0]))
-    shown = strips(lanes_in(result), source.since_us, source.until_us, _concerns(grid.field))
-    rows = grid.shape[0]
-    tall_in = max(2.2, min(5.0, 1.4 + 0.2 * rows))
+    shown = strips(lanes_in(result.history), source.since_us, source.until_us,
+                   _concerns(grid.field))
+    tall_in = max(2.2, min(5.0, 1.4 + 0.2 * grid.shape[0])) + 0.2 * -(-len(shown) // 3)
     place = one_axes((WIDTH_IN, tall_in) if figsize is None else figsize) if ax is None else ax
     holes = _draw_states(grid, place) if grid.field.states[:1] not in ([], ["false"]) else (
         _draw_numbers(grid, place))
-    draw_strips(place, shown, shade=False)
-    _decorate(grid, place, headroom_pt(shown), holes=holes, faults=[one.name for one in shown])
+    _decorate(grid, place, headroom_pt(shown), holes=holes)
+    _explain(place, draw_strips(place, shown, shade=False))
     return place
 
 
@@ -150,9 +151,9 @@ def _draw_numbers(grid: Grid, ax: Any) -> bool:
     mesh = _mesh(grid, ax, values, cmap="viridis", vmin=low, vmax=high)
     bar = ax.figure.colorbar(mesh, ax=ax, extend=extend, pad=0.02, aspect=30)
     bar.outline.set_visible(False)
-    each = "mean of " if grid.shared else ""
-    what = f"share true of {plain(grid.field.name)}" if flags else (
-        f"{each}{plain(grid.field.name)}")
+    each = "mean " if grid.shared else ""
+    name = plain(grid.field.name)
+    what = f"{name} is true" if flags else f"{each}{name}"
     bar.set_label(f"{what}, {plain(grid.field.unit)}" if grid.field.unit else what)
     if flags:
         from matplotlib.ticker import PercentFormatter
@@ -169,7 +170,7 @@ def _draw_states(grid: Grid, ax: Any) -> bool:
     colors = COLORS[:len(names)]
     _mesh(grid, ax, most, cmap=ListedColormap(list(colors)), vmin=-0.5, vmax=len(names) - 0.5)
     ax.legend([Patch(color=color) for color in colors], [plain(name) for name in names],
-              loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small",
+              loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize="small",
               title="most frequent state" if grid.shared else None, title_fontsize="small",
               alignment="left")
     return bool(np.isnan(most).any())
@@ -208,13 +209,25 @@ def _mesh(grid: Grid, ax: Any, values: Floats, **options: Any) -> Any:
 # -- what stands around them --------------------------------------------------------------------
 
 
-def _decorate(
-    grid: Grid, ax: Any, pad_pt: float, *, holes: bool, faults: Sequence[str]
-) -> None:
+def _explain(ax: Any, faults: Sequence[Any]) -> None:
+    # Below: on the right there may be the states, and a second legend would replace them.
+    if not faults:
+        return
+    from matplotlib.transforms import ScaledTranslation
+
+    states = ax.get_legend()
+    ax.legend(handles=faults, loc="upper left", bbox_to_anchor=(0, 0), ncols=3, frameon=False,
+              fontsize="small", borderaxespad=0,
+              bbox_transform=ax.transAxes + ScaledTranslation(
+                  0, -BELOW_PT / 72, ax.figure.dpi_scale_trans))
+    if states is not None:
+        ax.add_artist(states)
+        states.set_clip_on(False)  # else it has no room in the layout
+
+
+def _decorate(grid: Grid, ax: Any, pad_pt: float, *, holes: bool) -> None:
     n_devices = len(grid.slots)
     title = f"{plain(grid.field.name)} · {plain(grid.source.who(grid.field.devices), 60)}"
-    if faults:
-        title += f" · above: {plain(', '.join(faults), 70)}"
     ax.set_title(title, loc="left", fontsize="medium", pad=pad_pt)
     dress_time(ax, grid.edges_us)
     ax.grid(visible=False)

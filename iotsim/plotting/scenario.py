@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from iotsim.errors import BadValue, IotsimError
-from iotsim.plotting.canvas import GREY, cut, dress_clock, plain
+from iotsim.plotting.canvas import GREY, cut, dress_clock, headline
 from iotsim.plotting.lanes import LANES_MAX, RIGHT_CHARS_MAX, Row, draw_lanes, lanes_axes
 from iotsim.plotting.windows import color_of, where_text
 from iotsim.scenario_checks import crowd
@@ -66,7 +66,7 @@ def plot_scenario(
     place.grid(visible=False, axis="y")
     place.spines["left"].set_visible(False)
     facts = " ".join(text for _, text in scenario._facts())
-    place.set_title(plain(f"{scenario.name} · {facts}", 110), loc="left", fontsize="medium")
+    place.set_title(headline(f"{cut(scenario.name, 40)} · {facts}"), loc="left", fontsize="medium")
     return place
 
 
@@ -99,7 +99,7 @@ def _fault_rows(scenario: Scenario, faults: Sequence[_Fault], end_us: int) -> It
                 for one, until_us in zip(mine, ends_us, strict=True)]
         is_open = any(one.end_us is None or one.end_us > end_us for one in mine)
         words = [count(mine[0].where) if count is not None else "",
-                 f"{len(mine):,} times" if len(mine) > 1 else "", "to the end" if is_open else ""]
+                 f"{len(mine):,} times" if len(mine) > 1 else "", "not ended" if is_open else ""]
         yield Row(f"{name} · {where}", ", ".join(filter(None, words)), colors[name], bars,
                   open=is_open)
 

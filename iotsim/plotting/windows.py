@@ -18,11 +18,12 @@ from iotsim.readings import Ints
 from iotsim.selectors import parse
 
 if TYPE_CHECKING:
-    from iotsim.result import Result
+    from iotsim.engine.simulation import Simulation
 
 RUNS_MAX = 360  # of one lane
 NAMES_MAX = 6  # of faults beside readings; the others share a colour
 STRIP_PT, GAP_PT = 4.0, 1.5
+_WARM = [color for color in COLORS[1:] if color != GREY]
 
 
 @dataclass(slots=True, eq=False)
@@ -123,32 +124,52 @@ def where_text(where: Any) -> str:
     return str(parse(where))
 
 
-def lanes_of(windows: Sequence[Window], injects: Sequence[Any]) -> list[Lane]:
-    """Return the lanes of windows, in order of their first; `injects` are their actions."""
+def lanes_of(
+    windows: Sequence[Window], injects: Sequence[Any], ended_us: Ints
+) -> list[Lane]:
+    """Return the lanes of windows, in order of their first.
+
+    Parameters
+    ----------
+    windows : sequence of Window
+    injects : sequence of Action
+        Their actions.
+    ended_us : int64 array
+        By device: when it was stopped; who is gone has no faults.
+    """
     lanes: dict[tuple[str, str], Lane] = {}
     for window, action in zip(windows, injects, strict=True):
         key = window.name, where_text(action.parameters.get("where", "all"))
         lane = lanes.setdefault(key, Lane(*key))
-        lane.add(window.begin_us, window.ends_us, window.slots)
+        lane.add(window.begin_us, np.minimum(window.ends_us, ended_us[window.slots]), window.slots)
         lane.fields.update(window.fault.named)
     return list(lanes.values())
 
 
-def lanes_in(result: Result) -> list[Lane]:
-    """Return the lanes of a result: the faults it has had."""
-    if result.history is None:
+def lanes_in(history: Simulation | None) -> list[Lane]:
+    """Return the lanes of a run: the faults it has had."""
+    if history is None:
         return []
-    deeds = result.history.deeds
+    deeds = history.deeds
     # An inject that reached nobody made no window.
     injects = [done for done in deeds.done if done.verb == "inject" and done.devices]
-    return lanes_of(deeds.windows[:len(injects)], injects)
+    return lanes_of(deeds.windows[:len(injects)], injects, deeds.population.ended_us)
 
 
 def color_of(names: Sequence[str]) -> dict[str, str]:
     """Return a colour for each fault, in the order of their first windows; not that of data."""
     kinds = [*dict.fromkeys(names)]
-    warm = [color for color in COLORS[1:] if color != GREY]
-    return {name: warm[i % len(warm)] for i, name in enumerate(kinds)}
+    return {name: _WARM[i % len(_WARM)] for i, name in enumerate(kinds)}
+
+
+def _apart(names: Sequence[str], usual: Mapping[str, str]) -> dict[str, str]:
+    # The colour that it has everywhere else, unless another one beside it has that.
+    found: dict[str, str] = {}
+    for name in names:
+        free = [color for color in _WARM if color not in found.values()]
+        own = usual.get(name, GREY)
+        found[name] = own if own in free or own == GREY else free[0]
+    return found
 
 
 # -- beside readings ----------------------------------------------------------------------------
@@ -179,21 +200,20 @@ def strips(
     meant = [lane for lane in lanes if concerns(lane)]
     seen = [(lane, runs) for lane in meant if (runs := lane.runs(since_us, until_us))]
     names = [*dict.fromkeys(lane.name for lane, _ in seen)]
-    colors = color_of([lane.name for lane in lanes])
     if len(names) > NAMES_MAX:
         rest = names[NAMES_MAX - 1:]
         groups = {**{name: {name} for name in names[:NAMES_MAX - 1]},
                   f"{len(rest)} other faults": set(rest)}
     else:
         groups = {name: {name} for name in names}
+    colors = _apart([*groups], color_of([lane.name for lane in lanes]))
     found = []
     for title, those in groups.items():
         mine = [(lane, runs) for lane, runs in seen if lane.name in those]
         whole = Lane(title, "")
         for lane, runs in mine:
             whole.take(runs, lane.slots)
-        color = colors.get(title, GREY)
-        found.append(Strip(title, color, max(concerns(whole), 1),
+        found.append(Strip(title, colors[title], max(concerns(whole), 1),
                            _merged(whole.runs(since_us, until_us))))
     return found
 
@@ -208,29 +228,44 @@ def _merged(runs: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     return found
 
 
-def draw_strips(ax: Any, shown: Sequence[Strip], *, shade: bool = True) -> None:
+def draw_strips(ax: Any, shown: Sequence[Strip], *, shade: bool = True) -> list[Any]:
     """Shade windows behind readings, and draw each fault as a line above the Axes."""
     from matplotlib.collections import LineCollection, PolyCollection
     from matplotlib.transforms import ScaledTranslation
 
-    across = ax.get_xaxis_transform()
-    for i, strip in enumerate(shown):
-        spans = [times(np.array(run[:2])) for run in strip.runs]
-        ends = [ax.convert_xunits(span) for span in spans]
+    across, drawn = ax.get_xaxis_transform(), []
+    for strip, level in zip(shown, levels(shown), strict=True):
+        spans = [ax.convert_xunits(times(np.array(run[:2]))) for run in strip.runs]
         if shade:
             ax.add_collection(PolyCollection(
-                [[(begin, 0), (begin, 1), (end, 1), (end, 0)] for begin, end in ends],
+                [[(begin, 0), (begin, 1), (end, 1), (end, 0)] for begin, end in spans],
                 facecolors=[strip.color], alpha=0.12, linewidths=0, transform=across, zorder=0,
             ), autolim=False)
-        up_pt = GAP_PT + STRIP_PT / 2 + i * (STRIP_PT + GAP_PT)
+        up_pt = GAP_PT + STRIP_PT / 2 + level * (STRIP_PT + GAP_PT)
         raised = across + ScaledTranslation(0, up_pt / 72, ax.figure.dpi_scale_trans)
         who = f"{strip.devices:,} device{'' if strip.devices == 1 else 's'}"
-        ax.add_collection(LineCollection(
-            [[(begin, 1.0), (end, 1.0)] for begin, end in ends], colors=[strip.color],
+        lines = LineCollection(
+            [[(begin, 1.0), (end, 1.0)] for begin, end in spans], colors=[strip.color],
             linewidths=STRIP_PT, capstyle="butt", transform=raised, clip_on=False,
-            label=plain(f"{strip.name} ({who})", 60)), autolim=False)
+            label=plain(f"{strip.name} ({who})", 60))
+        ax.add_collection(lines, autolim=False)
+        drawn.append(lines)
+    return drawn
+
+
+def levels(shown: Sequence[Strip]) -> list[int]:
+    """Return how far above the Axes each strip is: those that never meet share a level."""
+    until_us: list[int] = []
+    found = []
+    for strip in shown:
+        begin_us, end_us = strip.runs[0][0], strip.runs[-1][1]
+        level = next((i for i, end in enumerate(until_us) if end <= begin_us), len(until_us))
+        until_us[level:level + 1] = [end_us]
+        found.append(level)
+    return found
 
 
 def headroom_pt(shown: Sequence[Strip]) -> float:
     """Return how much room the strips take above an Axes, for its title."""
-    return 6.0 + len(shown) * (STRIP_PT + GAP_PT)
+    return 6.0 + max(levels(shown), default=-1) * (STRIP_PT + GAP_PT) + (
+        STRIP_PT + GAP_PT if shown else 0)
