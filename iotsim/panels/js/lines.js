@@ -5,7 +5,7 @@
 import { MARGIN, begin, drawAxes, extent, scale } from "./axes.js";
 import { faded, faultColour } from "./colours.js";
 
-// chart: {table, width, t0, to, span, bands: [[low, high, share]], lines: [[column, colour, wide]],
+// chart: {table, width, t0, to, bands: [[low, high, share]], lines: [[column, colour, wide]],
 //         windows: [{name, from, to}], unit, zero, empty}
 export function drawLines(canvas, chart, colours) {
   const area = begin(canvas);
@@ -23,7 +23,7 @@ export function drawLines(canvas, chart, colours) {
     return;
   }
   if (chart.zero) found.low = 0;
-  const to = Math.max(chart.to, t0 + 1e-6), from = Math.min(t0, to - chart.span);
+  const from = t0, to = Math.max(chart.to, t0 + 1);
   const range = { ...found, from, to };
   const x = scale(from, to, MARGIN.left, right), y = scale(range.low, range.high, bottom, MARGIN.top);
   shade(context, chart.windows, x, range, bottom, colours);

@@ -100,7 +100,7 @@ function headOf(ask) {
   const pause = button("Pause", { do: "pause" }), resume = button("Resume", { do: "resume" });
   const stop = button("Stop", { do: "stop" }, { class: "is-danger" });
   const speeds = h("div", { class: "is-speeds", role: "group", "aria-label": "speed" });
-  const stats = h("dl", { class: "is-stats" });
+  const stats = h("div", { class: "is-stats" });
   const troubles = h("div", { class: "is-wrong is-troubles", role: "alert" });
   const element = h("header", {},
     h("div", { class: "is-title" }, title, count, state, time, quality,
@@ -132,7 +132,7 @@ function headOf(ask) {
         made.setAttribute("aria-pressed", String(facts.speed) === speed ? "true" : "false");
         made.disabled = !live;
       });
-      rows(stats, statsOf(facts), () => h("div", {}, h("dt"), h("dd")), (item, [name, text, bad]) => {
+      rows(stats, statsOf(facts), () => h("div", {}, h("span"), h("b")), (item, [name, text, bad]) => {
         write(item.firstChild, name);
         write(item.lastChild, text);
         item.classList.toggle("is-wrong", Boolean(bad));
@@ -264,7 +264,7 @@ function chartsOf(ask, state, chosen, redraw) {
       if (!names) return;
       const at = (name) => names.indexOf(name), width = names.length, table = now.table;
       const common = { table, width, t0: facts.series.t0, to: facts.series.now,
-        span: Infinity, windows: facts.windows };
+        windows: facts.windows };
       drawLines(upper, { ...common, unit: facts.unit,
         bands: [[at("q05"), at("q95"), 0.18], [at("q25"), at("q75"), 0.28]],
         lines: [[at("q50"), colours.line, 1.6],
