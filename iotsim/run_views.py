@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -40,15 +41,17 @@ class RunViews:
         device_id: Iterable[str] | str | None = None,
     ) -> pd.DataFrame:
         """Return what has happened so far; see `Result.events`."""
-        return self._so_far().events(event, device_id)
+        import_module("pandas")  # it takes its time: not on the run's loop
+        return self._look(lambda: self._so_far().events(event, device_id))
 
     def commands(self) -> pd.DataFrame:
         """Return every command so far and what devices answered; see `Result.commands`."""
-        return self._so_far().commands()
+        import_module("pandas")
+        return self._look(lambda: self._so_far().commands())
 
     def to_scenario(self) -> Scenario:
         """Return what was done so far as a scenario; see `Result.to_scenario`."""
-        return self._so_far().to_scenario()
+        return self._look(lambda: self._so_far().to_scenario())
 
     def frame(
         self,
@@ -121,6 +124,9 @@ class RunViews:
         return self._elapsed_us()
 
     def _ask(self, question: Callable[[], T]) -> T:
+        raise AssertionError("a run has its own")
+
+    def _look(self, question: Callable[[], T]) -> T:
         raise AssertionError("a run has its own")
 
     def _elapsed_us(self) -> int:
