@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 LINES_MAX = 8
 LINE_POINTS_MAX = 4000  # more are drawn as the lowest and the highest of each stretch
 STATES_MAX = 12
-ENTRY_IN = 0.2
+ENTRY_IN = 0.22
 QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95)
 
 
@@ -267,7 +267,7 @@ def _heighten(axes: Sequence[Any]) -> None:
     most = max((len(ax.get_legend().get_texts()) for ax in axes if ax.get_legend()), default=0)
     rows = axes[0].get_gridspec().nrows
     width_in, height_in = axes[0].figure.get_size_inches()
-    axes[0].figure.set_size_inches(width_in, max(height_in, (1.0 + ENTRY_IN * most) * rows))
+    axes[0].figure.set_size_inches(width_in, max(height_in, (1.2 + ENTRY_IN * most) * rows))
 
 
 def _tidy(axes: Sequence[Any]) -> None:

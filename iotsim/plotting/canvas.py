@@ -92,9 +92,9 @@ def dress_time(ax: Any, edges_us: Ints) -> None:
     for unit in (dates.MINUTELY, dates.SECONDLY):
         locator.intervald[unit] = [1, 2, 5, 10, 15, 30]
     ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(
-        dates.ConciseDateFormatter(locator, tz="UTC", show_offset=False)
-    )
+    formatter = dates.ConciseDateFormatter(locator, tz="UTC", show_offset=False)
+    formatter.formats[5], formatter.zero_formats[5] = "%H:%M:%S.%f", "%H:%M:%S"
+    ax.xaxis.set_major_formatter(formatter)
     ax.set_xlim(*times(edges_us[[0, -1]]))
     ax.set_xlabel(days(edges_us))
     _lighten(ax)
