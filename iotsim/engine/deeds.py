@@ -201,14 +201,14 @@ class Deeds:
     def active(self, at_us: int) -> dict[str, int]:
         """Return on how many living devices each fault is active at an instant."""
         people = self._simulation.population
-        found: dict[str, Ints] = {}
+        found: dict[str, list[Ints]] = {}
         for window in self.windows:
-            if window.begin_us <= at_us < window.end_us:
+            if window.begin_us <= at_us < min(window.end_us, window.over_us):
                 slots = window.slots[window.ends_us > at_us]
                 slots = slots[people.ended_us[slots] > at_us]
                 if len(slots):
-                    found[window.name] = np.union1d(found.get(window.name, slots[:0]), slots)
-        return {name: len(slots) for name, slots in found.items()}
+                    found.setdefault(window.name, []).append(slots)
+        return {name: _count(parts, len(people)) for name, parts in found.items()}
 
     @property
     def simulation(self) -> Simulation:
@@ -398,6 +398,15 @@ def _fits(fault: Fault, profile: Profile | None) -> bool:
 def _content(profile: Profile | None) -> Any:
     # As it is written: equal profiles may still show a JSON value in another order of its keys.
     return None if profile is None else repr(profile.spec())
+
+
+def _count(parts: list[Ints], devices: int) -> int:
+    if len(parts) == 1:
+        return len(parts[0])
+    those = np.zeros(devices, dtype=np.bool_)
+    for slots in parts:
+        those[slots] = True
+    return int(those.sum())
 
 
 def _those(slots: Ints) -> Ints:

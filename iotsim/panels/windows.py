@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from iotsim.actions import Action
+from iotsim.clock import monotonic
 from iotsim.engine.deeds import Deeds
 from iotsim.faults.base import NEVER_US, Window
 from iotsim.selectors import Ids, Selector, parse
@@ -14,6 +16,7 @@ from iotsim.selectors import Ids, Selector, parse
 KEPT = 200  # windows that a panel knows of
 SHOWN = 40
 WHERE_CHARS = 60
+COUNT_S = 10e-6  # for each device: how old a count of devices may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Shades:
         self._deeds = deeds
         self._seen = 0
         self._kept: list[tuple[Window, str]] = []
+        self._counts: dict[int, tuple[float, int]] = {}  # by window: counted when, how many
         self.forgotten = 0
 
     def now(self, now_us: int, since_us: int) -> list[Shade]:
@@ -70,6 +74,8 @@ class Shades:
                 self._kept.append((window, texts.get((window.name, at_us), "")))
             self._seen += len(fresh)
         self._kept = [one for one in self._kept if _end_us(one[0]) > since_us]
+        if len(self._counts) > 2 * KEPT:
+            self._counts.clear()
         if len(self._kept) > KEPT:
             self.forgotten += len(self._kept) - KEPT
             self._kept = self._kept[-KEPT:]
@@ -77,16 +83,22 @@ class Shades:
 
     def _shade(self, window: Window, where: str, now_us: int) -> Shade:
         start_us, end_us = self._deeds.start_us, _end_us(window)
-        open_still = window.ends_us > now_us
         active = window.begin_us <= now_us < end_us
-        if active:
-            ended_us = self._deeds.population.ended_us[window.slots]
-            count = int((open_still & (ended_us > now_us)).sum())
-        else:
-            count = len(window.slots)
+        count = self._devices(window, now_us) if active else len(window.slots)
         return Shade(window.name, where, (window.begin_us - start_us) / 1e6,
                      None if end_us >= NEVER_US else (end_us - start_us) / 1e6, count,
                      active and count > 0)
+
+
+    def _devices(self, window: Window, now_us: int) -> int:
+        # Of a hundred thousand devices, not ten times a second.
+        counted_s, count = self._counts.get(window.number, (-math.inf, 0))
+        now_s = monotonic()
+        if now_s - counted_s > len(window.slots) * COUNT_S:
+            ended_us = self._deeds.population.ended_us[window.slots]
+            count = int(((window.ends_us > now_us) & (ended_us > now_us)).sum())
+            self._counts[window.number] = now_s, count
+        return count
 
 
 def _end_us(window: Window) -> int:
