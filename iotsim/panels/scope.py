@@ -37,8 +37,10 @@ class Scope:
     ----------
     field : str
         The field that lines and map show.
-    states : list of int
-        How many devices are in each state.
+    map : dict
+        What the map's bytes mean, and how many devices are in each state.
+    offenders : list of dict
+        The devices that stand out most, and why.
     """
 
     def __init__(self, run: Run) -> None:
@@ -55,6 +57,7 @@ class Scope:
         self._point_us = -1
         self._range: tuple[float, float] = (0.0, 1.0)
         self.map: dict[str, Any] = {}
+        self.offenders: list[dict[str, Any]] = []
         run.works.viewers.append(self._watch.took)
 
     def close(self) -> None:
@@ -134,7 +137,7 @@ class Scope:
         first, packed = self.ring.packed()
         facts["series"] = {"t0": first, "columns": list(COLUMNS), "now": time_s,
                            "every": self._watch.stride}
-        facts["map"] = self.map
+        facts["map"], facts["offenders"] = self.map, self.offenders
         return {"lines": packed, "cells": self._cells}
 
     def _add_point(self, now_us: int, time_s: float, facts: dict[str, Any]) -> None:
@@ -154,6 +157,10 @@ class Scope:
         counts = self._watch.counts(now_us)
         self.map = {"cells": len(found.state), "each": found.each, "low": found.low,
                     "high": found.high, "states": dict(zip(STATES, counts, strict=True))}
+        people = self._driver.simulation.population
+        self.offenders = [{"id": people.ids[slot], "why": why}
+                          for slot, why in self._watch.offenders(now_us)
+                          if people.ended_us[slot] > now_us]
         self._cells = found.state.tobytes() + found.value.tobytes() + found.overdue.tobytes()
 
 

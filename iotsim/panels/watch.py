@@ -22,6 +22,8 @@ SAMPLED = 10_000  # devices that a band is drawn from; of more, every n-th
 CELLS = 10_000  # of the map; with more devices, a cell stands for several
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SILENT_AFTER = 2.5  # intervals without a reading
+OFFENDERS = 4  # of each kind
+FAR = 2.0  # widths of the band from 5 to 95 %, away from the median
 NOTHING = 255  # a cell without a value
 STATES = ("not heard yet", "stopped", "fine", "fault", "silent")  # the worst last
 UNHEARD, STOPPED, FINE, FAULT, SILENT = range(len(STATES))
@@ -136,6 +138,18 @@ class Watch:
         """Return the last value of a device, or NaN."""
         return math.nan if slot is None or slot >= len(self) else float(self._values[slot])
 
+    def offenders(self, now_us: int) -> list[tuple[int, str]]:
+        """Return the devices that stand out most: slots, and why in words."""
+        overdue = self._overdue(now_us)
+        found = [(slot, f"silent for {overdue[slot] + 1:.0f} intervals")
+                 for slot in _largest(overdue, SILENT_AFTER - 1)]
+        low, _, middle, _, high = self.bands(now_us)
+        if high > low:
+            far = np.abs(self._values - middle) / (high - low)
+            far[np.isnan(far) | self._is_silent(now_us)] = 0
+            found += [(slot, f"at {self._values[slot]:.4g}") for slot in _largest(far, FAR)]
+        return found
+
     # -- the map --------------------------------------------------------------------------------
 
     def cells(self, now_us: int, low: float, high: float) -> Cells:
@@ -196,6 +210,14 @@ class Watch:
                 found[block.slots] = block.profile.interval_us
             self._interval_us, self._intervals_of = found, key
         return self._interval_us
+
+
+def _largest(values: Floats, above: float) -> list[int]:
+    high = np.flatnonzero(values > above)
+    if len(high) > OFFENDERS:
+        high = high[np.argpartition(values[high], -OFFENDERS)[-OFFENDERS:]]
+    ranked: list[int] = high[np.argsort(-values[high], kind="stable")].tolist()
+    return ranked
 
 
 def is_number(column: Column) -> bool:

@@ -22,16 +22,23 @@ export function runView({ model, el }) {
   const devices = devicesForm(menu, ask, form.where);
   const charts = chartsOf(ask, state, chosen, () => draw());
   const foot = footOf(ask);
-  const said = h("div", { class: "is-said", role: "status", "aria-live": "polite" });
+  const said = saidLine();
   const root = h("div", { class: "iotsim is-run", role: "group", "aria-label": "iotsim run" },
     head.element,
     h("div", { class: "is-body" },
       h("div", { class: "is-left" }, form.element, active.element, devices.element),
       charts.element),
-    said, foot.element);
+    said.element, foot.element);
   el.append(root);
 
+  // However many changes a message brings, and however many messages come: once a frame.
+  let frame = 0;
+  function draw() {
+    if (!frame) frame = requestAnimationFrame(update);
+  }
+
   function update() {
+    frame = 0;
     const facts = state.facts = model.get("facts");
     if (!facts.name) return;
     const live = LIVE.includes(facts.state);
@@ -41,26 +48,13 @@ export function runView({ model, el }) {
     devices.update(live);
     charts.update(facts);
     foot.update(facts);
-    const text = facts.said?.text || "";
-    write(said, text);
-    said.classList.toggle("is-wrong", Boolean(facts.said?.wrong));
-    shown(said, text !== "");
+    said.update(facts.said);
     state.table = floats(model.get("lines"));
     state.map = mapOf(facts.map, model.get("cells"), state.mode, facts.picked?.cell ?? -1);
-    draw();
+    charts.draw(state, palette(root));
   }
 
-  let frame = 0;
-  function draw() {
-    if (frame || document.hidden) return;
-    frame = requestAnimationFrame(() => {
-      frame = 0;
-      charts.draw(state, palette(root));
-    });
-  }
-
-  model.on("change:facts", update);
-  model.on("change:lines", update);
+  for (const name of ["facts", "lines", "cells"]) model.on(`change:${name}`, draw);
   const watching = new ResizeObserver(draw);
   watching.observe(root);
   const seen = setInterval(() => { if (!document.hidden) ask({ do: "seen" }); }, 5000);
@@ -71,8 +65,28 @@ export function runView({ model, el }) {
     clearInterval(seen);
     watching.disconnect();
     cancelAnimationFrame(frame);
-    model.off("change:facts", update);
-    model.off("change:lines", update);
+    for (const name of ["facts", "lines", "cells"]) model.off(`change:${name}`, draw);
+  };
+}
+
+const SAID_MS = 15_000;
+
+// What was answered to the last click; what went wrong stays.
+export function saidLine() {
+  const element = h("div", { class: "is-said", role: "status", "aria-live": "polite" });
+  let number = null, timer = 0;
+  shown(element, false);
+  return {
+    element,
+    update(said) {
+      if (!said?.text || said.number === number) return;
+      number = said.number;
+      write(element, said.text);
+      element.classList.toggle("is-wrong", said.wrong);
+      shown(element, true);
+      clearTimeout(timer);
+      if (!said.wrong) timer = setTimeout(() => shown(element, false), SAID_MS);
+    },
   };
 }
 
@@ -164,7 +178,7 @@ function statsOf(facts) {
     found.push(["offered", `${rate(rates.offered)}/s`], ["acked", `${rate(rates.acked)}/s`],
       ["dropped", whole(dropped), dropped > 0], ["waiting", whole(waiting)]);
   }
-  found.push(["late p99", milliseconds(health.late_p99 ?? NaN), health.late > 0],
+  found.push(["late p99", milliseconds(health.late_p99 ?? NaN), health.late_p99 > 0.1],
     ["loop lag", milliseconds(health.lag_p99 ?? NaN), health.lag_p99 > 0.05],
     ["cores", health.cores.toFixed(2)]);
   if (health.withheld) found.push(["withheld", whole(health.withheld)]);
@@ -192,6 +206,7 @@ function chartsOf(ask, state, chosen, redraw) {
     title: "a device of the map, or an id" });
   picked.addEventListener("change", () => ask({ do: "pick", id: picked.value.trim() }));
   const reading = h("output");
+  const offenders = h("div", { class: "is-caption is-offenders", "aria-label": "top offenders" });
 
   const choice = (name, label, key) => {
     const made = h("button", { type: "button", class: "is-small" }, label);
@@ -236,7 +251,7 @@ function chartsOf(ask, state, chosen, redraw) {
     h("div", { class: "is-caption" }, field, legend), upper,
     h("div", { class: "is-caption" }, lowers), lower,
     h("div", { class: "is-caption" }, modes, caption), map,
-    h("div", { class: "is-caption" }, h("span", {}, "device"), picked, reading));
+    h("div", { class: "is-caption" }, h("span", {}, "device"), picked, reading), offenders);
 
   let described = 0;
   return {
@@ -251,6 +266,14 @@ function chartsOf(ask, state, chosen, redraw) {
       if (document.activeElement !== picked && one.id !== undefined) picked.value = one.id;
       write(reading, one.id === undefined ? "click a square"
         : `${one.type}${one.value === null ? "" : ` · ${short(one.value)} ${facts.unit || ""}`}`);
+      rows(offenders, facts.offenders || [], () => {
+        const made = h("button", { type: "button", class: "is-small" });
+        made.addEventListener("click", () => ask({ do: "pick", id: made.dataset.id }));
+        return made;
+      }, (made, one) => {
+        made.dataset.id = one.id;
+        write(made, `${one.id} ${one.why}`);
+      });
       const now = Date.now();
       if (now - described > 2000) {  // a screen reader need not hear every tick
         described = now;
