@@ -11,11 +11,9 @@ gateway id (2,000 at most, then "other") as long as the gateway and the run are 
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
@@ -251,20 +249,9 @@ class _RunCollector:
         yield from _families(self._tally.name, self._read())
 
     def _read(self) -> Totals:
-        run = self._run
-        if run is None or run.in_own_thread or run.loop.is_closed():
-            return self._tally.read()
-
-        async def there() -> Totals:
-            return self._tally.read()
-
-        answer: Future[Totals] = asyncio.run_coroutine_threadsafe(there(), run.loop)
-        try:
-            return answer.result(ANSWER_S)
-        except TimeoutError:
-            answer.cancel()
-        # The loop is blocked, by a cell that waits for this very answer perhaps: nothing moves.
-        return self._tally.read()
+        # A loop may be blocked by a cell that waits for this very answer: nothing moves then.
+        read = self._tally.read
+        return read() if self._run is None else self._run._look(read, ANSWER_S)
 
 
 def _families(run: str, totals: Totals) -> Iterator[Any]:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -153,6 +154,7 @@ class OwnLoop(Home):
         self._thread = thread
         self.thread = thread.ident or 0
         _LIVING.add(self)
+        import_module("concurrent.futures.thread")  # those who write files want it: `_part` is late
         atexit.unregister(_part)
         atexit.register(_part)
 

@@ -75,7 +75,7 @@ class RunHome:
                 f"run {self.name!r} did not answer for {ANSWER_S:g} s: its loop is busy. "
                 "Was it asked from a thread that the loop waits for?") from None
 
-    def _look(self, question: Callable[[], T]) -> T:
+    def _look(self, question: Callable[[], T], patience_s: float = LOOK_S) -> T:
         # What can be seen from outside while nothing moves: its loop is blocked, or it is over.
         if self._home.here or self._home.closed:
             return question()
@@ -83,7 +83,7 @@ class RunHome:
         if answer is None:
             return question()
         try:
-            return answer.result(LOOK_S)
+            return answer.result(patience_s)
         except TimeoutError:
             if answer.done():
                 raise

@@ -185,5 +185,7 @@ def _act_early(
 
 
 def _ended(run: Run) -> BadValue:
-    return BadValue("run", run.name, f"has ended (it is {run.state})",
-                    f"Start it again: {run.begins}.")
+    why = f"has ended (it is {run.state})"
+    if run._failure is not None:
+        why = f"has failed: {str(run._failure).rstrip('.')}"
+    return BadValue("run", run.name, why, f"Start it again: {run.begins}.")

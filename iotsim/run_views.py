@@ -126,7 +126,7 @@ class RunViews:
     def _ask(self, question: Callable[[], T]) -> T:
         raise AssertionError("a run has its own")
 
-    def _look(self, question: Callable[[], T]) -> T:
+    def _look(self, question: Callable[[], T], patience_s: float = 0.1) -> T:
         raise AssertionError("a run has its own")
 
     def _elapsed_us(self) -> int:

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from iotsim import run_verbs, verbs
+from iotsim import run_home, verbs
 from iotsim.errors import BadValue, IotsimError, SavedRunError, UnknownName, shown
 from iotsim.faults.parameters import whole
 from iotsim.seeding import check_seed
@@ -103,7 +103,7 @@ def test_a_verb_that_cannot_be_is_an_error_of_a_line(call):
 
 
 def test_a_checkpoint_that_a_busy_loop_does_not_answer_says_so(monkeypatch):
-    monkeypatch.setattr(run_verbs, "ANSWER_S", 0.02)
+    monkeypatch.setattr(run_home, "ANSWER_S", 0.02)
     asyncio.run(ask_a_busy_loop())
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -216,8 +217,9 @@ class LiveKernel(Kernel):
             self._on_failure(party, error)
         except BaseException as error:
             self._over(party)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
+            if isinstance(error, (KeyboardInterrupt, SystemExit)) and (
+                    threading.current_thread() is threading.main_thread()):
+                raise  # in another thread it would end the loop, and not the program
             self._on_failure(party, error)
         else:
             self._over(party)
