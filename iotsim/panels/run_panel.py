@@ -16,7 +16,7 @@ from iotsim.panels.base import Panel
 from iotsim.panels.rates import Speedometer
 from iotsim.panels.run_facts import facts_of
 from iotsim.panels.run_still import still_of
-from iotsim.panels.scope import Scope
+from iotsim.panels.scope import Scope, scope_of
 from iotsim.run import Run
 
 RATE_HZ = 5.0
@@ -78,7 +78,11 @@ class RunPanel(Panel):
         self.run, self.loop = run, run.loop
         self.speedometer = Speedometer()
         self.scope: Scope | None = None
-        _PANELS[run] = self
+        self.known()[run] = self
+
+    def known(self) -> WeakKeyDictionary[Run, RunPanel]:
+        """Return where the panels of this kind are found again."""
+        return _PANELS
 
     def begin(self) -> None:
         """Look at the run now, and again and again until it is over; on its loop."""
@@ -119,7 +123,7 @@ class RunPanel(Panel):
 
     def _scope(self) -> Scope | None:
         if self.scope is None and self.run.works.driver is not None:
-            self.scope = Scope(self.run)
+            self.scope = scope_of(self.run)
         return self.scope
 
     def look(self) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from weakref import WeakValueDictionary
 
 from iotsim.clock import monotonic
 from iotsim.panels.watch import (
     CELLS,
     QUANTILES,
     STATES,
+    Bytes,
     Ring,
     Watch,
     field_names,
@@ -23,6 +25,16 @@ assert len(QUANTILES) == 5
 BIG = 20_000  # devices from which the map is drawn less often
 BIG_CELLS_S, CELLS_S = 0.5, 0.1
 POINT_S = 0.2  # of real time between points of the lines
+
+_SCOPES: WeakValueDictionary[str, Scope] = WeakValueDictionary()  # by id of run
+
+
+def scope_of(run: Run) -> Scope:
+    """Return the instruments of a connected run, which all of its panels share."""
+    found = _SCOPES.get(run.id)
+    if found is None:
+        found = _SCOPES[run.id] = Scope(run)
+    return found
 
 
 class Scope:
@@ -116,6 +128,10 @@ class Scope:
     def now_us(self) -> int:
         """Return where the simulation is, microseconds since 1970."""
         return min(self._driver.frontier_us, self._run.works.start_us + self._run.elapsed_us)
+
+    def states(self, now_us: int) -> Bytes:
+        """Return the state of every device, by slot, as codes into `STATES`."""
+        return self._watch.states(now_us)
 
     def windows(self, now_us: int) -> list[Shade]:
         """Return the faults that are active, or are still in the lines."""

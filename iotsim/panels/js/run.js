@@ -7,7 +7,7 @@ import { clock, milliseconds, plural, rate, short, whole } from "./figures.js";
 import { activeList, devicesForm, faultForm } from "./form.js";
 import { drawLines } from "./lines.js";
 
-const LIVE = ["connecting", "running", "paused"];
+export const LIVE = ["connecting", "running", "paused"];
 
 export function runView({ model, el }) {
   const menu = model.get("menu");
@@ -90,13 +90,13 @@ export function saidLine() {
   };
 }
 
-function floats(view) {
+export function floats(view) {
   if (!view || !view.byteLength) return new Float32Array();
   const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
   return new Float32Array(bytes.slice().buffer);
 }
 
-function mapOf(found, view, mode, picked) {
+export function mapOf(found, view, mode, picked) {
   const count = found?.cells || 0;
   if (!count || !view || view.byteLength < 3 * count) return null;
   const part = (k) => new Uint8Array(view.buffer, view.byteOffset + k * count, count);
@@ -105,7 +105,7 @@ function mapOf(found, view, mode, picked) {
 
 // -- head: is it healthy? ------------------------------------------------------------------------
 
-function headOf(ask) {
+export function headOf(ask) {
   const title = h("b"), state = h("span", { class: "is-state" }), time = h("span");
   const count = h("span"), quality = h("span", { class: "is-quality" });
   const button = (name, message, more = {}) =>
@@ -194,7 +194,7 @@ const LOWER = {
     ["ack_p99", "line", 1.6]], unit: "ms", scale: 1000 },
 };
 
-function chartsOf(ask, state, chosen, redraw) {
+export function chartsOf(ask, state, chosen, redraw) {
   const field = h("select", { "aria-label": "field" });
   field.addEventListener("change", () => ask({ do: "field", field: field.value }));
   const legend = h("span", { class: "is-quiet" });
@@ -326,7 +326,7 @@ function captionOf(map, mode, unit) {
 
 // -- foot: what was done -------------------------------------------------------------------------
 
-function footOf(ask) {
+export function footOf(ask) {
   const log = h("ol", { class: "is-log", "aria-label": "action log", tabindex: "0" });
   const save = h("button", { type: "button", onclick: () => ask({ do: "save" }) }, "Save session");
   const copy = h("button", { type: "button", onclick: () => ask({ do: "copy" }) }, "Copy as scenario");
