@@ -26,9 +26,8 @@ export function whereField(ask, chosen, remember) {
     },
     update(match) {
       if (match.where !== input.value) return;
-      write(count, match.wrong ? "?" : plural(match.count, "device"));
+      write(count, match.wrong || plural(match.count, "device"));
       count.classList.toggle("is-wrong", Boolean(match.wrong) || match.count === 0);
-      count.title = match.wrong || "";
       input.setAttribute("aria-invalid", match.wrong ? "true" : "false");
     },
   };

@@ -6,7 +6,7 @@ import { MARGIN, begin, drawAxes, extent, scale } from "./axes.js";
 import { faded, faultColour } from "./colours.js";
 
 // chart: {table, width, t0, to, bands: [[low, high, share]], lines: [[column, colour, wide]],
-//         windows: [{name, from, to}], unit, zero, empty}
+//         windows: [{name, from, to}], unnamed, unit, zero, empty}
 export function drawLines(canvas, chart, colours) {
   const area = begin(canvas);
   if (area === null) return;
@@ -26,7 +26,7 @@ export function drawLines(canvas, chart, colours) {
   const from = t0, to = Math.max(chart.to, t0 + 1);
   const range = { ...found, from, to };
   const x = scale(from, to, MARGIN.left, right), y = scale(range.low, range.high, bottom, MARGIN.top);
-  shade(context, chart.windows, x, range, bottom, colours);
+  shade(context, chart, x, range, bottom, colours);
   drawAxes(area, x, y, range, colours, chart.unit);
   context.save();
   context.beginPath();
@@ -63,7 +63,7 @@ export function drawLines(canvas, chart, colours) {
   context.restore();
 }
 
-function shade(context, windows, x, range, bottom, colours) {
+function shade(context, { windows, unnamed }, x, range, bottom, colours) {
   context.textAlign = "left";
   context.textBaseline = "top";
   let row = 0;
@@ -76,7 +76,7 @@ function shade(context, windows, x, range, bottom, colours) {
     context.fillStyle = colour;
     context.fillRect(left, MARGIN.top, 1, bottom - MARGIN.top);
     context.fillStyle = colours.text;
-    if (row < 5) context.fillText(one.name, left + 4, MARGIN.top + 2 + 13 * row);
+    if (row < 5 && !unnamed) context.fillText(one.name, left + 4, MARGIN.top + 2 + 13 * row);
     row += 1;
   }
 }

@@ -294,7 +294,7 @@ export function chartsOf(ask, state, chosen, redraw) {
           ...(facts.picked?.id === undefined ? [] : [[at("picked"), colours.picked, 1.6]])],
         empty: facts.field ? "no device is heard" : "no numeric field" }, colours);
       const below = LOWER[now.lower];
-      drawLines(lower, { ...common, unit: below.unit, bands: [], zero: true,
+      drawLines(lower, { ...common, unit: below.unit, bands: [], zero: true, unnamed: true,
         table: below.scale === 1 ? table : scaled(table, width, below, at),
         lines: below.columns.map(([name, colour, thick]) => [at(name), colours[colour], thick]),
         empty: facts.publishers.length ? "nothing yet" : "nothing is published" }, colours);
@@ -346,8 +346,9 @@ export function footOf(ask) {
           (item, [at, what, devices, note]) => {
             write(item.children[0], at);
             write(item.children[1], what);
-            write(item.children[2], [devices === null ? "" : plural(devices, "device"), note]
-              .filter(Boolean).join(" · "));
+            const more = [devices === null ? "" : plural(devices, "device"), note];
+            write(item.children[2], more.filter(Boolean).join(" · "));
+            item.children[2].title = note;
           });
         log.scrollTop = log.scrollHeight;
       }
