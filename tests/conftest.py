@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 import pytest
 from hypothesis import settings
@@ -35,6 +36,34 @@ def pytest_collection_finish():
     """Leave what all the test files have imported out of every garbage collection to come."""
     gc.collect()
     gc.freeze()
+
+
+# Files whose tests share a RabbitMQ node: two workers start one each, and not six.
+TOGETHER = (
+    {"test_ten_thousand.py", "test_amqp_outages.py", "test_nasty_brokers.py"},
+    {"test_matrix.py", "test_commands_brokers.py", "test_amqp.py"},
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give all files that share something to one worker, each of the others as it is free."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFiles(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            name = os.path.basename(file)
+            return next((min(group) for group in TOGETHER if name in group), file)
+
+    return ByFiles(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_sessionfinish():
+    """End what this process keeps for all its test files."""
+    rabbit = sys.modules.get("tests.servers.rabbit")
+    if rabbit is not None:
+        rabbit.end_node()
 
 
 def lacking(what):

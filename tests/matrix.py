@@ -20,7 +20,7 @@ from tests.live import START
 from tests.publishing import CheckedLedger
 from tests.rig import MISFORTUNES, Rig
 from tests.servers.nats import NatsServer
-from tests.servers.rabbit import Rabbit
+from tests.servers.rabbit import lent
 from tests.udp_proxy import UdpProxy, Weather
 
 DEVICES, LASTS_S, SPEED = 10, 30, 20
@@ -111,7 +111,7 @@ PROTOCOLS = {
         lambda server: iotsim.tap(server.url, "matrix/#"),
         {"keepalive": 2, "qos": 1, "version": "3.1.1", "audit_field": "_seq"}),
     "amqp": Protocol(
-        Rabbit, "amqp://guest:guest@127.0.0.1:{}".format,
+        lent, "amqp://guest:guest@127.0.0.1:{}".format,
         lambda server: iotsim.tap(server.url, "#", exchange="matrix"),
         {"heartbeat": 2, "exchange": "matrix"}, down=(600, 680)),
     "nats": Protocol(

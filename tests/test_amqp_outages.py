@@ -21,7 +21,7 @@ from tests.publishing import (
     turn,
     until,
 )
-from tests.servers.rabbit import Consumer, doomed_rabbit_node  # noqa: F401  (a fixture)
+from tests.servers.rabbit import Consumer, rabbit_node  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.broker
 
@@ -43,8 +43,8 @@ async def offering(pump, count, step=100, devices=20, pause_s=0.01):
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)  # a node may need half a minute to come up on a busy machine
-def test_killed_twice_in_a_run_nothing_acknowledged_is_missing(doomed_rabbit):
-    broker = doomed_rabbit
+def test_killed_twice_in_a_run_nothing_acknowledged_is_missing(rabbit):
+    broker = rabbit
     count = 10_000
 
     async def work(tap):
@@ -79,8 +79,8 @@ def test_killed_twice_in_a_run_nothing_acknowledged_is_missing(doomed_rabbit):
     assert len(ids) == count + again == len(frame)
 
 
-def test_frozen_it_is_left_in_the_time_of_the_heartbeat_and_found_again(doomed_rabbit):
-    broker = doomed_rabbit
+def test_frozen_it_is_left_in_the_time_of_the_heartbeat_and_found_again(rabbit):
+    broker = rabbit
 
     async def work():
         async with (Consumer(broker.url, queue="frozen"),
@@ -108,8 +108,8 @@ def test_frozen_it_is_left_in_the_time_of_the_heartbeat_and_found_again(doomed_r
     assert in_order_per_device(firsts(ids))
 
 
-def test_while_it_is_short_of_memory_it_says_so_and_nothing_is_lost(doomed_rabbit):
-    broker = doomed_rabbit
+def test_while_it_is_short_of_memory_it_says_so_and_nothing_is_lost(rabbit):
+    broker = rabbit
 
     async def work():
         async with Consumer(broker.url) as consumer:
@@ -139,8 +139,8 @@ def test_while_it_is_short_of_memory_it_says_so_and_nothing_is_lost(doomed_rabbi
     assert in_order_per_device(ids)
 
 
-def test_who_connects_to_a_broker_short_of_memory_and_stops_is_told_the_truth(doomed_rabbit):
-    broker = doomed_rabbit
+def test_who_connects_to_a_broker_short_of_memory_and_stops_is_told_the_truth(rabbit):
+    broker = rabbit
 
     async def work():
         pump = Pump(build(broker.url, mandatory=False), ledger=CheckedLedger())
@@ -160,8 +160,8 @@ def test_who_connects_to_a_broker_short_of_memory_and_stops_is_told_the_truth(do
 
 
 @pytest.mark.parametrize("declare", [False, True])
-def test_an_exchange_that_is_deleted_is_waited_for_or_made_again(doomed_rabbit, declare):
-    broker = doomed_rabbit
+def test_an_exchange_that_is_deleted_is_waited_for_or_made_again(rabbit, declare):
+    broker = rabbit
     name = f"away-{declare}"
 
     async def work():
@@ -192,8 +192,8 @@ def test_an_exchange_that_is_deleted_is_waited_for_or_made_again(doomed_rabbit, 
         assert firsts(ids) == list(block(50, first=50).ids)
 
 
-def test_rights_that_are_revoked_are_told_and_when_they_are_back_it_goes_on(doomed_rabbit):
-    broker = doomed_rabbit
+def test_rights_that_are_revoked_are_told_and_when_they_are_back_it_goes_on(rabbit):
+    broker = rabbit
 
     async def allow(write):
         await broker.tells(f'rabbit_auth_backend_internal:set_permissions(<<"writer">>, <<"/">>, '
@@ -236,7 +236,7 @@ def short_pauses(monkeypatch):
 
 
 @pytest.mark.usefixtures("short_pauses")
-def test_where_acknowledgements_are_lost_messages_are_not(doomed_rabbit):
+def test_where_acknowledgements_are_lost_messages_are_not(rabbit):
     cuts = 12
 
     def answer(number, data):
@@ -245,8 +245,8 @@ def test_where_acknowledgements_are_lost_messages_are_not(doomed_rabbit):
         return None if confirms and number < cuts else data
 
     async def work():
-        async with (Consumer(doomed_rabbit.url) as consumer,
-                    Proxy(doomed_rabbit.port, answer) as proxy):
+        async with (Consumer(rabbit.url) as consumer,
+                    Proxy(rabbit.port, answer) as proxy):
             await consumer.consume()
             url = f"amqp://127.0.0.1:{proxy.port}"
             async with pumping(url, 40) as pump:
@@ -267,7 +267,7 @@ def test_where_acknowledgements_are_lost_messages_are_not(doomed_rabbit):
 
 
 @pytest.mark.usefixtures("short_pauses")
-def test_messages_cut_at_any_byte_arrive(doomed_rabbit):
+def test_messages_cut_at_any_byte_arrive(rabbit):
     """A link that is cut in the midst of frames, in both directions, at ever other places."""
 
     class Cutting(Proxy):
@@ -298,7 +298,7 @@ def test_messages_cut_at_any_byte_arrive(doomed_rabbit):
                 far_writer.transport.abort()
 
     async def work():
-        async with Consumer(doomed_rabbit.url) as consumer, Cutting(doomed_rabbit.port) as proxy:
+        async with Consumer(rabbit.url) as consumer, Cutting(rabbit.port) as proxy:
             await consumer.consume()
             async with pumping_from_afar(f"amqp://127.0.0.1:{proxy.port}") as pump:
                 await pump.offer(0, block(300))
@@ -323,13 +323,13 @@ async def pumping_from_afar(url, **options):
         await pump.close()
 
 
-def test_a_full_queue_that_drops_its_head_loses_after_the_acknowledgement(doomed_rabbit):
+def test_a_full_queue_that_drops_its_head_loses_after_the_acknowledgement(rabbit):
     """The audit's matter: the broker acknowledges, and forgets by its own policy."""
 
     async def work():
         short = {"x-max-length": 10}
-        async with Consumer(doomed_rabbit.url, **short) as consumer:
-            async with pumping(doomed_rabbit.url) as pump:
+        async with Consumer(rabbit.url, **short) as consumer:
+            async with pumping(rabbit.url) as pump:
                 await pump.offer(0, block(100))
                 await pump.drain(10)
             await consumer.consume()
@@ -341,12 +341,12 @@ def test_a_full_queue_that_drops_its_head_loses_after_the_acknowledgement(doomed
     assert ids == list(block(10, first=90).ids)
 
 
-def test_a_deleted_queue_stops_nobody_and_what_has_no_way_is_refused(doomed_rabbit):
+def test_a_deleted_queue_stops_nobody_and_what_has_no_way_is_refused(rabbit):
     async def work():
-        async with Consumer(doomed_rabbit.url) as kept:
+        async with Consumer(rabbit.url) as kept:
             await kept.consume()
-            async with (Consumer(doomed_rabbit.url, key="only") as gone,
-                        pumping(doomed_rabbit.url) as pump):
+            async with (Consumer(rabbit.url, key="only") as gone,
+                        pumping(rabbit.url) as pump):
                 await kept.queue.unbind(kept.exchange, "#")
                 await kept.queue.bind(kept.exchange, "devices/d-0/telemetry")
                 await pump.offer(0, own("d-0", 5))
@@ -364,8 +364,8 @@ def test_a_deleted_queue_stops_nobody_and_what_has_no_way_is_refused(doomed_rabb
     assert end.reconnects == 0
 
 
-def test_stopped_while_the_broker_is_away_it_ends_in_time_and_says_what_is_left(doomed_rabbit):
-    broker = doomed_rabbit
+def test_stopped_while_the_broker_is_away_it_ends_in_time_and_says_what_is_left(rabbit):
+    broker = rabbit
 
     async def work():
         pump = Pump(build(broker.url, mandatory=False), ledger=CheckedLedger())
@@ -389,15 +389,15 @@ def test_stopped_while_the_broker_is_away_it_ends_in_time_and_says_what_is_left(
 # -- the tap --------------------------------------------------------------------------------------
 
 
-def test_a_tap_of_a_queue_that_is_there_gets_what_waited_in_it(doomed_rabbit):
+def test_a_tap_of_a_queue_that_is_there_gets_what_waited_in_it(rabbit):
     async def work():
-        async with (Consumer(doomed_rabbit.url, queue="waiting"),
-                    pumping(doomed_rabbit.url, stamp=True) as pump):
+        async with (Consumer(rabbit.url, queue="waiting"),
+                    pumping(rabbit.url, stamp=True) as pump):
             await pump.offer(0, block(30))
             await pump.drain(10)
 
     run(work())
-    with iotsim.tap(doomed_rabbit.url, queue="waiting") as tap:
+    with iotsim.tap(rabbit.url, queue="waiting") as tap:
         assert tap.wait(30)
         frame = tap.frame()
     assert list(frame["id"]) == list(block(30).ids)
@@ -407,18 +407,18 @@ def test_a_tap_of_a_queue_that_is_there_gets_what_waited_in_it(doomed_rabbit):
     assert not frame["dup"].any()
 
 
-def test_a_tap_leaves_no_queue_and_takes_only_what_it_asked_for(doomed_rabbit):
+def test_a_tap_leaves_no_queue_and_takes_only_what_it_asked_for(rabbit):
     async def work():
-        async with pumping(doomed_rabbit.url, mandatory=False, separator=".") as pump:
+        async with pumping(rabbit.url, mandatory=False, separator=".") as pump:
             await pump.offer(0, block(40))
 
-    with iotsim.tap(doomed_rabbit.url, topic="devices.d-3.*") as tap:
-        assert "iotsim-tap" in doomed_rabbit.tell("rabbit_amqqueue:list_names()")
+    with iotsim.tap(rabbit.url, topic="devices.d-3.*") as tap:
+        assert "iotsim-tap" in rabbit.tell("rabbit_amqqueue:list_names()")
         run(work())
         assert tap.wait(4)
     assert {topic for topic, _, _ in tap.messages()} == {"devices.d-3.telemetry"}
     deadline = time.monotonic() + 5
-    while "iotsim-tap" in doomed_rabbit.tell("rabbit_amqqueue:list_names()"):
+    while "iotsim-tap" in rabbit.tell("rabbit_amqqueue:list_names()"):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -430,9 +430,9 @@ def test_a_tap_leaves_no_queue_and_takes_only_what_it_asked_for(doomed_rabbit):
     ("{nobody}", {}, "ACCESS_REFUSED - access to"),
     ("{wrong}", {}, "Login was refused"),
 ])
-def test_a_tap_that_may_not_listen_says_why_in_a_line(doomed_rabbit, url, options, text):
-    url = url.format(url=doomed_rabbit.url, nobody=doomed_rabbit.as_user("nobody"),
-                     wrong=doomed_rabbit.as_user("nobody", "s3cret-wrong"))
+def test_a_tap_that_may_not_listen_says_why_in_a_line(rabbit, url, options, text):
+    url = url.format(url=rabbit.url, nobody=rabbit.as_user("nobody"),
+                     wrong=rabbit.as_user("nobody", "s3cret-wrong"))
     with pytest.raises(iotsim.IotsimError, match=text) as caught:
         iotsim.tap(url, **options)
     assert "s3cret" not in str(caught.value)

@@ -22,7 +22,7 @@ from tests.proxy import Proxy
 from tests.publishing import block, in_order_per_device, pumping
 from tests.servers.coap import LibcoapServer
 from tests.servers.http import Endpoint
-from tests.servers.rabbit import doomed_rabbit_node  # noqa: F401  (a fixture)
+from tests.servers.rabbit import rabbit_node  # noqa: F401  (a fixture)
 from tests.udp_proxy import UdpProxy
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
@@ -141,13 +141,13 @@ def test_a_thousand_lost_acknowledgements_over_mqtt(mqtt_broker):
 
 
 @pytest.mark.usefixtures("short_pauses")
-def test_a_thousand_lost_acknowledgements_over_amqp(doomed_rabbit):
+def test_a_thousand_lost_acknowledgements_over_amqp(rabbit):
     thief = Thief(confirms, passing=3, keep=1)
     # One confirm stands for many messages: a hundred of them lose more than a thousand.
     thief.stolen = LOST - 100
-    with iotsim.tap(doomed_rabbit.url, "#") as tap:
+    with iotsim.tap(rabbit.url, "#") as tap:
         account, seen, sent = asyncio.run(
-            stolen(doomed_rabbit.port, "amqp://127.0.0.1:{}", thief, window=30,
+            stolen(rabbit.port, "amqp://127.0.0.1:{}", thief, window=30,
                    queue_messages=1000))
         received = all_of(tap, sent)
     assert_only_doubled(account, seen, sent, received, account.retries)
@@ -212,16 +212,16 @@ def routes(urls, name, count=20, options=None):
 
 
 def test_a_way_that_is_gone_refuses_its_own_readings_and_nobody_elses(
-    mqtt_broker, stream_server, doomed_rabbit, caplog
+    mqtt_broker, stream_server, rabbit, caplog
 ):
     caplog.set_level(logging.WARNING, "iotsim")
     stream_server.purge()
-    urls = {"mqtt": mqtt_broker.url, "amqp": doomed_rabbit.url,
+    urls = {"mqtt": mqtt_broker.url, "amqp": rabbit.url,
             "jetstream": stream_server.jetstream_url}
     gone = ["amqp", "jetstream"]
 
     async def work():
-        queue = Queue(doomed_rabbit.url)
+        queue = Queue(rabbit.url)
         await queue.bind()
         run = routes(urls, "ways").start(speed=20, start=START)
         await run.ready()
@@ -290,24 +290,24 @@ class Queue:
 # -- the disk of the broker is full ---------------------------------------------------------------
 
 
-def test_a_broker_whose_disk_is_full_says_so_and_loses_nothing(doomed_rabbit):
+def test_a_broker_whose_disk_is_full_says_so_and_loses_nothing(rabbit):
     limit = "rabbit_disk_monitor:set_disk_free_limit"
 
     async def work(tap):
-        async with pumping(doomed_rabbit.url, 20) as pump:
+        async with pumping(rabbit.url, 20) as pump:
             await pump.offer(0, block(100))
             assert await pump.drain(10)
-            await doomed_rabbit.tells(f"{limit}(1000000000000000)")
+            await rabbit.tells(f"{limit}(1000000000000000)")
             try:
                 await pump.offer(0, block(100, first=100))
                 await until(lambda: any("blocks us" in line for line in pump.errors))
                 full = pump.snapshot()
             finally:
-                await doomed_rabbit.tells(f"{limit}(1000000)")
+                await rabbit.tells(f"{limit}(1000000)")
             assert await pump.drain(20)
             return full, pump
 
-    with iotsim.tap(doomed_rabbit.url, "#") as tap:
+    with iotsim.tap(rabbit.url, "#") as tap:
         full, pump = asyncio.run(work(tap))
         sent = block(200).ids
         received = all_of(tap, sent)
@@ -338,10 +338,10 @@ def test_a_name_that_could_be_something_else_does_not_pass_the_door(name):
 
 
 def test_a_name_that_passes_the_door_arrives_as_it_is_in_all_protocols(
-    mqtt_broker, stream_server, doomed_rabbit
+    mqtt_broker, stream_server, rabbit
 ):
     stream_server.purge()
-    with (iotsim.tap(mqtt_broker.url) as mqtt, iotsim.tap(doomed_rabbit.url, "#") as amqp,
+    with (iotsim.tap(mqtt_broker.url) as mqtt, iotsim.tap(rabbit.url, "#") as amqp,
           iotsim.tap(stream_server.jetstream_url, "devices.>", stream="DEVICES") as jetstream,
           iotsim.tap(stream_server.url, "core.>") as core,
           iotsim.tap("http://127.0.0.1:0/in") as http, iotsim.tap("coap://127.0.0.1:0") as coap):
@@ -394,12 +394,12 @@ async def killed_again_and_again(servers, until_s, chance):
 
 
 @pytest.mark.slow
-def test_brokers_that_are_killed_again_and_again_cost_nothing_that_iotsim_had(doomed_rabbit):
+def test_brokers_that_are_killed_again_and_again_cost_nothing_that_iotsim_had(rabbit):
     seed = 6
     chance = random.Random(seed)
 
     async def queue():
-        async with await aio_pika.connect(doomed_rabbit.url) as connection:
+        async with await aio_pika.connect(rabbit.url) as connection:
             channel = await connection.channel()
             exchange = await channel.declare_exchange("iot.telemetry", "topic", durable=True)
             await (await channel.declare_queue("kept", durable=True)).bind(exchange, "#")
@@ -420,10 +420,10 @@ def test_brokers_that_are_killed_again_and_again_cost_nothing_that_iotsim_had(do
         stack.callback(coap.end)
         coap.start()
         streams.add_stream("DEVICES", ("devices.>",))
-        urls = {"mqtt": broker.url, "amqp": doomed_rabbit.url, "http": endpoint.url,
+        urls = {"mqtt": broker.url, "amqp": rabbit.url, "http": endpoint.url,
                 "jetstream": streams.jetstream_url, "coap": coap.url}
         servers = [(broker, 0.7), (streams, 0.7), (endpoint, 0.7), (coap, 0.7),
-                   (doomed_rabbit, 0.5)]  # it needs 5 to 15 s to come up
+                   (rabbit, 0.5)]  # it needs 5 to 15 s to come up
         result, kills = asyncio.run(work(urls, servers))
         found = {
             "jetstream": [ident for _, ident, _ in streams.stored()],
@@ -431,7 +431,7 @@ def test_brokers_that_are_killed_again_and_again_cost_nothing_that_iotsim_had(do
             "coap": [json.loads(payload)["_seq"] for _, _, _, payload, _ in coap.received()],
         }
         audit = result.audit(tap, publisher=broker.url)
-        with iotsim.tap(doomed_rabbit.url, queue="kept") as kept:
+        with iotsim.tap(rabbit.url, queue="kept") as kept:
             found["amqp"] = all_of(kept, ids_of(result, "amqp"))
     said = f"seed {seed}, kills {kills}, {result.publishers}, {result.notes}"
     assert sum(kills) >= 8, said
