@@ -21,7 +21,7 @@ def still_of(facts: dict[str, Any], scope: Scope | None) -> str:
     if not facts:
         return ""
     said = "".join(f"<li>{html.escape(line)}</li>" for line in _lines(facts))
-    picture = "" if scope is None else _picture(facts, scope)
+    picture = "" if scope is None else picture_of(facts, scope)
     log = facts["log"][-LOG_SHOWN:]
     rows = "".join(f"<tr><td>{html.escape(at)}</td><td style='text-align:left'>"
                    f"{html.escape(text)}</td></tr>" for at, text, *_ in log)
@@ -49,7 +49,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     return lines + facts["errors"]["texts"]
 
 
-def _picture(facts: dict[str, Any], scope: Scope) -> str:
+def picture_of(facts: dict[str, Any], scope: Scope) -> str:
+    """Return the lines that a panel shows as SVG; empty before there are two points."""
     table = scope.ring.table()
     middle = table[:, [COLUMNS.index(name) for name in ("q05", "q50", "q95")]]
     drawn = ~np.isnan(middle[:, 1]) if len(table) else np.zeros(0, dtype=np.bool_)
