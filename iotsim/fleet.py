@@ -12,6 +12,7 @@ from iotsim.errors import BadValue
 from iotsim.members import DEFAULT_ID, Members, check_columns, members_of
 from iotsim.outlets import Outlet, outlet_of
 from iotsim.profiles import Profile
+from iotsim.registry import door
 from iotsim.seeding import check_seed, fresh_seed
 from iotsim.selectors import Where
 from iotsim.transport.discretion import discreet
@@ -316,6 +317,13 @@ class Fleet:
         from iotsim.preflight_fleet import preflight
 
         return preflight(self, duration, speed=speed, capture=capture, to=to, connect=connect)
+
+    def panel(self) -> Any:
+        """Return the widget that shows this fleet, looks whether it fits, and starts it.
+
+        It is the run's panel from then on; that of a fleet that is live already at once.
+        """
+        return door("panel_fleet")(self)
 
     def spec(self) -> dict[str, Any]:
         """Return what determines the readings, as plain JSON values."""

@@ -37,6 +37,8 @@ PUBLIC = {
 }
 
 DOORS = {
+    "dashboard": "iotsim.panels.dashboard:dashboard_of",
+    "panel_fleet": "iotsim.panels.fleet_panel:panel_of",
     "panel_run": "iotsim.panels.run_panel:panel_of",
     "plot": "iotsim.plots:plot_result",
     "plot_audit": "iotsim.audit_plot:plot_audit",

@@ -11,7 +11,8 @@ from functools import cache
 from importlib.resources import files
 
 MODULES = (  # those that others use come first
-    "dom", "colours", "axes", "lines", "cells", "figures", "form", "run", "main",
+    "dom", "colours", "axes", "lines", "cells", "figures", "form", "run", "guest", "launch",
+    "fleet", "main",
 )
 STYLE = "panel.css"
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)

@@ -91,7 +91,12 @@ class Panel(anywidget.AnyWidget):
                 self.tell(_told(error), wrong=True)
             self.refresh()
 
-        task = asyncio.get_running_loop().create_task(whole())
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # nobody's loop: it is done to its end, here
+            asyncio.run(whole())
+            return
+        task = loop.create_task(whole())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -1,8 +1,9 @@
 // What a widget of ours is: the view of its kind.
 
+import { fleetView } from "./fleet.js";
 import { runView } from "./run.js";
 
-const VIEWS = { run: runView };
+const VIEWS = { run: runView, fleet: fleetView };
 
 export default {
   render(context) {

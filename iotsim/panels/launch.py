@@ -1,0 +1,107 @@
+"""What the panels before a run share: they start one, and are its panel from then on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from iotsim.errors import IotsimError, NameInUse
+from iotsim.live_runs import live_of
+from iotsim.panels import menu
+from iotsim.panels.base import Panel
+from iotsim.run import Run
+
+
+def loop_here() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs here, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class Launch(Panel):
+    """A panel that starts a run, and in whose place that run's panel is then shown.
+
+    Parameters
+    ----------
+    kind : str
+
+    Attributes
+    ----------
+    run : Run or None
+        The one that is shown; None while there is a form to fill in.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(loop_here(), kind=kind, menu={"speeds": list(menu.SPEEDS)})
+        self.run: Run | None = None
+        self._taken = ""
+
+    # -- what a subclass says -------------------------------------------------------------------
+
+    @property
+    def fleet_name(self) -> str:
+        """The name that its run has."""
+        raise AssertionError(f"{type(self).__name__} lacks fleet_name")
+
+    def is_ours(self, run: Run) -> bool:
+        """Return whether a live run is one of what this panel shows."""
+        raise AssertionError(f"{type(self).__name__} lacks is_ours()")
+
+    def begun(self, speed: Any, message: Mapping[str, Any]) -> Run:
+        """Start a run."""
+        raise AssertionError(f"{type(self).__name__} lacks begun()")
+
+    def form(self) -> dict[str, Any]:
+        """Return what the form shows, as plain JSON."""
+        raise AssertionError(f"{type(self).__name__} lacks form()")
+
+    # -- the run --------------------------------------------------------------------------------
+
+    def look_again(self) -> None:
+        """Show the run that is live; the form if there is none."""
+        self.loop = loop_here() or self.loop
+        if self.run is not None and self.run.ended:
+            self.run = None
+        self.refresh()
+
+    def look(self) -> dict[str, Any]:
+        """Return the form, and whose panel is to be shown instead."""
+        if self.run is None:
+            live = live_of(self.fleet_name)
+            over = live is None or live.leaving or live.state in ("stopped", "failed")
+            if live is not None and not over and self.is_ours(live):
+                self.run = live
+        shown = "" if self.run is None else self.run.panel().model_id
+        return {**self.form(), "run": shown, "taken": self._taken}
+
+    def do_seen(self, message: Mapping[str, Any]) -> None:
+        """Know that a page shows the panel: a run may have begun elsewhere."""
+
+    def do_start(self, message: Mapping[str, Any]) -> Coroutine[Any, Any, None]:
+        """Start, and show the run; what does not work out is said in the form."""
+        self._taken = ""
+        speed = menu.value_of(str(message.get("speed") or "1"))
+        try:
+            run = self.begun(speed, message)
+        except NameInUse as error:
+            self._taken = str(error)
+            raise
+        self.run = run
+        self.tell(f"started {run.name}")
+        return self._until_ready(run)
+
+    async def _until_ready(self, run: Run) -> None:
+        try:
+            await run.ready()
+        except IotsimError:
+            if self.run is run:
+                self.run = None
+            raise
+
+    def do_back(self, message: Mapping[str, Any]) -> None:
+        """Show the form again, once the run is over."""
+        if self.run is not None and self.run.ended:
+            self.run = None
