@@ -4,6 +4,7 @@
     python -m tests.benchmarks --live                 # live runs and publishers: ten minutes
     python -m tests.benchmarks --hours 24             # the full stream to Parquet, minutes more
     python -m tests.benchmarks --gateways 1000        # NoTIP gateways: minutes
+    python -m tests.benchmarks --panel 100000         # a panel in JupyterLab: ten minutes
     python -m tests.benchmarks --scale 0.01           # quick, for the tests: no figures
 
 Run it on a quiet machine. Ratios are within one run; nothing here fails for being slow.
@@ -44,6 +45,12 @@ def gateway_rows(count):
     yield from gateways.rows(count)
 
 
+def panel_rows(devices, minutes):
+    from tests.benchmarks import panel
+
+    yield from panel.rows(devices, minutes)
+
+
 def rows(scale, hours):
     yield from measures.generating(scale)
     yield from breaking(scale)
@@ -68,11 +75,16 @@ def main(arguments=None):
                         help="live runs and publishers, over real brokers")
     parser.add_argument("--gateways", type=int, nargs="?", const=1000,
                         help="so many NoTIP gateways, over a lab in another process")
+    parser.add_argument("--panel", type=int, nargs="?", const=100_000,
+                        help="a panel over so many devices, in JupyterLab and Chromium")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long the panel is shown")
     given = parser.parse_args(arguments)
     print(f"Measured on {machine()}.\n\n| what | measured | at least | |\n|---|---|---|---|")
     found = live_rows(given.scale) if given.live else rows(given.scale, given.hours)
     if given.gateways:
         found = gateway_rows(given.gateways)
+    if given.panel:
+        found = panel_rows(given.panel, given.minutes)
     for row in found:
         print(line(row), flush=True)
 
