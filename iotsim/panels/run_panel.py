@@ -62,8 +62,10 @@ class RunPanel(Panel):
         Processor time of this thread that its looks have taken.
     """
 
+    shows = "run"  # the kind of view
+
     def __init__(self, run: Run, rate_hz: float = RATE_HZ) -> None:
-        super().__init__(run.loop, kind="run", menu=_menu())
+        super().__init__(run.loop, kind=self.shows, menu=_menu())
         self.rate_hz = rate_hz
         self.cost_s, self.looks = 0.0, 0
         self._seen_s = monotonic()
