@@ -114,6 +114,13 @@ class RunViews:
         show = door("panel_run")
         return show(self) if rate_hz is None else show(self, rate_hz)
 
+    def dashboard(self) -> Any:
+        """Return the widget that shows this run to many eyes; always the same one.
+
+        Overview, devices, telemetry, faults and alerts; `iotsim dashboard` serves it as a page.
+        """
+        return door("dashboard")(self)
+
     def here(self, question: Callable[[], T]) -> T:
         """Return what a function says on the run's loop, whoever asks."""
         return self._ask(question)

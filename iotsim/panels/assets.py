@@ -12,9 +12,9 @@ from importlib.resources import files
 
 MODULES = (  # those that others use come first
     "dom", "colours", "axes", "lines", "cells", "figures", "form", "run", "guest", "launch",
-    "fleet", "main",
+    "fleet", "tabs", "dashboard", "main",
 )
-STYLE = "panel.css"
+STYLES = ("panel.css", "dashboard.css")
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?!default)", re.MULTILINE)
 
@@ -40,4 +40,5 @@ def joinable(source: str) -> str:
 @cache
 def style() -> str:
     """Return the style sheet of every panel."""
-    return (files("iotsim.panels") / "js" / STYLE).read_text("utf-8")
+    folder = files("iotsim.panels") / "js"
+    return "\n".join((folder / name).read_text("utf-8") for name in STYLES)

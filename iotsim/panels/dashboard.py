@@ -1,0 +1,148 @@
+"""`run.dashboard()`: a live run for people who watch it: overview, devices, telemetry, alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import traitlets
+
+from iotsim.clock import monotonic
+from iotsim.errors import BadValue
+from iotsim.panels import menu
+from iotsim.panels.dashboard_alerts import Alerts, signs_of
+from iotsim.panels.dashboard_facts import fleet_facts, runtime_facts
+from iotsim.panels.dashboard_still import still_of
+from iotsim.panels.dashboard_table import Telemetry
+from iotsim.panels.run_panel import RunPanel
+from iotsim.run import Run
+
+RATE_HZ = 2.0
+TABS = ("overview", "devices", "telemetry", "faults", "alerts")
+WATCHED_S = 12.0  # a page that shows a tab says so more often than that
+
+_DASHBOARDS: WeakKeyDictionary[Run, RunPanel] = WeakKeyDictionary()
+
+
+def dashboard_of(run: Run) -> RunPanel:
+    """Return the dashboard of a run; there is one, however often it is asked for."""
+    found = _DASHBOARDS.get(run)
+    if found is None:
+        found = Dashboard(run)
+        run.here(found.begin)
+    return found
+
+
+class Dashboard(RunPanel):
+    """What `RunPanel` shows and does, and more of the fleet as a whole.
+
+    Parameters
+    ----------
+    run : Run
+    """
+
+    shows = "dashboard"
+    table = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, run: Run) -> None:
+        self.telemetry: Telemetry | None = None
+        self.alerts = Alerts()
+        self._watched_s: dict[str, float] = {}
+        super().__init__(run, RATE_HZ)
+
+    def take(self, run: Run) -> None:
+        """Show a run from now on."""
+        super().take(run)
+        self.telemetry, self.alerts = None, Alerts()
+
+    def known(self) -> WeakKeyDictionary[Run, RunPanel]:
+        """Return where dashboards are found again."""
+        return _DASHBOARDS
+
+    # -- looking --------------------------------------------------------------------------------
+
+    def look(self) -> dict[str, Any]:
+        """Return the run as it is now, as plain JSON."""
+        facts = super().look()
+        run, telemetry = self.run, self._telemetry()
+        signs = signs_of(run, run.snapshot(), self.scope)
+        told = self.alerts.look(signs, facts["time"], monotonic())
+        return {**facts, "fleet": fleet_facts(run, self.scope), "runtime": runtime_facts(run),
+                "alerts": told, "alerts_hidden": self.alerts.hidden,
+                "telemetry": {} if telemetry is None else telemetry.about()}
+
+    def _telemetry(self) -> Telemetry | None:
+        driver = self.run.works.driver
+        if self.telemetry is None and driver is not None:
+            self.telemetry = Telemetry(driver.simulation)
+            for chunk in self.run.works.chunks():
+                self.telemetry.took(chunk)
+            self.run.works.viewers.append(self.telemetry.took)
+        return self.telemetry
+
+    def show_state(self, facts: dict[str, Any], **arrays: bytes) -> None:
+        """Send facts, arrays and the table in one message; the table only while it is looked at."""
+        with self.hold_sync():
+            if self.telemetry is not None:
+                if monotonic() - self._watched_s.get("telemetry", -WATCHED_S) < WATCHED_S:
+                    self.table = self.telemetry.table()
+                else:
+                    self.telemetry.rest()
+            super().show_state(facts, **arrays)
+
+    def _over(self) -> None:
+        viewers, telemetry = self.run.works.viewers, self.telemetry
+        if telemetry is not None and telemetry.took in viewers:
+            viewers.remove(telemetry.took)
+        super()._over()
+
+    def still(self) -> str:
+        """Return the run as HTML, for pages where no widget lives."""
+        table = {} if self.telemetry is None else self.telemetry.table()
+        return still_of(self.facts, table, self.scope)
+
+    def __repr__(self) -> str:
+        return f"<Dashboard of {self.run!r}>"
+
+    # -- what people click ----------------------------------------------------------------------
+
+    def do_seen(self, message: Mapping[str, Any]) -> None:
+        """Know that a page shows the dashboard, and which part of it."""
+        super().do_seen(message)
+        tab = message.get("tab")
+        if tab in TABS:
+            self._watched_s[tab] = monotonic()
+
+    def do_table(self, message: Mapping[str, Any]) -> None:
+        """Show the readings of a type, of ids, with a text."""
+        if self.telemetry is not None:
+            self.telemetry.filter(*(str(message.get(name) or "")
+                                    for name in ("type", "ids", "text")))
+
+    def do_table_pause(self, message: Mapping[str, Any]) -> None:
+        """Let the table stand still, or go on."""
+        if self.telemetry is not None:
+            self.telemetry.paused = bool(message.get("paused"))
+
+    def do_table_clear(self, message: Mapping[str, Any]) -> None:
+        """Empty the table."""
+        if self.telemetry is not None:
+            self.telemetry.clear()
+
+    def do_add(self, message: Mapping[str, Any]) -> None:
+        """Let more devices begin."""
+        text = str(message.get("count", "1"))
+        labels = _labels(str(message.get("labels") or ""))
+        action = self.run.add(str(message.get("profile", "")), count=menu.value_of(text),
+                              labels=labels or None)
+        self.tell(str(action))
+
+
+def _labels(text: str) -> dict[str, str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        if "=" not in part:
+            raise BadValue("labels", part, "is no label", "Write them as site=north, room=3.")
+    pairs = (part.partition("=") for part in parts)
+    return {name.strip(): value.strip() for name, _, value in pairs}
