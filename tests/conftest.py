@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,11 @@ from iotsim.broker import Broker, find_mosquitto
 # The same examples everywhere, and no deadline: the machine may be busy.
 settings.register_profile("iotsim", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("iotsim")
+
+# No test talks to anybody whom a public authority knows, and to read the system's 140 of them
+# takes 60 ms for every context of TLS: instead there is one, and nobody has its key.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data" / "authority_of_nobody.pem")
+os.environ["SSL_CERT_DIR"] = os.path.join(os.sep, "nonexistent")
 
 # What takes a worker longest, longest first: one that began last would be waited for alone.
 LONGEST = (

@@ -38,7 +38,7 @@ def run(coroutine):
     return asyncio.run(main())
 
 
-async def until(condition, timeout_s=20):
+async def until(condition, timeout_s=45):
     """Wait until something is so that nobody can be told of."""
     async with asyncio.timeout(timeout_s):
         while not condition():

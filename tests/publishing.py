@@ -214,7 +214,7 @@ async def turn():
         await asyncio.sleep(0)
 
 
-async def until(condition, timeout_s=5):
+async def until(condition, timeout_s=45):
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)

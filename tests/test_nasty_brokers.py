@@ -103,13 +103,13 @@ async def stolen(port, url, thief, **options):
             messages = block(500, first=500 * len(sent), devices=100)
             sent.append(messages)
             await pump.offer(0, messages)
-            await until(lambda: pump.fill(0) < 0.05, 60)
+            await until(lambda: pump.fill(0) < 0.05)
             assert len(sent) < 40
-        assert await pump.drain(30)
+        assert await pump.drain(45)
         return pump.snapshot(), pump._ledger.seen, [i for m in sent for i in m.ids]
 
 
-def all_of(tap, sent, timeout_s=20):
+def all_of(tap, sent, timeout_s=60):
     """The ids that came, once all that were sent are among them."""
     until_s = time.monotonic() + timeout_s
     while True:
@@ -184,7 +184,7 @@ def test_a_thousand_lost_acknowledgements_over_coap_make_nothing_double():
             url = f"coap://127.0.0.1:{proxy.port}"
             async with pumping(url, ack_timeout_s=0.1, window=100, audit_field="_seq") as pump:
                 await pump.offer(0, messages)
-                assert await pump.drain(30)
+                assert await pump.drain(45)
                 return pump.snapshot()
 
     with iotsim.tap("coap://127.0.0.1:0") as tap:
@@ -238,7 +238,7 @@ def test_a_way_that_is_gone_refuses_its_own_readings_and_nobody_elses(
             await until(more("acknowledged", urls, 50))
             await queue.unbind()
             await asyncio.to_thread(stream_server.delete_stream)
-            await until(more("refused", gone, 20), 5)
+            await until(more("refused", gone, 20))
             await until(more("acknowledged", ["mqtt"], 100))
             await queue.bind()
             await asyncio.to_thread(stream_server.add_stream)
@@ -296,7 +296,7 @@ def test_a_broker_whose_disk_is_full_says_so_and_loses_nothing(rabbit):
     async def work(tap):
         async with pumping(rabbit.url, 20) as pump:
             await pump.offer(0, block(100))
-            assert await pump.drain(10)
+            assert await pump.drain(45)
             await rabbit.tells(f"{limit}(1000000000000000)")
             try:
                 await pump.offer(0, block(100, first=100))
@@ -304,7 +304,7 @@ def test_a_broker_whose_disk_is_full_says_so_and_loses_nothing(rabbit):
                 full = pump.snapshot()
             finally:
                 await rabbit.tells(f"{limit}(1000000)")
-            assert await pump.drain(20)
+            assert await pump.drain(45)
             return full, pump
 
     with iotsim.tap(rabbit.url, "#") as tap:
@@ -373,24 +373,20 @@ def test_a_name_that_passes_the_door_arrives_as_it_is_in_all_protocols(
 
 # -- 6: killed again and again, under load, with five protocols at once ---------------------------
 
-KILLS_S = 7
-MANY = {"mqtt": 1200, "amqp": 400, "jetstream": 1200, "http": 400, "coap": 100}
+MANY = {"mqtt": 300, "amqp": 100, "jetstream": 300, "http": 100, "coap": 50}
 
 
-async def killed_again_and_again(servers, until_s, chance):
-    """Kill and revive each of them at odd moments, until it is time; return how often."""
+async def killed_again_and_again(servers, chance):
+    """Kill and revive each of them at odd moments, so often as it says; return how often."""
 
-    async def doom(server, pause_s):
-        count = 0
-        while True:
-            await asyncio.sleep(pause_s * (0.5 + chance.random()))
-            if time.monotonic() > until_s:
-                return count
+    async def doom(server, times):
+        for _ in range(times):
+            await asyncio.sleep(0.6 * (0.5 + chance.random()))
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
-            count += 1
+        return times
 
-    return await asyncio.gather(*(doom(server, pause_s) for server, pause_s in servers))
+    return await asyncio.gather(*(doom(server, times) for server, times in servers))
 
 
 @pytest.mark.slow
@@ -404,15 +400,23 @@ def test_brokers_that_are_killed_again_and_again_cost_nothing_that_iotsim_had(ra
             exchange = await channel.declare_exchange("iot.telemetry", "topic", durable=True)
             await (await channel.declare_queue("kept", durable=True)).bind(exchange, "#")
 
-    async def work(urls, servers):
+    async def work(urls, servers, tap):
         await queue()
         fleet = routes(urls, "killed", MANY, {
             "mqtt": {"qos": 1}, "http": {"batch": 50, "audit_field": "_seq"},
             "coap": {"audit_field": "_seq", "ack_timeout_s": 0.2}})
-        run = fleet.start(f"{KILLS_S}s", speed=1, start=START, capture="all")
+        run = fleet.start(speed=1, start=START, capture="all")
         await run.ready()
-        kills = await killed_again_and_again(servers, time.monotonic() + KILLS_S - 2, chance)
-        return await run.wait(), kills
+        kills = await killed_again_and_again(servers, chance)
+        pumps = run._works.pumps
+        # However long the last of them took to come up: all are found again, and all is told.
+        await until(lambda: all(pump.connected == pump.lanes for pump in pumps), 60)
+        count = tap.count
+        await until(lambda: tap.count > count + 100, 60)
+        run.pause()
+        await until(lambda: all(account.acknowledged == account.offered for account in
+                                (pump.snapshot() for pump in pumps)), 60)
+        return await run.stop(), kills
 
     with (mosquitto() as broker, nats(jetstream=True) as streams, Endpoint() as endpoint,
           iotsim.tap(broker.url) as tap, contextlib.ExitStack() as stack):
@@ -422,9 +426,8 @@ def test_brokers_that_are_killed_again_and_again_cost_nothing_that_iotsim_had(ra
         streams.add_stream("DEVICES", ("devices.>",))
         urls = {"mqtt": broker.url, "amqp": rabbit.url, "http": endpoint.url,
                 "jetstream": streams.jetstream_url, "coap": coap.url}
-        servers = [(broker, 0.7), (streams, 0.7), (endpoint, 0.7), (coap, 0.7),
-                   (rabbit, 0.5)]  # it needs 5 to 15 s to come up
-        result, kills = asyncio.run(work(urls, servers))
+        servers = [(broker, 3), (streams, 3), (endpoint, 3), (coap, 3), (rabbit, 1)]
+        result, kills = asyncio.run(work(urls, servers, tap))
         found = {
             "jetstream": [ident for _, ident, _ in streams.stored()],
             "http": [one["_seq"] for got in endpoint.taken for one in json.loads(got.body)],
@@ -432,9 +435,8 @@ def test_brokers_that_are_killed_again_and_again_cost_nothing_that_iotsim_had(ra
         }
         audit = result.audit(tap, publisher=broker.url)
         with iotsim.tap(rabbit.url, queue="kept") as kept:
-            found["amqp"] = all_of(kept, ids_of(result, "amqp"))
+            found["amqp"] = all_of(kept, ids_of(result, "amqp"), 60)
     said = f"seed {seed}, kills {kills}, {result.publishers}, {result.notes}"
-    assert sum(kills) >= 8, said
     for name in urls:
         sent, account = ids_of(result, name), account_of(result, urls[name])
         assert account.acknowledged == account.offered == len(sent), (name, said)
@@ -448,8 +450,7 @@ def test_brokers_that_are_killed_again_and_again_cost_nothing_that_iotsim_had(ra
     assert audit.lost_by_simulator == audit.lost_in_flight == audit.corrupted == 0, audit.verdict
     assert audit.unexpected == audit.out_of_order == 0, audit.verdict
     assert audit.received + audit.lost_by_broker + audit.unknown == audit.sent, audit.verdict
-    assert audit.received > 0.2 * audit.sent, audit.verdict
-    assert audit.lost_by_broker < 0.2 * audit.sent, audit.verdict
+    assert audit.received > MANY["mqtt"], audit.verdict
 
 
 def ids_of(result, protocol):
