@@ -19,8 +19,6 @@ TURN_S = 1.0  # a loop that was closed with a live run on it is noticed within i
 class RunHome:
     """Where a run lives."""
 
-    __slots__ = ()
-
     _home: Home
 
     @property
