@@ -3,18 +3,26 @@
 import asyncio
 import os
 import signal
+import threading
 
 import pytest
 from mqtt5 import (
     DisconnectPacket,
     DisconnectReasonCode,
+    PingReqPacket,
     PubAckReasonCode,
     PublishPacket,
+    SubAckPacket,
+    SubAckReasonCode,
+    SubscribePacket,
 )
 
 import iotsim
 from iotsim.publishers.base import Identity, build
 from iotsim.publishers.pump import Pump
+from iotsim.tapping import mqtt
+from iotsim.tapping.settings import settings_of
+from iotsim.tapping.store import Store
 from tests.fake_broker import FakeBroker, answer_all, message_id
 from tests.publishing import CheckedLedger, block, in_order_per_device, own, pumping, until
 
@@ -226,3 +234,31 @@ def test_an_outage_leaves_nothing_open_and_its_backlog_is_gone_at_the_brokers_ow
     assert most <= 50
     assert account.acknowledged + account.dropped == sent
     assert account.unknown == 0
+
+
+def test_a_tap_whose_ping_is_answered_late_stays_connected_while_messages_come(monkeypatch):
+    monkeypatch.setattr(mqtt, "KEEPALIVE_S", 1)
+    store = Store(1000)
+
+    async def behave(connection, packet):
+        if isinstance(packet, SubscribePacket):
+            code = SubAckReasonCode.GRANTED_QOS_EXACTLY_ONCE
+            connection.say(SubAckPacket(packet.packet_id, [code]))
+
+    async def work():
+        async with FakeBroker(behave, pong=False) as broker:
+            settings = settings_of(broker.url, "#", {})
+            source = mqtt.Source(settings, store)
+            threading.Thread(target=source.run, daemon=True).start()
+            await broker.until(lambda: broker.connections and broker.connections[0].packets)
+            (connection,) = broker.connections
+            # As of a broker that has much on its way to us: the answer would come last.
+            while sum(isinstance(p, PingReqPacket) for p in connection.packets) < 4:
+                assert not connection.ended.is_set()
+                connection.say(PublishPacket("a", b"x"))
+                await asyncio.sleep(0.05)
+            assert (store.state["losses"], store.state["connected"]) == (0, True)
+            assert store.state["count"] > 20
+            source.close()
+
+    asyncio.run(work())

@@ -28,6 +28,7 @@ ANSWER_S = 4.0  # for the broker's first words
 SILENT = "it accepts the connection but does not answer"
 CUT = "it ended the connection at our first word, as no MQTT broker does"
 AGAIN_S, AGAIN_MAX_S = 0.1, 0.4
+KEEPALIVE_S = 10
 
 
 def settings_of(wish: Wish) -> dict[str, Any]:
@@ -65,7 +66,7 @@ class Source:
         if settings["version"] == "5":
             extra["properties"] = _expiry(PacketTypes.CONNECT, SESSION_EXPIRY_S)
             extra["clean_start"] = paho.MQTT_CLEAN_START_FIRST_ONLY
-        self._client.connect(settings["host"], settings["port"], 10, **extra)
+        self._client.connect(settings["host"], settings["port"], KEEPALIVE_S, **extra)
         patience = threading.Timer(ANSWER_S, self._unmet, (SILENT,))
         patience.daemon = True
         patience.start()
@@ -134,7 +135,10 @@ class Source:
         else:
             self._store.subscribed()
 
-    def _message(self, _client: Any, _user: Any, message: paho.MQTTMessage) -> None:
+    def _message(self, client: Any, _user: Any, message: paho.MQTTMessage) -> None:
+        # A message is a sign of life. The answer to a PINGREQ comes behind all that is on its way,
+        # which may take a slow machine longer than paho would wait for it.
+        client._ping_t = 0
         ident = sent = ""
         properties = message.properties
         if properties is not None:
