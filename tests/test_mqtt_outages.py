@@ -249,6 +249,8 @@ def test_a_tap_whose_ping_is_answered_late_stays_connected_while_messages_come(m
         async with FakeBroker(behave, pong=False) as broker:
             settings = settings_of(broker.url, "#", {})
             source = mqtt.Source(settings, store)
+            ping, slow = source._client._send_pingreq, threading.Event()  # as of a busy machine
+            source._client._send_pingreq = lambda: (slow.wait(0.2), ping())
             threading.Thread(target=source.run, daemon=True).start()
             await broker.until(lambda: broker.connections and broker.connections[0].packets)
             (connection,) = broker.connections
