@@ -1,4 +1,4 @@
-"""The command line: `iotsim demo`, `notebooks`, `verify`, `profiles` and `scenario`.
+"""The command line: `iotsim demo`, `dashboard`, `notebooks`, `verify`, `profiles`, `scenario`.
 
 Exit status: 0 if all is well, 1 if it is not (one line says why), 2 for a wrong command line, 130
 after an interrupt.
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"iotsim {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add_demo(commands)
+    _add_dashboard(commands)
     book = commands.add_parser(
         "notebooks", help="open JupyterLab on the notebooks",
         usage="iotsim notebooks [-h] [--folder PATH] [--no-browser] [-- arguments of JupyterLab]",
@@ -86,6 +87,22 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                       help="auto is mosquitto where there is one")
 
 
+def _add_dashboard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    page = commands.add_parser("dashboard", help="a live fleet as a web page, on this machine",
+                               description="Serve a live fleet as a web page on this machine. "
+                               "Each page that is opened has a run of its own, which ends with it.")
+    page.add_argument("scenario", nargs="?", metavar="FILE_OR_NAME",
+                      help="a scenario: a Python file, or the name of one that comes with iotsim")
+    page.add_argument("--profile", metavar="NAME", help="instead, devices of a profile")
+    page.add_argument("--devices", type=int, metavar="N", help="how many of them (100)")
+    page.add_argument("--publish", metavar="URL", help="where readings go, such as "
+                      "mqtt://localhost:1883; then one page is served at a time")
+    page.add_argument("--speed", help="simulated seconds per second, or max")
+    page.add_argument("--port", type=int, default=0, help="a free one if not given")
+    page.add_argument("--theme", choices=("light", "dark"), default="light")
+    page.add_argument("--no-browser", action="store_true", help="do not open a browser")
+
+
 def _add_scenario(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     group = commands.add_parser("scenario", help="run what happens to a fleet, as a test")
     kinds = group.add_subparsers(dest="scenario", required=True, metavar="what")
@@ -107,6 +124,8 @@ def _add_scenario(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def _run(arguments: argparse.Namespace, more: Sequence[str]) -> int:
     if arguments.command == "demo":
         return _demo(arguments)
+    if arguments.command == "dashboard":
+        return _dashboard(arguments)
     if arguments.command == "notebooks":
         from iotsim.notebooks import notebooks
 
@@ -134,6 +153,18 @@ def _demo(arguments: argparse.Namespace) -> int:
         return 2
     _end_gracefully_when_told()
     return demo(plan, say)
+
+
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from iotsim.dashboard import Asked
+    from iotsim.dashboard.command import dashboard
+    from iotsim.scenario_command import speed_of
+
+    _end_gracefully_when_told()
+    wanted = Asked(arguments.scenario, arguments.profile, arguments.devices, arguments.publish,
+                   None if arguments.speed is None else speed_of(arguments.speed), os.getcwd())
+    return dashboard(wanted, say, port=arguments.port, theme=arguments.theme,
+                     browser=not arguments.no_browser)
 
 
 def _end_gracefully_when_told() -> None:

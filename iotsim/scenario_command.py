@@ -6,9 +6,9 @@ import argparse
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from iotsim.clock import check_speed
+from iotsim.clock import Speed, check_speed
 from iotsim.errors import BadValue
 from iotsim.junit import target_of, write, write_error
 from iotsim.scenario_files import load, shipped
@@ -40,8 +40,7 @@ def played(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 def _played(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
-    speed: Any = arguments.speed if arguments.speed == "max" else _number(arguments.speed)
-    check_speed(speed)
+    speed = speed_of(arguments.speed)
     if arguments.offline and arguments.publish is not None:
         raise BadValue("publish", arguments.publish, "needs a live run",
                        "Leave --offline out; --speed max does not wait either.")
@@ -76,9 +75,14 @@ def _report(result: Result, say: Callable[[str], None]) -> None:
     say(f"{result.rows:,} readings, digest {result.digest}")
 
 
-def _number(text: str) -> float:
+def speed_of(text: str) -> Speed:
+    """Return the pace that a command line asks for."""
+    if text == "max":
+        return "max"
     try:
-        return float(text)
+        speed = float(text)
     except ValueError:
         raise BadValue("speed", text, "is not a speed",
                        "Give a factor of real time, such as 60, or max.") from None
+    check_speed(speed)
+    return speed

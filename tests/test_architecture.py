@@ -8,7 +8,7 @@ PACKAGE = ROOT / "iotsim"
 
 # First match wins; a module that no line names fails the test below: give it a layer.
 LAYERS = (
-    (0, "foundations", "errors units logs registry readings"),
+    (0, "foundations", "errors units logs registry readings facts"),
     (1, "time, randomness, who, what was done", "clock seeding normals selectors actions"),
     (2, "pure values: signals, profiles, members", "signals fields documents topics profile_schema "
         "profiles members testing faults verbs commands"),
@@ -20,12 +20,12 @@ LAYERS = (
         "checkpoints events run_verbs run_commands run_views live_runs destinations episodes "
         "arrears gateway audit audit_match audit_sent audit_received audit_tables audit_verdict "
         "own_loop interrupts run_home run_pace run_list "
-        "audit_doubt pictures facts"),
+        "audit_doubt pictures"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
         "scenario_files director conditions condition_values context observed script script_choice "
         "script_names junit"),
     (5, "doors", "metrics run_tally plots audit_plot plotting "
-        "magic panels lab cli demo notebooks scenarios scenario_command __main__"),
+        "magic panels lab cli dashboard demo notebooks scenarios scenario_command __main__"),
 )
 
 
