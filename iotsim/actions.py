@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from iotsim.facts import ROWS_SHOWN, facts_html, line, table_html
 from iotsim.units import clock_text, duration_text
 
 CHOSEN_MAX = 1000
@@ -92,11 +93,34 @@ class Action:
     def __repr__(self) -> str:
         plural = "" if self.devices == 1 else "s"
         count = "" if self.devices is None else f", on {self.devices:,} device{plural}"
-        return f"<Action at {clock_text(self.at_us)}: {self.describe()}{count}>"
+        return f"<Action at {clock_text(self.at_us)}: {line(self.describe())}{count}>"
+
+    def _repr_html_(self) -> str:
+        return Actions((self,))._repr_html_()
+
+    def _row(self) -> tuple[str, ...]:
+        count = "" if self.devices is None else f"{self.devices:,}"
+        return clock_text(self.at_us), self.describe(), count, self.note
 
     def __str__(self) -> str:
         tail = f" ({self.note})" if self.note else ""
         return f"{clock_text(self.at_us)} {self.describe()}{tail}"
+
+
+class Actions(tuple[Action, ...]):
+    """What was done to a run, in the order of time: a tuple that is short to look at."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        if len(self) <= ROWS_SHOWN:
+            return super().__repr__()
+        return f"<{len(self):,} actions: {self[0]!r}, {self[1]!r}, …>"
+
+    def _repr_html_(self) -> str:
+        rows = table_html(("time", "action", "devices", "note"), (one._row() for one in self),
+                          len(self), "actions")
+        return facts_html(f"{len(self):,} action{'' if len(self) == 1 else 's'}", (), rows)
 
 
 def records(actions: Iterable[Action]) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from iotsim import audit_tables
 from iotsim.audit_tables import Table
+from iotsim.facts import facts_html
 from iotsim.registry import door
-from iotsim.result import facts_html
 
 if TYPE_CHECKING:
     import pandas as pd

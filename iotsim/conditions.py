@@ -25,6 +25,7 @@ from iotsim.condition_values import (
     word,
 )
 from iotsim.errors import BadValue, UnknownName, told
+from iotsim.facts import facts_html, line
 from iotsim.faults.base import fault_name
 from iotsim.members import script_hash
 from iotsim.units import clock_text
@@ -43,7 +44,7 @@ _EXAMPLE = "Write it as 'count() > 100' or 'mean(temperature) < 30 and faults ==
 _MARKS = {"passed": "✓", "failed": "✗", "not evaluated": "–"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Expectation:
     """What became of one `expect`.
 
@@ -78,6 +79,15 @@ class Expectation:
     def title(self) -> str:
         """Its message, or the condition."""
         return self.text if self.message is None else self.message
+
+    def __repr__(self) -> str:
+        return f"<Expectation {line(str(self))}>"
+
+    def _repr_html_(self) -> str:
+        seen = [("seen", self.seen)] if self.seen else []
+        what = [("status", f"{_MARKS[self.status]} {self.status}"), ("condition", self.text)]
+        return facts_html(f"Expectation {self.title}",
+                          [("at", clock_text(self.at_us)), *what, *seen])
 
     def __str__(self) -> str:
         seen = f" ({self.seen})" if self.seen else ""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iotsim.errors import BadValue
+from iotsim.facts import facts_html, table_html
 from iotsim.members import DEFAULT_ID, Members, check_columns, members_of
 from iotsim.outlets import Outlet, outlet_of
 from iotsim.profiles import Profile
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from iotsim.listening.base import Ear
     from iotsim.members import Script
     from iotsim.preflight_fleet import Preflight
+    from iotsim.progress import Progress
     from iotsim.result import Result
     from iotsim.run import Run
 
@@ -186,7 +187,7 @@ class Fleet:
         *,
         start: Instant | None = None,
         to: str | Path | None = None,
-        progress: bool | None = None,
+        progress: Progress = None,
     ) -> Result:
         """Return all readings of a stretch of simulated time, as fast as the machine computes.
 
@@ -198,8 +199,9 @@ class Fleet:
             2026-01-01T00:00Z if not given.
         to : path, optional
             A `.parquet` file to stream to; nothing is then held in memory.
-        progress : bool, optional
-            Whether to show a progress bar; when it takes longer than a second if not given.
+        progress : bool or callable, optional
+            Whether to show a progress bar; when it takes longer than a second if not given. A
+            function is told of each stretch in seconds instead.
 
         Raises
         ------
@@ -346,25 +348,19 @@ class Fleet:
             yield "listens to", f"← {ear}"
         if len(self.outlets) > 3:
             yield "publishes to", f"→ {len(self.outlets) - 3} more"
+        if len(self.ears) > 3:
+            yield "listens to", f"← {len(self.ears) - 3} more"
 
     def __repr__(self) -> str:
         return f"<Fleet {self.name!r}: {', '.join(text for _, text in self._facts())}>"
 
     def _repr_html_(self) -> str:
-        facts = "".join(f"<li>{html.escape(text)}</li>" for _, text in self._facts())
-        rows = "".join(_row(member) for member in self.members[:8])
-        more = len(self.members) - 8
-        rest = f"<p>… and {more} more groups</p>" if more > 0 else ""
-        return (
-            f"<div><b>Fleet {html.escape(self.name)}</b><ul>{facts}</ul><table><tr><th>type</th>"
-            f"<th>count</th><th>every</th><th>labels</th></tr>{rows}</table>{rest}</div>"
-        )
+        groups = table_html(("type", "count", "every", "labels"), map(_row, self.members),
+                            len(self.members), "groups")
+        return facts_html(f"Fleet {self.name}", self._facts(), groups)
 
 
-def _row(member: Members) -> str:
+def _row(member: Members) -> tuple[str, ...]:
     every = duration_text(member.interval_us) if member.interval_us is not None else "scripted"
     labels = ", ".join(f"{name}={text}" for name, text in list(member.labels.items())[:6])
-    cells = (member.type, f"{member.count:,}", every, labels)
-    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-
-
+    return member.type, f"{member.count:,}", every, labels

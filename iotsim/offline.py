@@ -12,7 +12,7 @@ from iotsim.capture import Bound, Capture, common_kind
 from iotsim.digest import Digest
 from iotsim.engine.simulation import Simulation
 from iotsim.errors import BadValue
-from iotsim.progress import bar
+from iotsim.progress import Progress, bar
 from iotsim.readings import Readings
 from iotsim.result import Result
 from iotsim.stage import Director, Replay, Stage, Totals
@@ -44,7 +44,7 @@ def generate(
     *,
     start: Instant | None,
     to: str | Path | None,
-    progress: bool | None,
+    progress: Progress,
 ) -> Result:
     """Return the result of running a fleet offline; see `Fleet.generate`."""
     check_devices(fleet)
@@ -57,7 +57,7 @@ def generate_scenario(
     *,
     start: Instant | None = None,
     to: str | Path | None = None,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> Result:
     """Return the result of a scenario offline; see `Scenario.generate`."""
     from iotsim.checkpoints import origin_of
@@ -136,7 +136,7 @@ class Offline:
                             self._totals)
         self._window = _Window(self._simulation)
 
-    def run(self, progress: bool | None) -> Result:
+    def run(self, progress: Progress) -> Result:
         """Go to the end; returns what it left."""
         director = self._director
         total_us = director.end_us

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import shutil
 from collections import Counter
@@ -18,6 +17,7 @@ from iotsim.arrow import target
 from iotsim.capture import Bound
 from iotsim.clock import Speed, check_speed
 from iotsim.errors import BadValue
+from iotsim.facts import facts_html, line, table_html
 from iotsim.outlets import Route, routes_of
 from iotsim.preflight import Finding, Need, file_finding, look, port_finding, size_text
 from iotsim.preflight_probe import Burst, Contact, Wish, burst, contacts
@@ -73,7 +73,7 @@ class Preflight:
         return f"does not fit: {wrong[0].name}: {wrong[0].text}{more}"
 
     def __repr__(self) -> str:
-        return f"<Preflight {self.name!r}: {self._said()}>"
+        return f"<Preflight {self.name!r}: {line(self._said())}>"
 
     def __str__(self) -> str:
         width = max((len(finding.name) for finding in self.findings), default=0)
@@ -81,13 +81,9 @@ class Preflight:
                          for one in self.findings)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{'✓' if one.ok else '✗'}</td><th style='text-align:left'>"
-            f"{html.escape(one.name)}</th><td style='text-align:left'>{html.escape(one.text)}"
-            "</td></tr>"
-            for one in self.findings
-        )
-        return f"<div><b>Preflight {html.escape(self.name)}</b><table>{rows}</table></div>"
+        rows = [("✓" if one.ok else "✗", one.name, one.text) for one in self.findings]
+        found = table_html(("", "what", "found"), rows, len(rows), "findings")
+        return facts_html(f"Preflight {self.name}", [("verdict", self._said())], found)
 
 
 @dataclass(frozen=True, slots=True)

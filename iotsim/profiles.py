@@ -6,7 +6,6 @@ iotsim, or made in code with the same keys.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from typing import Any
 from iotsim import documents
 from iotsim.documents import Document, Place
 from iotsim.errors import BadValue, IotsimError, ProfileError, UnknownName, shown
+from iotsim.facts import facts_html, table_html
 from iotsim.fields import Field as Field
 from iotsim.fields import make, ordered
 from iotsim.topics import DEFAULT_TOPIC
@@ -267,27 +267,22 @@ class Profile:
     def __reduce__(self) -> tuple[Any, ...]:
         return Profile.from_spec, (self.spec(),)
 
-    def __repr__(self) -> str:
-        return f"<Profile {self.type!r}: {self._facts()}>"
-
     def _facts(self) -> str:
         names = [field.name for field in self.fields]
         listed = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
         plural = "" if len(names) == 1 else "s"
         return f"{len(names)} field{plural} every {duration_text(self.interval_us)} ({listed})"
 
+    def __repr__(self) -> str:
+        return f"<Profile {self.type!r}: {self._facts()}>"
+
     def _repr_html_(self) -> str:
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in _row(field)) + "</tr>"
-            for field in self.fields[:20]
-        )
-        more = len(self.fields) - 20
-        note = f"<p>… and {more} more fields</p>" if more > 0 else ""
-        return (
-            f"<div><b>Profile {html.escape(repr(self.type))}</b>: {html.escape(self._facts())}"
-            "<table><tr><th>field</th><th>signal</th><th>unit</th><th>resolution</th></tr>"
-            f"{rows}</table>{note}</div>"
-        )
+        labels = ", ".join(f"{name}={text}" for name, text in list(self.labels.items())[:6])
+        facts = [("fields", self._facts()), ("protocol", self.protocol),
+                 ("topic", self.topic_template), *([("labels", labels)] if labels else [])]
+        fields = table_html(("field", "signal", "unit", "resolution"), map(_row, self.fields),
+                            len(self.fields), "fields")
+        return facts_html(f"Profile {self.type}", facts, fields)
 
 
 def _row(field: Field) -> tuple[str, str, str, str]:

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 SHOWN_AFTER_S = 1.0
 
+Progress: TypeAlias = "bool | Callable[[float], object] | None"
 
-def bar(description: str, total_s: float, shown: bool | None = None) -> Any:
+
+class _Told:
+    # Somebody who shows it in another way, and may raise to end it.
+    def __init__(self, moved: Callable[[float], object]) -> None:
+        self.update = moved
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+
+def bar(description: str, total_s: float, shown: Progress = None) -> Any:
     """Return a tqdm bar over simulated seconds; a context manager with `update(seconds)`.
 
     Parameters
     ----------
     description : str
     total_s : float
-    shown : bool, optional
-        Whether to show it; if not given, when it takes longer than a second and somebody looks.
+    shown : bool or callable, optional
+        Whether to show it, or who is told of each step instead; if not given, it is shown when it
+        takes longer than a second and somebody looks.
     """
+    if callable(shown):
+        return _Told(shown)
     notebook = _in_notebook()
     kind = _widget_bar() if notebook else _line_bar()
     nobody = not notebook and not sys.stderr.isatty()

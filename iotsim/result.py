@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from iotsim import arrow, frames
 from iotsim.acks import Acks
-from iotsim.actions import Action
+from iotsim.actions import Action, Actions
 from iotsim.capture import Capture
 from iotsim.digest import Digest
 from iotsim.errors import BadValue, IotsimError, RunFailed, UnknownName
+from iotsim.facts import facts_html as facts_html
+from iotsim.facts import few, line
 from iotsim.pictures import Pictures
 from iotsim.readings import Group, Readings
+from iotsim.registry import door
 from iotsim.selectors import Where
 from iotsim.units import Duration, clock_text, duration_us, instant_text
 from iotsim.verdict import VALID, brief
@@ -90,6 +92,9 @@ class Result:
     quality: str = VALID
     destinations: tuple[Destination, ...] = field(default=(), repr=False)
     paces: tuple[tuple[int, int, float], ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "actions", Actions(self.actions))
 
     @property
     def name(self) -> str:
@@ -300,6 +305,10 @@ class Result:
         """Draws with matplotlib: `plot(fields)` the readings, `plot.heatmap()`, `plot.faults()`."""
         return Pictures(self)
 
+    def panel(self) -> Any:
+        """Return the widget that looks back through this result, moment by moment."""
+        return door("panel_result")(self)
+
     def diff(self, other: Result) -> str:
         """Return in words how another result differs; empty if it does not."""
         from iotsim.comparison import difference
@@ -396,9 +405,10 @@ class Result:
             yield "expectations", "; ".join([said, *self._missed()])
         if self.quality != VALID:
             yield "quality", self.quality
-        yield "errors", str(len(self.errors))
+        said = "; ".join(few(self.errors))
+        yield "errors", f"{len(self.errors):,}{f': {said}' if said else ''}"
         if self.notes:
-            yield "notes", "; ".join(self.notes)
+            yield "notes", f"{len(self.notes):,}: {'; '.join(few(self.notes))}"
 
     def __repr__(self) -> str:
         facts = dict(self._facts())
@@ -416,13 +426,13 @@ class Result:
         failed = self._failed()
         if failed:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-            yield f"failed expectation: {failed[0]}{more}"
+            yield f"failed expectation: {line(str(failed[0]))}{more}"
 
     def _erred(self) -> str:
         if not self.errors:
             return "0 errors"
         more = f" (and {len(self.errors) - 1} more)" if len(self.errors) > 1 else ""
-        return f"error: {self.errors[0]}{more}"
+        return f"error: {line(str(self.errors[0]))}{more}"
 
     def _noted(self) -> str:
         judged = "" if self.quality == VALID else f", {brief(self.quality)}"
@@ -432,18 +442,8 @@ class Result:
         if not self.notes:
             return ""
         more = f" (and {len(self.notes) - 1} more)" if len(self.notes) > 1 else ""
-        return f", note: {self.notes[0]}{more}"
+        return f", note: {line(self.notes[0])}{more}"
 
     def _repr_html_(self) -> str:
         on = f" on fleet {self.fleet.name}" if self.name != self.fleet.name else ""
         return facts_html(f"Result {self.name}{on}", self._facts())
-
-
-def facts_html(title: str, facts: Iterable[tuple[str, str]]) -> str:
-    """Return a title and a table of names and texts as HTML, escaped."""
-    rows = "".join(
-        f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-        f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-        for name, text in facts
-    )
-    return f"<div><b>{html.escape(title)}</b><table>{rows}</table></div>"

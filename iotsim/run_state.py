@@ -12,6 +12,7 @@ from iotsim.arrow import target
 from iotsim.capture import Bound
 from iotsim.clock import check_speed, wall_us
 from iotsim.errors import BadValue
+from iotsim.facts import facts_html
 from iotsim.faults.parameters import flag
 from iotsim.offline import check_devices
 from iotsim.publishers.ledger import LedgerSnapshot
@@ -27,7 +28,7 @@ _FIRST_US = instant_us("0001-01-01T00:00:00Z")
 State: TypeAlias = Literal["connecting", "running", "paused", "stopping", "stopped", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunSnapshot:
     """A run at one moment.
 
@@ -78,6 +79,12 @@ class RunSnapshot:
     loop_lag_max_s: float = math.nan
     cores: float = 0.0
     quality: str = VALID
+
+    def __repr__(self) -> str:
+        return f"<RunSnapshot: {', '.join(text for _, text in facts_of(self, None))}>"
+
+    def _repr_html_(self) -> str:
+        return facts_html("RunSnapshot", facts_of(self, None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from iotsim.units import (
 
 if TYPE_CHECKING:
     from iotsim.clock import Speed
+    from iotsim.progress import Progress
     from iotsim.result import Result
     from iotsim.run import Run
     from iotsim.stage import Director
@@ -139,7 +140,7 @@ class Scenario(ScenarioVerbs):
         *,
         start: Instant | None = None,
         to: str | Path | None = None,
-        progress: bool | None = None,
+        progress: Progress = None,
     ) -> Result:
         """Return all readings, as fast as the machine computes; see `Fleet.generate`."""
         from iotsim.offline import generate_scenario
@@ -207,6 +208,10 @@ class Scenario(ScenarioVerbs):
         check_ids(self.fleet, self.steps)
         check_selectors(self.name, self.fleet, self.steps, self._origin)
         return Plan(self.name, self.steps, end_us)
+
+    def panel(self) -> Any:
+        """Return the widget with its timeline, which generates it or starts it."""
+        return door("panel_scenario")(self)
 
     def plot(self, **options: Any) -> Any:
         """Draw what will happen, and when, before it is run; returns the Axes.
@@ -287,5 +292,4 @@ class Scenario(ScenarioVerbs):
         return f"<Scenario {self.name!r}: {' '.join(text for _, text in self._facts())}>"
 
     def _repr_html_(self) -> str:
-        facts = " ".join(text for _, text in self._facts())
-        return steps_html(self.name, facts, self.steps)
+        return steps_html(self.name, self._facts(), self.steps)

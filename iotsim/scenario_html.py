@@ -1,27 +1,22 @@
-"""How a scenario looks in a notebook: its steps in the order of time, escaped."""
+"""How a scenario looks in a notebook: its first steps in the order of time."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from heapq import nsmallest
 
 from iotsim.actions import Action
 from iotsim.director import Step
+from iotsim.facts import ROWS_SHOWN, facts_html, table_html
 from iotsim.units import clock_text
 
-ROWS_SHOWN = 12
 
-
-def steps_html(name: str, facts: str, steps: Sequence[Step]) -> str:
-    """Return a title and a table of the first steps."""
-    ordered = sorted(steps, key=lambda step: step.at_us)
-    rows = "".join(
-        f"<tr><td>{clock_text(step.at_us)}</td><td style='text-align:left'>"
-        f"{html.escape(line(step))}</td></tr>" for step in ordered[:ROWS_SHOWN])
-    more = len(ordered) - ROWS_SHOWN
-    rest = f"<p>… and {more:,} more steps</p>" if more > 0 else ""
-    return (f"<div><b>Scenario {html.escape(name)}</b>: {html.escape(facts)}<table><tr>"
-            f"<th>time</th><th>what</th></tr>{rows}</table>{rest}</div>")
+def steps_html(name: str, facts: Iterable[tuple[str, str]], steps: Sequence[Step]) -> str:
+    """Return a title, facts and a table of the first steps."""
+    first = nsmallest(ROWS_SHOWN, steps, key=lambda step: step.at_us)
+    rows = ((clock_text(step.at_us), line(step)) for step in first)
+    return facts_html(f"Scenario {name}", facts,
+                      table_html(("time", "what"), rows, len(steps), "steps"))
 
 
 def line(step: Step) -> str:

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from iotsim.clock import monotonic, stamp_us
 from iotsim.errors import ConnectError
+from iotsim.facts import facts_html, line
 from iotsim.tapping.settings import settings_of
 from iotsim.tapping.store import Record, unpacked
 from iotsim.transport.discretion import discreet
@@ -90,7 +91,12 @@ class Tap:
         self.since_us = stamp_us()
 
     def __repr__(self) -> str:
-        return f"<Tap {self.url} {self.topic!r}: {self.count:,} received, {self.health}>"
+        return f"<Tap {self.url} {self.topic!r}: {self.count:,} received, {line(self.health)}>"
+
+    def _repr_html_(self) -> str:
+        facts = (("topic", self.topic), ("messages", f"{self.count:,} received"),
+                 ("health", self.health), ("is", "closed" if self._closed else "open"))
+        return facts_html(f"Tap {self.url}", facts)
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from iotsim import arrow, verbs
 from iotsim.actions import Action
 from iotsim.comparison import compare, exact_difference, fingerprint, json_texts
 from iotsim.errors import IotsimError, MissingExtra, SavedRunError, shown
+from iotsim.facts import facts_html, line
 from iotsim.fleet import Fleet
 from iotsim.members import (
     COUNT_MAX,
@@ -57,7 +58,12 @@ class Verification:
     def __repr__(self) -> str:
         if self.ok:
             return f"<Verification: identical, digest {self.digest[:12]}…>"
-        return f"<Verification: different: {self.difference}>"
+        return f"<Verification: different: {line(self.difference)}>"
+
+    def _repr_html_(self) -> str:
+        said = "identical" if self.ok else f"different: {self.difference}"
+        saved = [] if self.digest == self.expected else [("saved digest", self.expected)]
+        return facts_html("Verification", [("verdict", said), ("digest", self.digest), *saved])
 
 
 def verify(

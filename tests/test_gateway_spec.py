@@ -39,7 +39,7 @@ def test_the_repr_says_what_it_is_and_not_the_key():
     for text in (repr(gateway), str(gateway), gateway._repr_html_(), str(gateway.spec()),
                  str(gateway.fleet().spec()), repr(gateway.records())):
         assert SECRET not in text
-    assert "<td>°C</td>" in gateway._repr_html_()
+    assert ">°C</td>" in gateway._repr_html_()
 
 
 def test_sensors_of_a_gateway_share_its_tick_and_are_devices():

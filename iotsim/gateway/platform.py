@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from iotsim import live_runs
 from iotsim.errors import BadValue, NameInUse, NoLoop, StoreError, UnknownName
+from iotsim.facts import facts_html
 from iotsim.gateway.crew import Crew
 from iotsim.gateway.crowd import fleet_of_gateways
 from iotsim.gateway.decommission import Decommissions
@@ -148,13 +149,19 @@ class Platform:
         found = checked_environment(os.environ if environment is None else environment)
         return cls(**{**found, **options})
 
-    def __repr__(self) -> str:
+    def _facts(self) -> list[tuple[str, str]]:
         own = self._own_certificates
         how = "each gateway's own certificate" if own else "one certificate for all"
-        if not self.secure:
-            how = "no TLS"
-        told = ", replayable (for tests alone)" if self.replayable else ""
-        return f"<Platform {self.provisioning_url}: {self.nats_url}, {how}{told}>"
+        told = [("note", "replayable (for tests alone)")] if self.replayable else []
+        return [("nats", self.nats_url), ("trust", how if self.secure else "no TLS"), *told]
+
+    def __repr__(self) -> str:
+        facts = ", ".join(text for _, text in self._facts())
+        return f"<Platform {self.provisioning_url}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        store = [] if self.store is None else [("store", str(self.store))]
+        return facts_html(f"Platform {self.provisioning_url}", [*self._facts(), *store])
 
     @property
     def secure(self) -> bool:

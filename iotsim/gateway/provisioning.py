@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from iotsim.clock import monotonic
 from iotsim.errors import BadValue, IotsimError, MissingExtra, shown
+from iotsim.facts import facts_html, table_html
 from iotsim.gateway.keys import KeyMaker, needs_cryptography
 from iotsim.gateway.outcomes import ERROR, SUCCESS, count
 from iotsim.gateway.provisioning_desk import ATTEMPTS, Desk, Keeper
@@ -123,6 +124,14 @@ class Enrolment:
     def __repr__(self) -> str:
         failed = f", {len(self.errors):,} failed" if self.errors else ""
         return f"<Enrolment: {len(self.records):,} gateways provisioned{failed}>"
+
+    def _repr_html_(self) -> str:
+        facts = [("gateways", f"{len(self.records):,} gateways provisioned")]
+        if self.errors:
+            facts.append(("errors", f"{len(self.errors):,} failed"))
+        rows = ((name, str(error)) for name, error in self.errors.items())
+        table = table_html(("gateway", "why not"), rows, len(self.errors), "gateways")
+        return facts_html("Enrolment", facts, table)
 
     def table(self) -> pd.DataFrame:
         """Return a row for each gateway: name, ids, status, error, seconds.

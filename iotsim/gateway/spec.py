@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from iotsim.errors import BadValue
+from iotsim.facts import facts_html, table_html
 from iotsim.fleet import Fleet
 from iotsim.gateway.record import FREQUENCY_MS_MAX, GatewayRecord
 from iotsim.gateway.sensors import Sensor, check_gateway_labels, sensor
@@ -202,26 +202,23 @@ class Gateway:
         facts = {key: getattr(self, key) for key in _FIELDS}
         return _again, ({**facts, "labels": dict(self.labels)},)
 
-    def _facts(self) -> Iterator[str]:
+    def _facts(self) -> Iterator[tuple[str, str]]:
         few = len(self.sensors)
         names = ", ".join(one.name for one in self.sensors[:6]) + (", …" if few > 6 else "")
         listed = f" ({names})" if few else ""
-        yield f"{self.count:,} gateway{'' if self.count == 1 else 's'} with " \
-              f"{few} sensor{'' if few == 1 else 's'} every {duration_text(self.every_us)}{listed}"
-        yield f"seed {self.seed}"
+        many = f"{self.count:,} gateway{'' if self.count == 1 else 's'}"
+        yield "gateways", (f"{many} with {few} sensor{'' if few == 1 else 's'} every "
+                           f"{duration_text(self.every_us)}{listed}")
+        yield "seed", f"seed {self.seed}"
 
     def __repr__(self) -> str:
-        return f"<Gateway {self.name!r}: {', '.join(self._facts())}>"
+        return f"<Gateway {self.name!r}: {', '.join(text for _, text in self._facts())}>"
 
     def _repr_html_(self) -> str:
-        facts = "".join(f"<li>{html.escape(text)}</li>" for text in self._facts())
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in (
-                one.name, one.type, one.unit, one.algorithm)) + "</tr>"
-            for one in self.sensors[:20])
-        return (f"<div><b>Gateway {html.escape(self.name)}</b><ul>{facts}</ul><table><tr>"
-                f"<th>sensor</th><th>type</th><th>unit</th><th>algorithm</th></tr>{rows}</table>"
-                "</div>")
+        rows = ((one.name, one.type, one.unit, one.algorithm) for one in self.sensors)
+        sensors = table_html(("sensor", "type", "unit", "algorithm"), rows, len(self.sensors),
+                             "sensors")
+        return facts_html(f"Gateway {self.name}", self._facts(), sensors)
 
 
 def _template(name: Any, count: int) -> str:

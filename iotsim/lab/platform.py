@@ -16,6 +16,7 @@ from typing import Any, Self, overload
 from nats.aio.client import Client
 
 from iotsim.errors import BadValue, ConnectError, IotsimError
+from iotsim.facts import facts_html
 from iotsim.gateway.platform import Platform
 from iotsim.gateway.run import GatewayRun
 from iotsim.gateway.spec import Gateway
@@ -90,10 +91,16 @@ class NotipLab:
         self._runs: set[GatewayRun] = set()
 
     def __repr__(self) -> str:
+        return f"<NotipLab {self.name!r}: {', '.join(text for _, text in self._facts())}>"
+
+    def _facts(self) -> list[tuple[str, str]]:
         if self._dir is None:
-            return f"<NotipLab {self.name!r}: not running>"
-        count = len(self.register_of_gateways)
-        return f"<NotipLab {self.name!r}: {self.nats_url}, {count:,} gateways>"
+            return [("state", "not running")]
+        return [("nats", self.nats_url),
+                ("gateways", f"{len(self.register_of_gateways):,} gateways")]
+
+    def _repr_html_(self) -> str:
+        return facts_html(f"NotipLab {self.name}", self._facts())
 
     async def __aenter__(self) -> Self:
         await self._begin()

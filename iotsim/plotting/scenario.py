@@ -50,14 +50,7 @@ def plot_scenario(
     if scenario.script is not None:
         raise BadValue("scenario", scenario.name, "is a script: what it does shows when it runs",
                        "Draw what came of it: scenario.generate().plot.faults().")
-    steps = sorted(scenario.steps, key=lambda step: step.at_us)
-    last_us = max([step.at_us for step in steps], default=0)
-    end_us = scenario.end_us() or max(last_us + last_us // 4, 1_000_000)
-    faults = _faults(steps)
-    rows = [*_fault_rows(scenario, faults, end_us), *_other_rows(steps)]
-    rest = len(rows) - LANES_MAX
-    if rest > 0:
-        rows = [*rows[:LANES_MAX], Row(f"and {rest:,} more", "", GREY)]
+    rows, end_us = rows_of(scenario)
     place = lanes_axes(len(rows), figsize) if ax is None else ax
     draw_lanes(place, rows)
     since = "the start" if scenario.start_us is None else (
@@ -68,6 +61,16 @@ def plot_scenario(
     facts = " ".join(text for _, text in scenario._facts())
     place.set_title(headline(f"{cut(scenario.name, 40)} · {facts}"), loc="left", fontsize="medium")
     return place
+
+
+def rows_of(scenario: Scenario) -> tuple[list[Row], int]:
+    """Return the lanes of a scenario's steps, and where they end in microseconds."""
+    steps = sorted(scenario.steps, key=lambda step: step.at_us)
+    last_us = max([step.at_us for step in steps], default=0)
+    end_us = scenario.end_us() or max(last_us + last_us // 4, 1_000_000)
+    rows = [*_fault_rows(scenario, _faults(steps), end_us), *_other_rows(steps)]
+    rest = len(rows) - LANES_MAX
+    return [*rows[:LANES_MAX], *([Row(f"and {rest:,} more", "", GREY)] if rest > 0 else [])], end_us
 
 
 def _faults(steps: Sequence[Step]) -> list[_Fault]:
