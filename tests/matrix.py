@@ -23,7 +23,7 @@ from tests.servers.nats import NatsServer
 from tests.servers.rabbit import lent
 from tests.udp_proxy import UdpProxy, Weather
 
-DEVICES, LASTS_S, SPEED = 10, 30, 20
+DEVICES, LASTS_S, SPEED = 10, 20, 20
 TOPIC = "matrix/{fleet}/{{device_id}}"
 SEED = 1
 
@@ -102,14 +102,14 @@ def itself():
 PROTOCOLS = {
     "mqtt": Protocol(
         mosquitto, "mqtt://127.0.0.1:{}".format,
-        lambda server: iotsim.tap(server.url, "matrix/#"), {"keepalive": 2, "qos": 1}),
+        lambda server: iotsim.tap(server.url, "matrix/#"), {"keepalive": 2, "qos": 1}, down=(100, 600)),
     "mqtt, exactly once": Protocol(
         mosquitto, "mqtt://127.0.0.1:{}".format,
         lambda server: iotsim.tap(server.url, "matrix/#"), {"keepalive": 2, "qos": 2}),
     "mqtt 3.1.1": Protocol(
         mosquitto, "mqtt://127.0.0.1:{}".format,
         lambda server: iotsim.tap(server.url, "matrix/#"),
-        {"keepalive": 2, "qos": 1, "version": "3.1.1", "audit_field": "_seq"}),
+        {"keepalive": 2, "qos": 1, "version": "3.1.1", "audit_field": "_seq"}, down=(100, 600)),
     "amqp": Protocol(
         lent, "amqp://guest:guest@127.0.0.1:{}".format,
         lambda server: iotsim.tap(server.url, "#", exchange="matrix"),
@@ -190,7 +190,7 @@ def cells(name):
         with protocol.serve() as server, protocol.tap(server) as tap:
             played = asyncio.run(all_of(_far_port(protocol, server, tap)))
             sent = sum(result.rows for _, _, result, _ in played)
-            tap.wait(sent)
+            tap.wait(sent, 45)
             assert tap.ok, tap.health
             found = {}
             for misfortune, (rig, url, result, ledgers) in zip(

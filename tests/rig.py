@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass
 
 CALM_AFTER = 3  # connections, so that what is in trouble can come out of it
+CRUMBS = 5000  # bytes in each direction that come one by one: a handshake, and many frames
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Rule:
 
     `up` and `down` are bytes from and to the client after which `then` happens: "reset" ends both
     sides with RST, "hang" passes nothing on any more and keeps both sides open, "stall" passes
-    nothing on in that direction for `stall_s`. None: never. Every piece is `delay_s` late and at
-    most `piece` bytes.
+    nothing on in that direction for `stall_s`. None: never. Every piece is `delay_s` late; the
+    first `crumbs` bytes come one by one.
     """
 
     up: int | None = None
@@ -28,7 +29,7 @@ class Rule:
     then: str = "reset"
     stall_s: float = 1.0
     delay_s: float = 0.0
-    piece: int = 65_536
+    crumbs: int = 0
     refuse: bool = False
 
 
@@ -51,7 +52,7 @@ def _rules(name, chance, up, down):
         case "late":
             return itertools.repeat(Rule(delay_s=0.02))
         case "one byte at a time":
-            return itertools.chain([Rule(piece=1)], calm)
+            return itertools.chain([Rule(crumbs=CRUMBS)], calm)
         case "cut on the way there":
             return itertools.chain([Rule(up=there()) for _ in few], calm)
         case "cut on the way back":
@@ -146,11 +147,11 @@ class Rig:
     async def _carry(self, reader, writer, rule, limit, hung):
         # Returns where the connection is to end.
         carried = 0
-        while data := await reader.read(rule.piece):
+        while data := await reader.read(1 if carried < rule.crumbs else 65_536):
             if rule.delay_s:
                 self.struck += 1
                 await asyncio.sleep(rule.delay_s)
-            if rule.piece == 1:
+            if carried < rule.crumbs:
                 self.struck += 1
             if limit is not None and carried + len(data) > limit:
                 writer.write(data[: limit - carried])
