@@ -44,8 +44,9 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-# Files whose tests share a RabbitMQ node: two workers start one each, and not six.
+# Files whose tests share what takes long to make, once per process: runs, or a RabbitMQ node.
 TOGETHER = (
+    {"test_faults_wire.py", "test_faults_wire_link.py", "test_faults_wire_values.py"},
     {"test_ten_thousand.py", "test_amqp_outages.py", "test_nasty_brokers.py"},
     {"test_matrix.py", "test_commands_brokers.py", "test_amqp.py"},
 )

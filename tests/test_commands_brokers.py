@@ -158,7 +158,7 @@ def test_what_is_no_command_hurts_nobody(there, tmp_path):
             await platform.send("meter-0000", b"x" * 70_000)
             await platform.send("nobody-0000", {"command": "set"})
             await platform.send("meter-0000", {"command": "set", "id": "end", "every": 3})
-            await soon(lambda: platform.of("end"), 15)
+            await soon(lambda: platform.of("end"))
             await until(lambda: len(run.notes) >= 2)
             result = await run.stop()
             return result, platform.answers
@@ -202,7 +202,7 @@ def test_a_command_through_the_broker_is_a_round_trip(there):
 
 def test_a_flood_is_bounded_and_the_run_goes_on(there):
     url, kind = there
-    count = 10_000 if url.startswith("nats") else 1_000
+    count = 3_000 if url.startswith("nats") else 500
 
     async def main():
         async with kind(url) as platform:
@@ -213,7 +213,7 @@ def test_a_flood_is_bounded_and_the_run_goes_on(there):
                     platform.send(f"pump-000{i % 2}", {"command": "go", "id": f"f-{i}"})
                     for i in range(first, first + 100)))
             await platform.send("meter-0000", {"command": "set", "id": "end", "every": 3})
-            await soon(lambda: platform.of("end"), 60)
+            await soon(lambda: platform.of("end"))
             result = await run.stop()
             return result, platform.answers
 
@@ -223,7 +223,7 @@ def test_a_flood_is_bounded_and_the_run_goes_on(there):
     lost = sum(int(note.rsplit("×", 1)[1].replace(",", "")) for note in result.notes
                if "came faster" in note)
     if url.startswith("nats"):  # core NATS tells nobody what it has dropped
-        assert len(answers) > 1000
+        assert len(answers) > 300
     else:
         assert done + lost == count + 1
         assert len(answers) == done
