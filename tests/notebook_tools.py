@@ -29,6 +29,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 CELL_TIMEOUT_S = 60
+WIDGET = "application/vnd.jupyter.widget-view+json"
 _PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"pHYs", b"sRGB", b"gAMA")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 
@@ -48,8 +49,16 @@ def text_of(notebook: Any) -> str:
     return str(nbformat.writes(notebook, version=4)) + "\n"
 
 
-def executed(notebook: Any, folder: Path = FOLDER) -> Any:
+def executed(notebook: Any, folder: Path = FOLDER, **options: Any) -> Any:
     """Return a copy of a notebook, run top to bottom in a kernel of its own.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+    folder : Path
+        Where it runs.
+    **options
+        Of the NotebookClient, such as the kernel manager of a `tests.kernel_nursery`.
 
     Raises
     ------
@@ -61,7 +70,7 @@ def executed(notebook: Any, folder: Path = FOLDER) -> Any:
         cell.outputs, cell.execution_count = [], None
     client = NotebookClient(fresh, timeout=CELL_TIMEOUT_S, kernel_name="python3",
                             resources={"metadata": {"path": str(folder)}},
-                            store_widget_state=False, record_timing=False)
+                            store_widget_state=False, record_timing=False, **options)
     client.execute()
     return fresh
 
@@ -111,13 +120,15 @@ def _steady(notebook: Any) -> list[Any]:
 def _kept(output: Any) -> bool:
     # tqdm draws its bar with carriage returns on stderr, if at all.
     bar = output.get("name") == "stderr" and "\r" in output.text
-    return not bar and "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+    # Of a widget there is what is to be read where it does not live; without that, nothing.
+    return not bar and not (WIDGET in output.get("data", {}) and "text/html" not in output.data)
 
 
 def _output(output: Any) -> Any:
     found = copy.deepcopy(output)
     if "metadata" in found:
         found.metadata = nbformat.from_dict({})
+    found.get("data", {}).pop(WIDGET, None)
     for name, value in found.get("data", {}).items():
         if name == "image/png":
             found.data[name] = _plain_png(value)

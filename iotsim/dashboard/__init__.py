@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from iotsim.clock import Speed, check_speed
@@ -111,6 +112,7 @@ def started(plan: Fleet | Scenario, speed: Speed = 1) -> Run:
     wanted = asked()
     if wanted.folder:
         os.chdir(wanted.folder)
+        import_module("iotsim.panels.dashboard")  # it takes its time: not while the fleet lives
     chosen = wanted.plan(plan)
     given = chosen is not plan
     pace = wanted.speed if wanted.speed is not None else 1 if given else speed

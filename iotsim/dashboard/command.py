@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,8 @@ def dashboard(
         page = Path(folder) / BOOK
         page.write_text(json.dumps(page_of(_book())), encoding="utf-8")
         os.environ[VARIABLE] = wanted.text()
+        # Else jsonschema parses a grammar of URLs for seconds, and nobody here asks it.
+        sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
         from iotsim.dashboard.server import serve
 
         # Two pages would publish the same devices twice.

@@ -32,6 +32,7 @@ class PageKernels(AsyncMappingKernelManager):  # type: ignore[misc]
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self._ends: dict[str, asyncio.TimerHandle] = {}
+        self._left: set[str] = set()  # whose page is gone
         self._ending: set[asyncio.Task[None]] = set()
 
     async def start_kernel(self, *given: Any, **options: Any) -> str:
@@ -44,17 +45,17 @@ class PageKernels(AsyncMappingKernelManager):  # type: ignore[misc]
         """
         if len(self) >= self.pages_max:
             await self._room()
+        options.setdefault("extra_arguments", ["--IPKernelApp.log_level=40"])
         kernel_id: str = await super().start_kernel(*given, **options)
         self._end_later(kernel_id, NEVER_S)
         return kernel_id
 
     async def _room(self) -> None:
-        for kernel_id in list(self.list_kernel_ids()):
-            if not self._kernel_connections.get(kernel_id):
-                self._end_later(kernel_id, 0)
         with suppress(TimeoutError):
             async with asyncio.timeout(ROOM_S):
-                while len(self) >= self.pages_max:  # noqa: ASYNC110  kernels tell nobody
+                while len(self) >= self.pages_max:  # kernels tell nobody that they have ended
+                    for kernel_id in list(self._left):
+                        self._begin_end(kernel_id)
                     await asyncio.sleep(LOOK_S)
                 return
         raise HTTPError(503, f"this dashboard has {self.pages_max} page(s) open already; "
@@ -68,10 +69,12 @@ class PageKernels(AsyncMappingKernelManager):  # type: ignore[misc]
     def notify_disconnect(self, kernel_id: str) -> None:
         """Know that a page is gone, perhaps for a moment."""
         super().notify_disconnect(kernel_id)
-        if not self._kernel_connections.get(kernel_id):
+        if kernel_id in self and not self._kernel_connections.get(kernel_id):
             self._end_later(kernel_id, GONE_S)
+            self._left.add(kernel_id)
 
     def _keep(self, kernel_id: str) -> None:
+        self._left.discard(kernel_id)
         timer = self._ends.pop(kernel_id, None)
         if timer is not None:
             timer.cancel()
@@ -82,7 +85,7 @@ class PageKernels(AsyncMappingKernelManager):  # type: ignore[misc]
         self._ends[kernel_id] = loop.call_later(wait_s, self._begin_end, kernel_id)
 
     def _begin_end(self, kernel_id: str) -> None:
-        self._ends.pop(kernel_id, None)
+        self._keep(kernel_id)
         task = asyncio.get_running_loop().create_task(self._end(kernel_id))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)

@@ -76,6 +76,7 @@ def serve(
     pages_max: int, browser: bool,
 ) -> None:
     """Serve a notebook until a signal ends it; the one line that is said has the address."""
+    logging.getLogger("tornado").setLevel(logging.CRITICAL)  # one line is said, and no other
     config = Config()
     config.VoilaConfiguration.theme = theme
     config.VoilaConfiguration.multi_kernel_manager_class = PageKernels
