@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import html
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
+from iotsim.clock import monotonic
 from iotsim.errors import IotsimError, MissingExtra
 from iotsim.panels.assets import script, style
 
@@ -19,6 +22,9 @@ except ModuleNotFoundError:
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 SAID_CHARS_MAX = 600
+BURST, BURST_HZ = 20, 20.0  # answers at once and then: a server drops more than 1,000 a second
+WHOLE_S = 1.0  # between answers with what has not changed, too
+CHOSEN_MAX, CHOSEN_CHARS_MAX = 64, 1000  # of what the controls show
 
 
 class Panel(anywidget.AnyWidget):
@@ -48,6 +54,9 @@ class Panel(anywidget.AnyWidget):
         self._said: dict[str, Any] = {}
         self._said_count = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._due: asyncio.TimerHandle | None = None
+        self._sent_s = self._whole_s = -math.inf
+        self._at_once = float(BURST)
         self.on_msg(self._arrived)
 
     # -- from the browser -----------------------------------------------------------------------
@@ -69,6 +78,7 @@ class Panel(anywidget.AnyWidget):
 
     def hear(self, message: Any) -> None:
         """Do what a message asks for; what goes wrong is said in the panel."""
+        loop = self.loop
         name = message.get("do") if isinstance(message, Mapping) else None
         handler = getattr(self, f"do_{name}", None) if isinstance(name, str) else None
         if handler is None:
@@ -81,7 +91,10 @@ class Panel(anywidget.AnyWidget):
             else:
                 if asyncio.iscoroutine(done):
                     self._begin(done)
-        self.refresh()
+        if self.loop is loop:
+            self.stale()
+        else:
+            self.enter(self.stale)
 
     def _begin(self, doing: Coroutine[Any, Any, None]) -> None:
         async def whole() -> None:
@@ -89,7 +102,7 @@ class Panel(anywidget.AnyWidget):
                 await doing
             except Exception as error:
                 self.tell(_told(error), wrong=True)
-            self.refresh()
+            self.renew()
 
         try:
             loop = asyncio.get_running_loop()
@@ -103,8 +116,12 @@ class Panel(anywidget.AnyWidget):
     def do_choose(self, message: Mapping[str, Any]) -> None:
         """Remember what the controls show, for a page that is loaded again."""
         given = message.get("chosen")
-        if isinstance(given, Mapping):
-            self.chosen.update({str(key): value for key, value in list(given.items())[:32]})
+        for key, value in islice(given.items(), 32) if isinstance(given, Mapping) else ():
+            self.chosen.pop(str(key), None)
+            if _is_small(str(key)) and _is_small(value):
+                self.chosen[str(key)] = value
+        while len(self.chosen) > CHOSEN_MAX:
+            self.chosen.pop(next(iter(self.chosen)))
 
     def tell(self, text: str, *, wrong: bool = False) -> None:
         """Say something to who looks at the panel."""
@@ -112,6 +129,41 @@ class Panel(anywidget.AnyWidget):
         self._said = {"number": self._said_count, "text": text[:SAID_CHARS_MAX], "wrong": wrong}
 
     # -- to the browser -------------------------------------------------------------------------
+
+    def stale(self) -> None:
+        """Send the state soon; what comes in a burst is answered once. On the panel's loop."""
+        loop = self.loop
+        if loop is None or loop.is_closed():
+            self.renew()
+        elif self._due is None:
+            rested = (monotonic() - self._sent_s) * BURST_HZ
+            self._at_once = min(BURST, self._at_once + rested)
+            if self._at_once >= 1:
+                self._at_once -= 1
+                self.renew()
+            else:
+                self._due = loop.call_later(1 / BURST_HZ, self.renew)
+
+    def renew(self) -> None:
+        """Send the state as it is now; what is wrong with that is said in the panel."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        self._sent_s = monotonic()
+        try:
+            self.refresh()
+        except Exception as error:
+            text = _told(error)
+            if self._said.get("text") != text[:SAID_CHARS_MAX]:
+                self.tell(text, wrong=True)
+            quietly(lambda: self.show_state(dict(self.facts)))
+
+    def send_whole(self) -> None:
+        """Send also what has not changed: a message may have been dropped on its way."""
+        if monotonic() - self._whole_s > WHOLE_S:
+            self._whole_s = monotonic()
+            self.send_state([name for name in self.keys if not name.startswith("_")
+                             and name not in ("layout", "tabbable", "tooltip", "menu")])
 
     def refresh(self) -> None:
         """Send the state as it is now."""
@@ -143,6 +195,12 @@ class Panel(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
+
+
+def _is_small(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= CHOSEN_CHARS_MAX
+    return isinstance(value, (int, float)) and abs(value) < 2**53  # NaN is not
 
 
 def _told(error: Exception) -> str:

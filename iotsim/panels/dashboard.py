@@ -9,8 +9,6 @@ from weakref import WeakKeyDictionary
 import traitlets
 
 from iotsim.clock import monotonic
-from iotsim.errors import BadValue
-from iotsim.panels import menu
 from iotsim.panels.dashboard_alerts import Alerts, signs_of
 from iotsim.panels.dashboard_facts import fleet_facts, runtime_facts
 from iotsim.panels.dashboard_still import still_of
@@ -28,7 +26,7 @@ _DASHBOARDS: WeakKeyDictionary[Run, RunPanel] = WeakKeyDictionary()
 def dashboard_of(run: Run) -> RunPanel:
     """Return the dashboard of a run; there is one, however often it is asked for."""
     found = _DASHBOARDS.get(run)
-    if found is None:
+    if found is None or found.comm is None:  # it was closed
         found = Dashboard(run)
         run.here(found.begin)
     return found
@@ -129,20 +127,3 @@ class Dashboard(RunPanel):
         """Empty the table."""
         if self.telemetry is not None:
             self.telemetry.clear()
-
-    def do_add(self, message: Mapping[str, Any]) -> None:
-        """Let more devices begin."""
-        text = str(message.get("count", "1"))
-        labels = _labels(str(message.get("labels") or ""))
-        action = self.run.add(str(message.get("profile", "")), count=menu.value_of(text),
-                              labels=labels or None)
-        self.tell(str(action))
-
-
-def _labels(text: str) -> dict[str, str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    for part in parts:
-        if "=" not in part:
-            raise BadValue("labels", part, "is no label", "Write them as site=north, room=3.")
-    pairs = (part.partition("=") for part in parts)
-    return {name.strip(): value.strip() for name, _, value in pairs}

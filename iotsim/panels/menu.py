@@ -12,6 +12,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from iotsim.errors import BadValue
 from iotsim.faults.base import FAULTS, Fault
 from iotsim.profiles import Profile
 
@@ -58,6 +59,28 @@ def _shown(default: Any) -> str:
 def profiles() -> list[str]:
     """Return the names of the profiles that devices can be added of."""
     return list(Profile.names())
+
+
+def labels_of(text: str) -> dict[str, str]:
+    """Return the labels that somebody typed.
+
+    Raises
+    ------
+    BadValue
+        If a part is not `name=value`.
+
+    Examples
+    --------
+    >>> labels_of("site=north, rack = 7")
+    {'site': 'north', 'rack': '7'}
+    """
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise BadValue("labels", part, "is not a label", "Write site=north,rack=7.")
+        found[name.strip()] = value.strip()
+    return found
 
 
 def value_of(text: str) -> Any:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
+
+import traitlets
 
 from iotsim.clock import monotonic
 from iotsim.errors import BadValue
 from iotsim.panels import menu
-from iotsim.panels.base import Panel
+from iotsim.panels.base import SAID_CHARS_MAX, Panel
 from iotsim.panels.rates import Speedometer
 from iotsim.panels.run_facts import facts_of
 from iotsim.panels.run_still import still_of
@@ -24,10 +27,11 @@ RATES_HZ = 4.0, 10.0  # that a panel may be asked for
 SHARE = 0.04  # of its loop's time that a panel takes at most
 UNSEEN_S = 1.0  # between looks while no page shows it
 SEEN_S = 20.0  # a page that shows it says so more often than that
+WHERE_CHARS_ECHOED = 1000  # form.js compares as many
 ENDED_KEPT = 4  # runs that are over and whose panels can still save them
 
 _PANELS: WeakKeyDictionary[Run, RunPanel] = WeakKeyDictionary()
-_ENDED: deque[Run] = deque(maxlen=ENDED_KEPT)
+_ENDED: deque[tuple[Run, Scope | None]] = deque(maxlen=ENDED_KEPT)
 
 
 def panel_of(run: Run, rate_hz: float = RATE_HZ) -> RunPanel:
@@ -38,7 +42,7 @@ def panel_of(run: Run, rate_hz: float = RATE_HZ) -> RunPanel:
         raise BadValue("rate_hz", rate_hz, f"is not between {low:g} and {high:g}",
                        f"Leave it out for {RATE_HZ:g}.")
     found = _PANELS.get(run)
-    if found is None:
+    if found is None or found.comm is None:  # it was closed
         found = RunPanel(run, rate_hz)
         run.here(found.begin)
     found.rate_hz = rate_hz
@@ -57,12 +61,13 @@ class RunPanel(Panel):
     Attributes
     ----------
     run : Run
-        After Start, the new one.
+        After Start, the new one. One that is long over is held by others, or nobody.
     cost_s : float
         Processor time of this thread that its looks have taken.
     """
 
     shows = "run"  # the kind of view
+    code = traitlets.Dict({"number": 0, "text": ""}).tag(sync=True)
 
     def __init__(self, run: Run, rate_hz: float = RATE_HZ) -> None:
         super().__init__(run.loop, kind=self.shows, menu=_menu())
@@ -71,16 +76,39 @@ class RunPanel(Panel):
         self._seen_s = monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._match: dict[str, Any] = {}
-        self._saved = ""
-        self._code = {"number": 0, "text": ""}
+        self._saved, self._copies = "", 0
         self.take(run)
 
     def take(self, run: Run) -> None:
         """Show a run from now on; `begin` lets the looking begin, on its loop."""
-        self.run, self.loop = run, run.loop
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._run: Callable[[], Run | None] = lambda: run
+        self._held: Callable[[], Scope | None] = lambda: None
+        self._called, self._looking, self.loop = run.name, False, run.loop
         self.speedometer = Speedometer()
-        self.scope: Scope | None = None
         self.known()[run] = self
+
+    @property
+    def run(self) -> Run:
+        """The run that is shown.
+
+        Raises
+        ------
+        BadValue
+            If it is over, and nobody holds it any more.
+        """
+        found = self._run()
+        if found is None:
+            raise BadValue("run", self._called, "is over, and its readings are let go",
+                           "Start it again where it was started.")
+        return found
+
+    @property
+    def scope(self) -> Scope | None:
+        """The instruments; None before the run is connected, and long after it is over."""
+        return self._held()
 
     def known(self) -> WeakKeyDictionary[Run, RunPanel]:
         """Return where the panels of this kind are found again."""
@@ -88,34 +116,51 @@ class RunPanel(Panel):
 
     def begin(self) -> None:
         """Look at the run now, and again and again until it is over; on its loop."""
-        if self._timer is None:
-            self._turn()
+        if self._looking:
+            return
+        self._looking = True
+        run = self.run
+        if not run.ended:
+            run.at_end(lambda: self._ended(run))
+        self._turn()
 
     # -- looking --------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         self._timer = None
         began_s = monotonic()
-        self.refresh()
+        self.renew()
         took_s = monotonic() - began_s
-        if self.run.ended:
+        run = self.run
+        if run.ended:
             self._over()
-            return
-        shown = began_s - self._seen_s < SEEN_S
-        wait_s = max(1 / self.rate_hz if shown else UNSEEN_S, took_s / SHARE)
-        if self.run.state in ("stopped", "failed"):  # its task is about to end
-            wait_s = min(wait_s, 0.1)
-        self._timer = self.run.loop.call_later(wait_s - took_s, self._turn)
+        elif self.comm is not None:  # it is not closed
+            shown = began_s - self._seen_s < SEEN_S
+            wait_s = max(1 / self.rate_hz if shown else UNSEEN_S, took_s / SHARE)
+            self._timer = run.loop.call_later(wait_s - took_s, self._turn)
+
+    def _ended(self, run: Run) -> None:
+        # On its loop, which may be gone with it.
+        if self._run() is run and self._timer is not None:
+            self._timer.cancel()
+            self._turn()
 
     def _over(self) -> None:
-        if self.scope is not None:
-            self.scope.close()
-        if self.run not in _ENDED:
-            _ENDED.append(self.run)
+        # The last runs are held, so that they can be saved; their panels alone hold none.
+        run, scope = self.run, self.scope
+        if scope is not None:
+            scope.close()
+            self._held = ref(scope)
+        if all(one is not run for one, _ in _ENDED):
+            _ENDED.append((run, scope))
+        self._run = ref(run)
 
     def refresh(self) -> None:
         """Look at the run, and send what it is like now."""
         began_s = monotonic()
+        if self._run() is None:
+            self.show_state(dict(self.facts))
+            return
         scope = self._scope()
         facts = self.look()
         arrays = {} if scope is None else scope.arrays(facts)
@@ -125,12 +170,13 @@ class RunPanel(Panel):
 
     def _scope(self) -> Scope | None:
         if self.scope is None and self.run.works.driver is not None:
-            self.scope = scope_of(self.run)
+            found = scope_of(self.run)
+            self._held = lambda: found
         return self.scope
 
     def look(self) -> dict[str, Any]:
         """Return the run as it is now, as plain JSON."""
-        more = {"match": self._match, "saved": self._saved, "code": self._code}
+        more = {"match": self._match, "saved": self._saved}
         return {**facts_of(self.run, self.scope, self.speedometer), **more}
 
     def still(self) -> str:
@@ -138,13 +184,14 @@ class RunPanel(Panel):
         return still_of(self.facts, self.scope)
 
     def __repr__(self) -> str:
-        return f"<RunPanel of {self.run!r}>"
+        return f"<{type(self).__name__} of {self._run() or self._called!r}>"
 
     # -- what people click ----------------------------------------------------------------------
 
     def do_seen(self, message: Mapping[str, Any]) -> None:
         """Know that a page shows the panel."""
         self._seen_s = monotonic()
+        self.send_whole()
 
     def do_start(self, message: Mapping[str, Any]) -> None:
         """Begin another run like the one that is over."""
@@ -192,8 +239,7 @@ class RunPanel(Panel):
     def do_add(self, message: Mapping[str, Any]) -> None:
         """Let more devices begin."""
         count = menu.value_of(str(message.get("count", "1")))
-        labels = dict(part.split("=", 1) for part in str(message.get("labels") or "").split(",")
-                      if "=" in part)
+        labels = menu.labels_of(str(message.get("labels") or ""))
         action = self.run.add(str(message.get("profile", "")), count=count, labels=labels or None)
         self.tell(str(action))
 
@@ -203,11 +249,11 @@ class RunPanel(Panel):
 
     def do_match(self, message: Mapping[str, Any]) -> None:
         """Count whom a selection matches."""
-        text = str(message.get("where", ""))
+        text = str(message.get("where", ""))[:WHERE_CHARS_ECHOED]
         try:
             self._match = {"where": text, "count": self.run.matching(_where(message))}
         except Exception as error:  # half a selection is no selection yet
-            self._match = {"where": text, "wrong": str(error)}
+            self._match = {"where": text, "wrong": str(error)[:SAID_CHARS_MAX]}
 
     def do_field(self, message: Mapping[str, Any]) -> None:
         """Look at another field."""
@@ -221,7 +267,10 @@ class RunPanel(Panel):
 
     def do_save(self, message: Mapping[str, Any]) -> None:
         """Save the session so far beside the notebook."""
-        path = str(message.get("path") or "").strip() or f"{self.run.name}-{self.run.id}.iotsim"
+        path = str(message.get("path") or "").strip()
+        path = path or f"{self.run.name}-{self.run.id}.iotsim".replace("/", "-")
+        if Path(path).name != path:
+            raise BadValue("path", path, "is not in the folder of the notebook", "Give a name.")
         saved = self.run.save(path)
         self._saved = str(saved)
         self.tell(f"saved {saved}: iotsim.verify({str(saved)!r}) runs it again")
@@ -229,7 +278,8 @@ class RunPanel(Panel):
     def do_copy(self, message: Mapping[str, Any]) -> None:
         """Write the session so far as the source of a scenario."""
         text = self.run.to_scenario().code()
-        self._code = {"number": int(self._code["number"]) + 1, "text": text}
+        self._copies += 1
+        self.code = {"number": self._copies, "text": text}
         self.tell("the session as a scenario is on the clipboard, and below")
 
 

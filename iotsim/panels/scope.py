@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 from iotsim.clock import monotonic
+from iotsim.intake import Viewer
 from iotsim.panels.watch import (
     CELLS,
     QUANTILES,
@@ -71,12 +72,12 @@ class Scope:
         self.map: dict[str, Any] = {}
         self.offenders: list[dict[str, Any]] = []
         run.works.viewers.append(self._watch.took)
+        self._closing = finalize(self, _leave, run.works.viewers, self._watch)
+        self._closing.atexit = False
 
     def close(self) -> None:
         """Let go of the run's readings."""
-        viewers = self._run.works.viewers
-        if self._watch.took in viewers:
-            viewers.remove(self._watch.took)
+        self._closing()
 
     @property
     def start_us(self) -> int:
@@ -178,6 +179,11 @@ class Scope:
                           for slot, why in self._watch.offenders(now_us)
                           if people.ended_us[slot] > now_us]
         self._cells = found.state.tobytes() + found.value.tobytes() + found.overdue.tobytes()
+
+
+def _leave(viewers: list[Viewer], watch: Watch) -> None:
+    if watch.took in viewers:
+        viewers.remove(watch.took)
 
 
 def _number(value: float | None) -> float:

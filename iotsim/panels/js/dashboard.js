@@ -48,7 +48,7 @@ export function dashboardView({ model, el }) {
   }
   function update() {
     frame = 0;
-    const facts = state.facts = model.get("facts");
+    const facts = state.facts = { ...model.get("facts"), code: model.get("code") };
     if (!facts.name) return;
     const live = LIVE.includes(facts.state), colours = palette(root);
     head.update(facts, live);
@@ -77,7 +77,7 @@ export function dashboardView({ model, el }) {
     chip.dataset.state = gone ? "gone" : over ? "over" : "live";
   }
 
-  const names = ["facts", "lines", "cells", "table"];
+  const names = ["facts", "lines", "cells", "table", "code"];
   for (const name of names) model.on(`change:${name}`, listen);
   const watching = new ResizeObserver(draw);
   watching.observe(root);

@@ -25,7 +25,7 @@ export function whereField(ask, chosen, remember) {
       look();
     },
     update(match) {
-      if (match.where !== input.value) return;
+      if (match.where !== input.value.slice(0, 1000)) return;
       write(count, match.wrong || plural(match.count, "device"));
       count.classList.toggle("is-wrong", Boolean(match.wrong) || match.count === 0);
       input.setAttribute("aria-invalid", match.wrong ? "true" : "false");

@@ -7,6 +7,7 @@ import { clock, milliseconds, plural, rate, short, whole } from "./figures.js";
 import { activeList, devicesForm, faultForm } from "./form.js";
 import { drawLines } from "./lines.js";
 
+const CHANGES = ["facts", "lines", "cells", "code"];
 export const LIVE = ["connecting", "running", "paused"];
 
 export function runView({ model, el }) {
@@ -39,7 +40,7 @@ export function runView({ model, el }) {
 
   function update() {
     frame = 0;
-    const facts = state.facts = model.get("facts");
+    const facts = state.facts = { ...model.get("facts"), code: model.get("code") };
     if (!facts.name) return;
     const live = LIVE.includes(facts.state);
     head.update(facts, live);
@@ -54,7 +55,7 @@ export function runView({ model, el }) {
     charts.draw(state, palette(root));
   }
 
-  for (const name of ["facts", "lines", "cells"]) model.on(`change:${name}`, draw);
+  for (const name of CHANGES) model.on(`change:${name}`, draw);
   const watching = new ResizeObserver(draw);
   watching.observe(root);
   const seen = setInterval(() => { if (!document.hidden) ask({ do: "seen" }); }, 5000);
@@ -65,7 +66,7 @@ export function runView({ model, el }) {
     clearInterval(seen);
     watching.disconnect();
     cancelAnimationFrame(frame);
-    for (const name of ["facts", "lines", "cells"]) model.off(`change:${name}`, draw);
+    for (const name of CHANGES) model.off(`change:${name}`, draw);
   };
 }
 
