@@ -12,9 +12,9 @@ from importlib.resources import files
 
 MODULES = (  # those that others use come first
     "dom", "colours", "axes", "lines", "cells", "figures", "form", "run", "guest", "launch",
-    "fleet", "tabs", "dashboard", "main",
+    "fleet", "timeline", "result", "scenario", "tabs", "dashboard", "main",
 )
-STYLES = ("panel.css", "dashboard.css")
+STYLES = ("panel.css", "small.css", "dashboard.css")
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?!default)", re.MULTILINE)
 

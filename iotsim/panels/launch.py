@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -11,6 +12,17 @@ from iotsim.live_runs import live_of
 from iotsim.panels import menu
 from iotsim.panels.base import Panel
 from iotsim.run import Run
+
+
+def file_name(name: str) -> str:
+    """Return the file that a run of this name is saved as, beside the notebook.
+
+    Examples
+    --------
+    >>> file_name("night shift/2")
+    'night-shift-2.iotsim'
+    """
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name).strip('.-') or 'run'}.iotsim"
 
 
 def loop_here() -> asyncio.AbstractEventLoop | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,15 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 
 def picture_of(facts: dict[str, Any], scope: Scope) -> str:
     """Return the lines that a panel shows as SVG; empty before there are two points."""
-    table = scope.ring.table()
-    middle = table[:, [COLUMNS.index(name) for name in ("q05", "q50", "q95")]]
+    return picture(scope.ring.table(), COLUMNS, facts["windows"], scope.field, scope.unit)
+
+
+def picture(
+    table: npt.NDArray[np.float64], columns: Sequence[str], windows: Sequence[dict[str, Any]],
+    field: str, unit: str,
+) -> str:
+    """Return the band of a field with the windows of faults as SVG."""
+    middle = table[:, [columns.index(name) for name in ("q05", "q50", "q95")]]
     drawn = ~np.isnan(middle[:, 1]) if len(table) else np.zeros(0, dtype=np.bool_)
     if drawn.sum() < 2:
         return ""
@@ -63,9 +71,9 @@ def picture_of(facts: dict[str, Any], scope: Scope) -> str:
     across = LEFT + (times - first) / ((last - first) or 1.0) * (WIDE - LEFT - 4)
     down = 6 + (high - middle) / span * (HIGH - BOTTOM - 12)
     band = _points(across, down[:, 2]) + " " + _points(across[::-1], down[::-1, 0])
-    shades = "".join(_shade(one, first, last) for one in facts["windows"])
-    unit = f" in {scope.unit}" if scope.unit else ""
-    caption = f"{scope.field}{unit}: 5 to 95 % of the devices, and their median"
+    shades = "".join(_shade(one, first, last) for one in windows)
+    said = f" in {unit}" if unit else ""
+    caption = f"{field}{said}: 5 to 95 % of the devices, and their median"
     return (
         f"<div>{html.escape(caption)}</div>"
         f"<svg viewBox='0 0 {WIDE} {HIGH}' width='{WIDE}' height='{HIGH}' role='img' "

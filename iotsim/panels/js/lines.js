@@ -6,7 +6,7 @@ import { MARGIN, begin, drawAxes, extent, scale } from "./axes.js";
 import { faded, faultColour } from "./colours.js";
 
 // chart: {table, width, t0, to, bands: [[low, high, share]], lines: [[column, colour, wide]],
-//         windows: [{name, from, to}], unnamed, unit, zero, empty}
+//         windows: [{name, from, to}], unnamed, unit, zero, empty, mark: a time}
 export function drawLines(canvas, chart, colours) {
   const area = begin(canvas);
   if (area === null) return;
@@ -61,6 +61,10 @@ export function drawLines(canvas, chart, colours) {
     }
   }
   context.restore();
+  if (chart.mark >= from && chart.mark <= to) {
+    context.fillStyle = colours.text;
+    context.fillRect(Math.round(x(chart.mark)) - 0.5, MARGIN.top, 1, bottom - MARGIN.top);
+  }
 }
 
 function shade(context, { windows, unnamed }, x, range, bottom, colours) {

@@ -2,9 +2,12 @@
 
 import { dashboardView } from "./dashboard.js";
 import { fleetView } from "./fleet.js";
+import { resultView } from "./result.js";
 import { runView } from "./run.js";
+import { scenarioView } from "./scenario.js";
 
-const VIEWS = { run: runView, fleet: fleetView, dashboard: dashboardView };
+const VIEWS = { run: runView, fleet: fleetView, scenario: scenarioView, result: resultView,
+  dashboard: dashboardView };
 
 export default {
   render(context) {
