@@ -131,8 +131,17 @@ class Run(RunHome, RunPace, RunVerbs, RunCommands, RunViews):
         return True
 
     def at_end(self, then: Callable[[], object]) -> None:
-        """Do something on its loop when it is over; to be called there."""
-        self._task.add_done_callback(lambda _: then())
+        """Do something when it is over, on its loop: it is the last thing that happens there.
+
+        If it is over already, it is done at once, by the caller.
+        """
+        def there() -> None:
+            if self._task.done():
+                then()
+            else:
+                self._task.add_done_callback(lambda _: then())
+
+        self._ask(there)
 
     def end_soon(self) -> None:
         """Ask it to end, and do not wait for that."""

@@ -122,6 +122,17 @@ def test_everything_can_be_done_to_it_and_seen_of_it_from_outside(tmp_path):
     live.pause()  # too late, and no error
 
 
+def test_the_last_thing_on_its_loop_is_what_was_to_be_done_at_its_end():
+    live, said = few().start("1s", thread=True, speed=10), []
+    live.at_end(lambda: said.append((live.ended, live.in_own_thread)))
+    asyncio.run(live.wait())
+    live.at_end(lambda: said.append("late"))
+    for thread in threading.enumerate():
+        if thread.name == "iotsim run plant":
+            thread.join(5)
+    assert sorted(map(str, said)) == ["(True, True)", "late"]
+
+
 def test_a_scenario_runs_on_its_own_loop_too():
     scenario = (Scenario("outage", few()).at("1s").inject("disconnect", duration="2s")
                 .expect("devices == 5").lasting("10s"))
