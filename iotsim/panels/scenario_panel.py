@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import html
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iotsim.clock import monotonic
+from iotsim.conditions import Expectation
 from iotsim.errors import BadValue, IotsimError
 from iotsim.panels.aside import aside
 from iotsim.panels.base import still_html
@@ -166,8 +167,14 @@ class ScenarioPanel(Launch):
                 "share": min(1.0, reached_s / end_s) if end_s else None,
                 "at": clock_text(int(reached_s * 1e6)), "leaving": self._leave},
             "verdict": None if self.result is None else _verdict(self.result, self._took_s),
+            "checks": judged(self._expectations()),
             "past": "" if self._past is None else self._past.model_id,
         }
+
+    def _expectations(self) -> Sequence[Expectation]:
+        if self.run is not None:
+            return self.run.expectations
+        return () if self.result is None else self.result.expectations
 
     def still(self) -> str:
         """Return the scenario as HTML, for pages where no widget lives."""
@@ -193,7 +200,7 @@ def _verdict(result: Result, took_s: float) -> dict[str, Any]:
               for status in ("passed", "failed", "not evaluated")}
     return {"passed": result.passed, "rows": result.rows, "took": took_s,
             "duration": clock_text(result.end_us - result.start_us), "digest": result.digest,
-            "counts": counts, "expectations": judged(result.expectations),
+            "counts": counts,
             "errors": [str(error)[:300] for error in result.errors[:TOLD_MAX]],
             "notes": [note[:300] for note in result.notes[:TOLD_MAX]]}
 

@@ -9,10 +9,10 @@ export function fleetView(context) {
   const ask = (message) => model.send(message);
   const chosen = { ...(model.get("facts").chosen || {}) };
   const title = h("b"), count = h("span"), seed = h("span", { class: "is-quiet" });
-  const groups = h("div", { class: "is-table", role: "table", "aria-label": "devices" });
+  const groups = h("div", { class: "is-groups", role: "table", "aria-label": "devices" });
   const rest = h("p", { class: "is-quiet" });
   const places = h("ul", { class: "is-places", "aria-label": "where readings go" });
-  const pace = h("p", { class: "is-quiet", "aria-live": "polite" });
+  const pace = h("p", { class: "is-quiet is-pace", "aria-live": "polite" });
   const found = h("ul", { class: "is-findings", "aria-label": "pre-flight" });
   let look = null;
   const form = launchForm(model.get("menu"), ask, chosen, {

@@ -67,7 +67,7 @@ export function launchView({ model, el }, root, back, update, watch = () => {}) 
   };
   model.on("change:facts", change);
   const seen = setInterval(() => {
-    if (!document.hidden && !model.get("facts").run) ask({ do: "seen" });
+    if (!document.hidden) ask({ do: "seen" });
   }, 5000);
   change();
   return () => {

@@ -47,9 +47,15 @@ export function resultView({ model, el }) {
   for (const name of names) model.on(`change:${name}`, draw);
   const watching = new ResizeObserver(draw);
   watching.observe(root);
+  const theme = new MutationObserver(() => {
+    draw();
+    setTimeout(draw, 300);  // its colours come a little later
+  });
+  theme.observe(document.body, { attributes: true });
   update();
   return () => {
     moments.close();
+    theme.disconnect();
     watching.disconnect();
     cancelAnimationFrame(frame);
     for (const name of names) model.off(`change:${name}`, draw);
@@ -155,7 +161,7 @@ function pastHead(ask) {
 const PAST_STATES = ["not heard yet", "stopped", "fine", "fault", "silent"];
 
 function pastSide(ask, moments) {
-  const states = h("ul", { class: "is-active is-states", "aria-label": "states" });
+  const states = h("ul", { class: "is-then", "aria-label": "states" });
   const active = h("ul", { class: "is-active", "aria-label": "active faults" });
   const none = h("p", { class: "is-quiet" }, "no fault is active");
   const log = h("ol", { class: "is-log is-jumps", "aria-label": "actions around the moment" });

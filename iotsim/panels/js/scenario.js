@@ -39,7 +39,7 @@ export function scenarioView(context) {
   timeline.element, steps.element, form.element, busy, verdict.element, place);
 
   function update(facts) {
-    const checks = facts.verdict?.expectations || [];
+    const checks = facts.checks;
     write(title, facts.name);
     write(what, facts.what);
     const text = facts.busy ? "generating" : facts.verdict ? "generated" : "not started";

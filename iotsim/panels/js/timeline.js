@@ -39,7 +39,7 @@ export function timelineView() {
   function laneOf(lane, i, checks) {
     const colour = lane.fault ? faultColour(lane.name) : "";
     const bars = lane.bars.map(([from, to, tall], k) => h("i", {
-      class: lane.open && k === lane.bars.length - 1 ? "is-bar is-open" : "is-bar",
+      class: lane.open && k === lane.bars.length - 1 ? "is-spell is-open" : "is-spell",
       style: `left:${share(from)};width:max(3px, ${(100 * (Math.min(to, end) - from) / end)
         .toFixed(3)}%);height:${Math.round(3 + 11 * tall)}px;background:${colour}` }));
     const known = lane.name === "expect" ? checks : [];
