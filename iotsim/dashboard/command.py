@@ -68,8 +68,8 @@ def page_of(book: dict[str, Any]) -> dict[str, Any]:
     """
     sources = ["".join(cell["source"]) for cell in book["cells"]
                if cell["cell_type"] == "code" and HIDDEN not in cell["metadata"].get("tags", ())]
-    cell = {"cell_type": "code", "id": "page", "metadata": {}, "execution_count": None,
-            "outputs": [], "source": "\n\n".join(sources)}
+    cell: dict[str, Any] = {"cell_type": "code", "id": "page", "metadata": {}, "outputs": [],
+                            "execution_count": None, "source": "\n\n".join(sources)}
     return {**book, "cells": [cell]}
 
 

@@ -16,7 +16,7 @@ ROOM_S = 10.0  # how long a page waits for another to be gone
 LOOK_S = 0.25
 
 
-class PageKernels(AsyncMappingKernelManager):  # type: ignore[misc]
+class PageKernels(AsyncMappingKernelManager):
     """As Jupyter's, but a kernel without a page ends, however busy it is with its fleet.
 
     Jupyter's own culling waits for a kernel that says nothing, and a live fleet always does.
@@ -30,12 +30,14 @@ class PageKernels(AsyncMappingKernelManager):  # type: ignore[misc]
     pages_max = Integer(8, config=True)
 
     def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
+        super().__init__(**given)  # type: ignore[no-untyped-call]
         self._ends: dict[str, asyncio.TimerHandle] = {}
         self._left: set[str] = set()  # whose page is gone
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def start_kernel(self, *given: Any, **options: Any) -> str:
+    async def start_kernel(  # type: ignore[override]
+        self, *given: Any, **options: Any
+    ) -> str:
         """Start a kernel for a page, as soon as there is room.
 
         Raises
@@ -63,12 +65,12 @@ class PageKernels(AsyncMappingKernelManager):  # type: ignore[misc]
 
     def notify_connect(self, kernel_id: str) -> None:
         """Know that a page is there."""
-        super().notify_connect(kernel_id)
+        super().notify_connect(kernel_id)  # type: ignore[no-untyped-call]
         self._keep(kernel_id)
 
     def notify_disconnect(self, kernel_id: str) -> None:
         """Know that a page is gone, perhaps for a moment."""
-        super().notify_disconnect(kernel_id)
+        super().notify_disconnect(kernel_id)  # type: ignore[no-untyped-call]
         if kernel_id in self and not self._kernel_connections.get(kernel_id):
             self._end_later(kernel_id, GONE_S)
             self._left.add(kernel_id)
@@ -93,4 +95,4 @@ class PageKernels(AsyncMappingKernelManager):  # type: ignore[misc]
     async def _end(self, kernel_id: str) -> None:
         if kernel_id in self and not self._kernel_connections.get(kernel_id):
             with suppress(Exception):  # it may have ended by itself
-                await self.shutdown_kernel(kernel_id, now=True)
+                await self.shutdown_kernel(kernel_id, now=True)  # type: ignore[no-untyped-call]

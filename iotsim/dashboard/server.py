@@ -26,7 +26,8 @@ POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' b
           "style-src 'self' 'unsafe-inline' blob: data:; img-src 'self' data: blob:; "
           "font-src 'self' data:; connect-src 'self' data: blob: ws://127.0.0.1:* "
           "ws://localhost:*; worker-src 'self' blob:; frame-ancestors 'none'")
-EXTENSIONS = ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")
+EXTENSIONS = ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8",
+              "anywidget")
 
 
 class Server(Voila):  # type: ignore[misc]
@@ -57,10 +58,11 @@ class Server(Voila):  # type: ignore[misc]
             self.stop()
 
     def _end_by_signals(self) -> None:
-        loop: asyncio.AbstractEventLoop = self.ioloop.asyncio_loop
+        loop = asyncio.get_event_loop()
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
-            if number is None or signal.getsignal(number) == signal.SIG_IGN and name == "SIGHUP":
+            ignored = number is not None and signal.getsignal(number) == signal.SIG_IGN
+            if number is None or (ignored and name == "SIGHUP"):
                 continue
             with suppress(NotImplementedError):  # Windows: KeyboardInterrupt does it
                 loop.add_signal_handler(number, loop.stop)

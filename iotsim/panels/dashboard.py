@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import traitlets
 
@@ -44,15 +44,19 @@ class Dashboard(RunPanel):
     table = traitlets.Dict().tag(sync=True)
 
     def __init__(self, run: Run) -> None:
-        self.telemetry: Telemetry | None = None
-        self.alerts = Alerts()
         self._watched_s: dict[str, float] = {}
         super().__init__(run, RATE_HZ)
 
     def take(self, run: Run) -> None:
         """Show a run from now on."""
         super().take(run)
-        self.telemetry, self.alerts = None, Alerts()
+        self.alerts = Alerts()
+        self._feed: Callable[[], Telemetry | None] = lambda: None
+
+    @property
+    def telemetry(self) -> Telemetry | None:
+        """The table; None before the run is connected, and long after it is over."""
+        return self._feed()
 
     def known(self) -> WeakKeyDictionary[Run, RunPanel]:
         """Return where dashboards are found again."""
@@ -71,37 +75,40 @@ class Dashboard(RunPanel):
                 "telemetry": {} if telemetry is None else telemetry.about()}
 
     def _telemetry(self) -> Telemetry | None:
-        driver = self.run.works.driver
-        if self.telemetry is None and driver is not None:
-            self.telemetry = Telemetry(driver.simulation)
-            for chunk in self.run.works.chunks():
-                self.telemetry.took(chunk)
-            self.run.works.viewers.append(self.telemetry.took)
+        driver, works = self.run.works.driver, self.run.works
+        if self.telemetry is None and driver is not None and not self.run.ended:
+            made = Telemetry(driver.simulation)
+            for chunk in works.chunks():
+                made.took(chunk)
+            works.viewers.append(made.took)
+            self._feed = lambda: made
         return self.telemetry
 
     def show_state(self, facts: dict[str, Any], **arrays: bytes) -> None:
         """Send facts, arrays and the table in one message; the table only while it is looked at."""
+        telemetry = self.telemetry
         with self.hold_sync():
-            if self.telemetry is not None:
+            if telemetry is not None:
                 if monotonic() - self._watched_s.get("telemetry", -WATCHED_S) < WATCHED_S:
-                    self.table = self.telemetry.table()
+                    self.table = telemetry.table()
                 else:
-                    self.telemetry.rest()
+                    telemetry.rest()
             super().show_state(facts, **arrays)
 
     def _over(self) -> None:
-        viewers, telemetry = self.run.works.viewers, self.telemetry
-        if telemetry is not None and telemetry.took in viewers:
-            viewers.remove(telemetry.took)
+        viewers, telemetry, scope = self.run.works.viewers, self.telemetry, self.scope
+        if telemetry is not None:
+            if telemetry.took in viewers:
+                viewers.remove(telemetry.took)
+            if scope is not None:
+                scope.company = telemetry  # kept as long as it is
+            self._feed = ref(telemetry)
         super()._over()
 
     def still(self) -> str:
         """Return the run as HTML, for pages where no widget lives."""
-        table = {} if self.telemetry is None else self.telemetry.table()
+        table = self.table if self.telemetry is None else self.telemetry.table()
         return still_of(self.facts, table, self.scope)
-
-    def __repr__(self) -> str:
-        return f"<Dashboard of {self.run!r}>"
 
     # -- what people click ----------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from iotsim.panels.scope import Scope
 from iotsim.preflight import size_text
 from iotsim.units import clock_text
 
-ROWS_SHOWN, ALERTS_SHOWN, TYPES_SHOWN = 8, 6, 8
+ROWS_SHOWN, ALERTS_SHOWN, TYPES_SHOWN = 6, 6, 8
 _CARD = ("border:1px solid #8886;border-radius:6px;padding:4px 12px;margin:4px 8px 4px 0;"
          "display:inline-block")
 
@@ -50,7 +50,7 @@ def _runtime(facts: dict[str, Any]) -> str:
 
 def _readings(table: dict[str, Any]) -> str:
     return _table("Telemetry", ("time (UTC)", "id", "type", "values", "faults"),
-                  table.get("rows", [])[-ROWS_SHOWN:])
+                  [[row[0][11:], *row[1:]] for row in table.get("rows", [])[-ROWS_SHOWN:]])
 
 
 def _alerts(facts: dict[str, Any]) -> str:
@@ -60,10 +60,15 @@ def _alerts(facts: dict[str, Any]) -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    body = "".join("<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>"
-                                    for cell in row) + "</tr>" for row in rows)
+    body = "".join(_row("td", row) for row in rows)
     if not body:
         return ""
-    head = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in columns)
     return (f"<div style='margin-top:6px'><b>{html.escape(title)}</b></div>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+            f"<table style='font-size:smaller'><thead>{_row('th', columns)}</thead>"
+            f"<tbody>{body}</tbody></table>")
+
+
+def _row(tag: str, cells: Iterable[str]) -> str:
+    style = "text-align:left;padding:0 8px 0 0"
+    told = "".join(f"<{tag} style='{style}'>{html.escape(cell)}</{tag}>" for cell in cells)
+    return f"<tr>{told}</tr>"
