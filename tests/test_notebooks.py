@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.late import Late
 # jsonschema would parse a grammar of URLs when nbformat imports it, for 2 s; nobody asks it.
 sys.modules.setdefault("rfc3987_syntax", None)
 tools, nbformat = Late("tests.notebook_tools"), Late("nbformat")
+nursery = Late("tests.kernel_nursery")
 SAVED = Path(__file__).parent.parent / "notebooks"
 NAMES = sorted(path.name for path in SAVED.glob("*.ipynb"))
 # What a notebook starts itself listens on 127.0.0.1; nothing is ever sent to localhost.
@@ -29,6 +31,16 @@ def path(request):
 @pytest.fixture
 def notebook(path):
     return tools.read(path)
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """Options for `executed`: kernels that have imported everything already, where one can fork."""
+    if not hasattr(os, "fork"):
+        yield {}
+        return
+    with nursery.Nursery() as started:
+        yield {"kernel_manager_class": started.manager()}
 
 
 def texts(notebook, *, steady=False):
@@ -94,17 +106,17 @@ def test_it_shows_no_folder_of_the_machine_that_ran_it(notebook):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_a_rerun_gives_the_digests_that_it_shows(notebook):
-    assert digests(tools.executed(notebook)) == digests(notebook)
+def test_a_rerun_gives_the_digests_that_it_shows(notebook, kernels):
+    assert digests(tools.executed(notebook, **kernels)) == digests(notebook)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_without_nats_server_gateways_are_described_and_the_rest_is_left_out():
+def test_without_nats_server_gateways_are_described_and_the_rest_is_left_out(kernels):
     notebook = tools.read(SAVED / "06_notip_gateways.ipynb")
     nothing = "import shutil; shutil.which = lambda *_, **__: None"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(nothing))
-    cells = list(tools.code_cells(tools.executed(notebook)))[1:]
+    cells = list(tools.code_cells(tools.executed(notebook, **kernels)))[1:]
     (said,) = (n for n, cell in enumerate(cells) if "platform = await" in cell.source)
     assert cells[said].outputs[0].text.startswith("program='nats-server' is not installed")
     assert all(cell.outputs for cell in cells[:said])
