@@ -245,7 +245,8 @@ class RunPanel(Panel):
 
     def do_stop_devices(self, message: Mapping[str, Any]) -> None:
         """End devices; the run goes on."""
-        self.tell(str(self.run.stop(_where(message))))
+        action = self.run.stop(_where(message))
+        self.tell(str(action), wrong=not action.devices)
 
     def do_match(self, message: Mapping[str, Any]) -> None:
         """Count whom a selection matches."""

@@ -60,8 +60,8 @@ class Scope:
         driver = run.works.driver
         assert driver is not None, "a run that is looked at is connected"
         self._run, self._driver = run, driver
-        self.fields = field_names(driver.simulation)
-        self._watch = Watch(driver.simulation, self.fields[0] if self.fields else "")
+        self._declared = field_names(driver.simulation)
+        self._watch = Watch(driver.simulation, self._declared[0] if self._declared else "")
         self._watch.look_at(self._watch.field, run.works.chunks())
         self.shades = Shades(driver.simulation.deeds)
         self.ring = Ring(len(COLUMNS))
@@ -71,6 +71,7 @@ class Scope:
         self._range: tuple[float, float] = (0.0, 1.0)
         self.map: dict[str, Any] = {}
         self.offenders: list[dict[str, Any]] = []
+        self.company: object = None  # what is kept as long as this is
         run.works.viewers.append(self._watch.took)
         self._closing = finalize(self, _leave, run.works.viewers, self._watch)
         self._closing.atexit = False
@@ -91,6 +92,12 @@ class Scope:
         units = {field.unit or "" for profile in profiles if profile is not None
                  for field in profile.fields if field.name == self.field}
         return units.pop() if len(units) == 1 else ""
+
+    @property
+    def fields(self) -> list[str]:
+        """The numeric fields of the profiles at the start, and those that were seen since."""
+        seen = [name for name, numeric in self._watch.numbers.items() if numeric]
+        return list(dict.fromkeys([*self._declared, *seen]))
 
     @property
     def field(self) -> str:
@@ -142,6 +149,8 @@ class Scope:
 
     def arrays(self, facts: dict[str, Any]) -> dict[str, bytes]:
         """Return lines and map as they are now; says in `facts` what is in them."""
+        if not self.field and self.fields:
+            self.look_at(self.fields[0])
         now_us, now_s = self.now_us(), monotonic()
         time_s = (now_us - self._run.works.start_us) / 1e6
         if now_us != self._point_us and now_s - self._point_s >= POINT_S * 0.9:

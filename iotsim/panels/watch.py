@@ -24,6 +24,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SILENT_AFTER = 2.5  # intervals without a reading
 OFFENDERS = 4  # of each kind
 FAR = 2.0  # widths of the band from 5 to 95 %, away from the median
+FIELDS_MAX = 500  # that are offered
 NOTHING = 255  # a cell without a value
 STATES = ("not heard yet", "stopped", "fine", "fault", "silent")  # the worst last
 UNHEARD, STOPPED, FINE, FAULT, SILENT = range(len(STATES))
@@ -70,6 +71,7 @@ class Watch:
     def __init__(self, simulation: Simulation, field: str) -> None:
         self.field = field
         self.picked: int | None = None  # a slot
+        self.numbers: dict[str, bool] = {}  # fields that were seen, and whether they are numbers
         self._simulation = simulation
         self._values = np.empty(0, dtype=np.float32)
         self._heard_us = np.empty(0, dtype=np.int64)
@@ -84,8 +86,7 @@ class Watch:
     def took(self, readings: Readings) -> None:
         """Write readings down."""
         people = self._simulation.population
-        if len(people) > len(self._values):
-            self._grow()
+        self._grow()
         slots = people.slots[readings.group.index][readings.device]
         marks = readings.marks
         if marks is not None and marks.withheld is not None:
@@ -96,6 +97,9 @@ class Watch:
         else:
             self._withheld[slots] = False
         self._heard_us[slots] = readings.time_us
+        if not readings.columns.keys() <= self.numbers.keys() and len(self.numbers) < FIELDS_MAX:
+            self.numbers.update({name: column.kind in ("float", "int")
+                                 for name, column in readings.columns.items()})
         column = readings.columns.get(self.field)
         if column is not None and is_number(column):
             values = column.values
@@ -105,6 +109,8 @@ class Watch:
 
     def _grow(self) -> None:
         more = len(self._simulation.population) - len(self._values)
+        if not more:
+            return
         self._values = np.append(self._values, np.full(more, np.nan, np.float32))
         self._heard_us = np.append(self._heard_us, np.full(more, -1, np.int64))
         self._withheld = np.append(self._withheld, np.zeros(more, np.bool_))
@@ -120,8 +126,10 @@ class Watch:
 
     def bands(self, now_us: int) -> list[float]:
         """Return the quantiles of the last values, of devices that are heard; NaN if none is."""
+        self._grow()
         values = self._values[:: self.stride]
-        heard = ~self._is_silent(now_us)[:: self.stride]
+        ended_us = self._simulation.population.ended_us[: len(self)]  # nobody is late any more
+        heard = (~self._is_silent(now_us) & (ended_us > now_us))[:: self.stride]
         values = values[heard & ~np.isnan(values)]
         if not len(values):
             return [math.nan] * len(QUANTILES)
@@ -182,8 +190,7 @@ class Watch:
     def states(self, now_us: int) -> Bytes:
         """Return the state of every device, shape (slots,)."""
         people = self._simulation.population
-        if len(people) > len(self._values):
-            self._grow()
+        self._grow()
         state = np.where(self._heard_us < 0, UNHEARD, FINE).astype(np.uint8)
         for window in self._simulation.deeds.windows:
             if window.begin_us <= now_us < min(window.end_us, window.over_us):
