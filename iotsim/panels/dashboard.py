@@ -68,9 +68,10 @@ class Dashboard(RunPanel):
         """Return the run as it is now, as plain JSON."""
         facts = super().look()
         run, telemetry = self.run, self._telemetry()
-        signs = signs_of(run, run.snapshot(), self.scope)
+        states = None if self.scope is None else self.scope.states(self.scope.now_us())
+        signs = signs_of(run, facts["quality"], states)
         told = self.alerts.look(signs, facts["time"], monotonic())
-        return {**facts, "fleet": fleet_facts(run, self.scope), "runtime": runtime_facts(run),
+        return {**facts, "fleet": fleet_facts(run, states), "runtime": runtime_facts(run),
                 "alerts": told, "alerts_hidden": self.alerts.hidden,
                 "telemetry": {} if telemetry is None else telemetry.about()}
 

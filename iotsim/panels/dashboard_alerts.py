@@ -11,11 +11,9 @@ import numpy as np
 
 from iotsim.errors import DeviceFailed, Undelivered
 from iotsim.links import STORED
-from iotsim.panels.scope import Scope
-from iotsim.panels.watch import SILENT
+from iotsim.panels.watch import SILENT, Bytes
 from iotsim.publishers.ledger import LedgerSnapshot
 from iotsim.run import Run
-from iotsim.run_state import RunSnapshot
 from iotsim.verdict import VALID
 
 ALERTS_MAX = 100  # that are remembered; what is beyond them is counted
@@ -126,20 +124,28 @@ class Alerts:
         return True
 
 
-def signs_of(run: Run, now: RunSnapshot, scope: Scope | None) -> list[Sign]:
-    """Return what is not well in a run now."""
-    found = [*_troubled(run), *_lost(now)]
-    if scope is not None:
-        found += _silent(run, scope)
-    if now.quality != VALID:
-        found.append(Sign("quality", "warning", f"not valid: {now.quality}"))
+def signs_of(run: Run, quality: str, states: Bytes | None) -> list[Sign]:
+    """Return what is not well in a run now.
+
+    Parameters
+    ----------
+    run : Run
+    quality : str
+        As of its snapshot.
+    states : uint8 array or None
+        By slot, codes into `STATES`; None before it is connected.
+    """
+    found = [*_troubled(run), *_lost(run)]
+    if states is not None:
+        found += _silent(run, states)
+    if quality != VALID:
+        found.append(Sign("quality", "warning", f"not valid: {quality}"))
     return [*found, *_errors(run)]
 
 
-def _silent(run: Run, scope: Scope) -> Iterator[Sign]:
+def _silent(run: Run, states: Bytes) -> Iterator[Sign]:
     if run.state != "running" or run.works.driver is None:
         return
-    states = scope.states(scope.now_us())
     silent = np.flatnonzero(states == SILENT)
     if not len(silent):
         return
@@ -171,8 +177,8 @@ def _troubled(run: Run) -> Iterator[Sign]:
             yield Sign(f"said {pump.url} {plain}", "warning", f"{pump.url}: {plain}", times_in_all)
 
 
-def _lost(now: RunSnapshot) -> Iterator[Sign]:
-    for url, one in now.publishers.items():
+def _lost(run: Run) -> Iterator[Sign]:
+    for url, one in run.works.ledgers().items():
         yield from _counted(url, "dropped", one.drops)
         yield from _counted(url, "refused", one.refusals)
         if one.unknown:

@@ -9,24 +9,29 @@ import numpy as np
 
 from iotsim import __version__
 from iotsim.clock import wall_us
-from iotsim.panels.scope import Scope
-from iotsim.panels.watch import STATES
+from iotsim.panels.watch import STATES, Bytes
 from iotsim.preflight import memory_used_bytes
 from iotsim.run import Run
 
 TYPES_SHOWN = 50
 
 
-def fleet_facts(run: Run, scope: Scope | None) -> dict[str, Any]:
-    """Return how many devices are in each state: of all, and of each type, the largest first."""
+def fleet_facts(run: Run, states: Bytes | None) -> dict[str, Any]:
+    """Return how many devices are in each state: of all, and of each type, the largest first.
+
+    Parameters
+    ----------
+    run : Run
+    states : uint8 array or None
+        By slot, codes into `STATES`; None before the run is connected.
+    """
     driver = run.works.driver
-    if scope is None or driver is None:
+    if states is None or driver is None:
         return {"states": dict.fromkeys(STATES, 0), "types": [], "types_hidden": 0}
     people = driver.simulation.population
-    states = scope.states(scope.now_us())
     names = list(dict.fromkeys(group.device_type for group in people.groups))
     number = {name: i for i, name in enumerate(names)}
-    types = np.array([number[group.device_type] for group in people.groups], dtype=np.int64)
+    types = np.array([number[group.device_type] for group in people.groups], dtype=np.int32)
     pairs = types[people.home] * len(STATES) + states
     table = np.bincount(pairs, minlength=len(names) * len(STATES)).reshape(-1, len(STATES))
     largest = np.argsort(-table.sum(axis=1), kind="stable")[:TYPES_SHOWN]
