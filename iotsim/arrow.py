@@ -5,7 +5,7 @@ They hold the rows and columns of a plain frame: what was withheld is in none of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import EISDIR
 from importlib import import_module
@@ -155,15 +155,19 @@ def _json_texts(column: Column) -> list[str | None]:
 
 
 def table(
-    groups: Sequence[Group], chunks: Iterable[Readings], kinds: Mapping[str, str] | None = None
+    groups: Sequence[Group], chunks: Iterable[Readings], kinds: Mapping[str, str] | None = None,
+    watch: Callable[[Sequence[Readings]], Iterable[Readings]] = iter,
 ) -> Any:
-    """Return readings as one Arrow table; `kinds` are fields that have a column in any case."""
+    """Return readings as one Arrow table; `kinds` are fields that have a column in any case.
+
+    `watch` passes on what it is given, and sees how far it is.
+    """
     pa = _pyarrow()
     chunks = [sent for chunk in chunks if len(sent := chunk.sent())]
     found = with_declared(kinds or {}, chunks)
     check_columns(groups, chunks, found)
     tables = Tables(groups, found)
-    made = [tables.table(chunk) for chunk in chunks]
+    made = [tables.table(chunk) for chunk in watch(chunks)]
     return pa.concat_tables(made).unify_dictionaries() if made else tables.schema.empty_table()
 
 

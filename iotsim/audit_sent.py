@@ -16,6 +16,7 @@ import numpy.typing as npt
 from iotsim.destinations import Destination, Form
 from iotsim.errors import BadValue
 from iotsim.faults.base import NEVER_US
+from iotsim.progress import counted
 from iotsim.publishers.payload import Encoder, message_ids
 from iotsim.readings import Group, Ints, Readings
 from iotsim.selectors import Where, select
@@ -154,7 +155,7 @@ def sent_of(
     pieces: list[Piece] = []
     names: dict[int, list[str]] = {}
     heard: dict[tuple[int, int], Mask] = {}
-    for chunk in chunks:
+    for chunk in counted(f"audit of {result.name}", chunks):
         whole = deeds.as_left(chunk, result.end_us)
         for readings, destination in _apart(whole, [*destinations, *siblings]):
             chosen = wanted.get(readings.group.index)

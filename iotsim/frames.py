@@ -9,7 +9,7 @@ of the row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ def frame(
     wire: bool = False,
     acks: Acks | None = None,
     run_id: str = "",
+    watch: Callable[[Sequence[str]], Iterable[str]] = iter,
 ) -> pd.DataFrame:
     """Return readings as a DataFrame.
 
@@ -64,6 +65,8 @@ def frame(
         What brokers said; without it a latency is the simulated one of the device's link.
     run_id : str
         First part of the ids that `acks` knows.
+    watch : callable
+        Passes on the fields that it is given, and sees how far it is.
 
     Raises
     ------
@@ -82,7 +85,7 @@ def frame(
     _warn_if_large(chunks, len(wanted))
     rows = _Rows.of(groups, chunks)
     data = _key_columns(groups, rows)
-    for name in wanted:
+    for name in watch(wanted):
         data[name] = _values(name, kinds[name], chunks, rows.order)
     for name in ("faults", "hit"):
         data[name] = _causes(name, chunks, rows.order)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from iotsim.clock import Speed
 from iotsim.errors import NameInUse, NoLoop
 from iotsim.own_loop import OwnLoop
+from iotsim.progress import following
 from iotsim.result import Result
 from iotsim.run import Run
 from iotsim.run_list import Runs, end_interrupted, interrupted
@@ -183,7 +184,8 @@ async def _run(wish: Wish) -> Result:
         mine = _begun(wish, Run)
     try:
         await mine.ready()
-        return await mine.wait()
+        async with following(mine.name, wish.length_s, lambda: mine.snapshot().elapsed_us / 1e6):
+            return await mine.wait()
     except asyncio.CancelledError as error:
         await end_interrupted(mine, error)
         raise

@@ -22,6 +22,7 @@ from iotsim.engine.simulation import Simulation
 from iotsim.errors import IotsimError
 from iotsim.intake import Intake
 from iotsim.members import Members
+from iotsim.progress import LOOK_S, bar
 from iotsim.publishers.base import (
     UNTRACED,
     Identity,
@@ -127,7 +128,11 @@ def _elsewhere(work: Callable[[], Coroutine[Any, Any, T]], limit_s: float) -> T 
 
     thread = threading.Thread(target=there, name="iotsim preflight", daemon=True)
     thread.start()
-    thread.join(limit_s)
+    until_s = monotonic() + limit_s
+    with bar("preflight", limit_s) as shown:
+        while thread.is_alive() and (left_s := until_s - monotonic()) > 0:
+            thread.join(min(LOOK_S, left_s))
+            shown.update(LOOK_S)
     return answers[0] if answers else None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,14 @@ from iotsim.capture import Capture
 from iotsim.digest import Digest
 from iotsim.errors import BadValue, IotsimError, RunFailed, UnknownName
 from iotsim.facts import facts_html as facts_html
-from iotsim.facts import few, line
 from iotsim.pictures import Pictures
+from iotsim.progress import counted, one_each
 from iotsim.readings import Group, Readings
 from iotsim.registry import door
+from iotsim.result_facts import called, facts_of, in_words
 from iotsim.selectors import Where
-from iotsim.units import Duration, clock_text, duration_us, instant_text
-from iotsim.verdict import VALID, brief
+from iotsim.units import Duration, duration_us
+from iotsim.verdict import VALID
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,7 +179,8 @@ class Result:
         groups, chunks = self._left(device_type, last)
         declared = self._declared(device_type)
         return frames.frame(groups, chunks, declared=declared, fields=fields, tidy=tidy,
-                            truth=truth, wire=wire, acks=self.acks, run_id=self.run_id)
+                            truth=truth, wire=wire, acks=self.acks, run_id=self.run_id,
+                            watch=partial(counted, f"frame of {self.name}", size=one_each))
 
     def compare(self, other: Result) -> pd.DataFrame:
         """Return what differs from another run as a DataFrame, a row per field that does.
@@ -291,14 +294,16 @@ class Result:
 
     def to_arrow(self) -> Any:
         """Return the readings as a pyarrow Table."""
-        return arrow.table(self.groups, self._held(None, None)[1], self._declared())
+        return arrow.table(self.groups, self._held(None, None)[1], self._declared(),
+                           partial(counted, f"table of {self.name}"))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write the readings to a Parquet file; returns its path."""
-        return arrow.write(path, self.groups, self._held(None, None)[1], self._declared())
+        chunks = counted(f"writing {self.name}", self._held(None, None)[1])
+        return arrow.write(path, self.groups, chunks, self._declared())
 
     @property
     def plot(self) -> Pictures:
@@ -386,64 +391,9 @@ class Result:
             return len(self.history.population)
         return sum(len(group) for group in self.groups)
 
-    def _facts(self) -> Iterator[tuple[str, str]]:
-        yield "devices", f"{self._count():,}"
-        yield "readings", f"{self.rows:,}"
-        yield "start", instant_text(self.start_us)
-        yield "duration", clock_text(self.end_us - self.start_us)
-        yield "seed", str(self.fleet.seed)
-        yield "digest", self.digest
-        if self.capture.evicted_rows:
-            yield "kept", f"{self.capture.rows:,} of {self.rows:,} readings (see capture=)"
-        if self.path is not None:
-            yield "file", str(self.path)
-        for name, ledger in self.publishers.items():
-            yield name, f"{ledger.acknowledged:,} acknowledged of {ledger.offered:,} offered"
-        if self.expectations:
-            passed = sum(one.status == "passed" for one in self.expectations)
-            said = f"{passed} of {len(self.expectations)} passed"
-            yield "expectations", "; ".join([said, *self._missed()])
-        if self.quality != VALID:
-            yield "quality", self.quality
-        said = "; ".join(few(self.errors))
-        yield "errors", f"{len(self.errors):,}{f': {said}' if said else ''}"
-        if self.notes:
-            yield "notes", f"{len(self.notes):,}: {'; '.join(few(self.notes))}"
-
     def __repr__(self) -> str:
-        facts = dict(self._facts())
-        return (
-            f"<Result {self._called()}: {facts['readings']} readings of {facts['devices']} "
-            f"devices over {facts['duration']}, digest {facts['digest'][:12]}…, "
-            f"{', '.join([self._erred(), *self._missed()])}{self._noted()}>"
-        )
-
-    def _called(self) -> str:
-        on = f" on fleet {self.fleet.name!r}" if self.name != self.fleet.name else ""
-        return f"{self.name!r}{on}"
-
-    def _missed(self) -> Iterator[str]:
-        failed = self._failed()
-        if failed:
-            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-            yield f"failed expectation: {line(str(failed[0]))}{more}"
-
-    def _erred(self) -> str:
-        if not self.errors:
-            return "0 errors"
-        more = f" (and {len(self.errors) - 1} more)" if len(self.errors) > 1 else ""
-        return f"error: {line(str(self.errors[0]))}{more}"
-
-    def _noted(self) -> str:
-        judged = "" if self.quality == VALID else f", {brief(self.quality)}"
-        return f"{judged}{self._first_note()}"
-
-    def _first_note(self) -> str:
-        if not self.notes:
-            return ""
-        more = f" (and {len(self.notes) - 1} more)" if len(self.notes) > 1 else ""
-        return f", note: {line(self.notes[0])}{more}"
+        return f"<Result {called(self)}: {in_words(self)}>"
 
     def _repr_html_(self) -> str:
         on = f" on fleet {self.fleet.name}" if self.name != self.fleet.name else ""
-        return facts_html(f"Result {self.name}{on}", self._facts())
+        return facts_html(f"Result {self.name}{on}", facts_of(self))

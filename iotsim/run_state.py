@@ -106,6 +106,13 @@ class Wish:
         if self.scenario is not None:
             self.scenario.director(self.start_us or 0).close()
 
+    @property
+    def length_s(self) -> float:
+        """How much simulated time it takes; 0 if that is not known."""
+        of_scenario = None if self.scenario is None else self.scenario.end_us()
+        total_us = self.duration_total_us or of_scenario
+        return 0 if total_us is None else (total_us + self.backfill_us) / 1e6
+
     def same_as(self, other: Wish) -> bool:
         """Return whether both ask for the same run, wherever; the speed is only its pace."""
         return (self._content() == other._content() and self.bound == other.bound

@@ -24,6 +24,7 @@ from iotsim.actions import PACE, records
 from iotsim.comparison import Fingerprint, fingerprint
 from iotsim.digest import DIGEST_VERSION, STRETCH_US_MIN, STRETCHES_MAX, Stretches
 from iotsim.errors import BadValue, SavedRunError
+from iotsim.progress import counted
 from iotsim.seeding import Words
 
 if TYPE_CHECKING:
@@ -110,7 +111,12 @@ def _write(archive: zipfile.ZipFile, result: Result, readings: bool) -> None:
     if readings:
         pieces = io.BytesIO()
         parquet = arrow.parquet_module()
-        parquet.write_table(result.to_arrow(), pieces, compression="zstd")
+        table = result.to_arrow()
+        rows = arrow.ROWS_PER_GROUP
+        parts = [table.slice(i, rows) for i in range(0, len(table), rows)]
+        with parquet.ParquetWriter(pieces, table.schema, compression="zstd") as writer:
+            for part in counted(f"saving {result.name}", parts):
+                writer.write_table(part)
         archive.writestr("readings.parquet", pieces.getvalue())
 
 

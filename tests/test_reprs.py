@@ -22,8 +22,8 @@ from iotsim.run import Run
 NASTY = "<script>alert('x')</script>&"
 SECRET = "s3cret"
 # Words between facts, not facts.
-GLUE = {"a", "action", "and", "at", "by", "error", "in", "more", "note", "of", "on", "over", "result", "the",
-        "with", "where"}
+GLUE = {"a", "action", "and", "at", "by", "error", "in", "more", "note", "of", "on", "over",
+        "result", "the", "with", "where"}
 
 
 def fleet():
