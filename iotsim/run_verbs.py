@@ -134,7 +134,7 @@ class Rehearsal(Simulation):
 
 def simulation_of(run: Run) -> Simulation:
     """Return the devices of a run, or those that its actions are tried on until it has some."""
-    if run._works.driver is not None:
+    if run._works.driver is not None and run.state != "connecting":
         return run._works.driver.simulation
     if run._rehearsal is None:
         run._rehearsal = Rehearsal(run.fleet, run._works.groups)

@@ -122,6 +122,22 @@ def test_everything_can_be_done_to_it_and_seen_of_it_from_outside(tmp_path):
     live.pause()  # too late, and no error
 
 
+def test_what_is_done_in_the_moment_between_connected_and_running_is_done_once():
+    async def session():
+        live = few().start(speed="max", start=START, duration="10s")
+        while live.works.driver is None:
+            await asyncio.sleep(0)
+        assert live.state == "connecting"
+        live.inject("offset", by=1)
+        live.add("temperature_sensor")
+        return await live.wait()
+
+    result = run(session())
+    assert [action.devices for action in result.actions] == [5, 1]
+    again = replayed(few(), result.actions, result.start_us, result.end_us)
+    assert again.digest == result.digest
+
+
 def test_the_last_thing_on_its_loop_is_what_was_to_be_done_at_its_end():
     live, said = few().start("1s", thread=True, speed=10), []
     live.at_end(lambda: said.append((live.ended, live.in_own_thread)))
