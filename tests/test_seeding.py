@@ -36,10 +36,15 @@ from iotsim.seeding import (
     unit_many,
 )
 from tests import oracles as slow
-from tests.late import Late
-from tests.statistics_rig import FALSE_ALARM, Z_MAX, assert_counts, assert_variance
+from tests.statistics_rig import (
+    FALSE_ALARM,
+    Z_MAX,
+    assert_counts,
+    assert_variance,
+    chi_square_beyond,
+    normal_limit,
+)
 
-stats = Late("scipy.stats")
 WORD = st.integers(0, 2**64 - 1)
 
 
@@ -193,7 +198,7 @@ def test_the_last_bit_of_a_seed_moves_every_bit_of_a_key():
 
 # -- uniform in every order in which a fleet reads them -------------------------------------------
 
-N_DEVICES, N_TICKS = 2048, 512
+N_DEVICES, N_TICKS = 2048, 256
 
 
 @cache
@@ -210,7 +215,7 @@ def fleet_words(order):
         other = draws(stream_keys(parents, "humidity", 1), ticks)
         return np.stack([by_tick, other], axis=2).ravel()
     if order == "the same tick under many seeds":
-        keys = np.array([key_of(seed) for seed in range(20_000)], dtype=np.uint64)
+        keys = np.array([key_of(seed) for seed in range(10_000)], dtype=np.uint64)
         return draws(keys, np.arange(50, dtype=np.uint64)[:, None]).ravel()
     assert order == "ticks far apart"
     return draws(stream_keys(parents, "t", 1), ticks << np.uint64(32)).ravel()
@@ -252,16 +257,16 @@ def test_no_bit_prefers_a_side_and_no_two_bits_agree(order):
 # -- no two streams are one -----------------------------------------------------------------------
 
 
-def test_a_million_streams_have_a_million_keys():
-    parents = device_keys(3, [f"temperature_sensor-{i:04d}" for i in range(250_000)])
+def test_400_000_streams_have_as_many_keys():
+    parents = device_keys(3, [f"temperature_sensor-{i:04d}" for i in range(100_000)])
     keys = np.concatenate([stream_keys(parents, field, 1)
                            for field in ("temperature", "humidity", "battery", "temperature2")])
-    assert len(np.unique(keys)) == 1_000_000
-    assert len(np.unique(keys >> np.uint64(1))) == 1_000_000
+    assert len(np.unique(keys)) == 400_000
+    assert len(np.unique(keys >> np.uint64(1))) == 400_000
 
 
 def test_no_first_draw_stands_within_the_first_thousand_of_another_stream():
-    keys = stream_keys(device_keys(3, [f"d{i}" for i in range(2000)]), "t", 1)
+    keys = stream_keys(device_keys(3, [f"d{i}" for i in range(800)]), "t", 1)
     words = draws(keys, np.arange(1000, dtype=np.uint64)[:, None])
     assert len(np.unique(words)) == words.size
 
@@ -308,13 +313,13 @@ def test_a_thousand_random_pairs_of_streams_do_not_correlate():
     keys = stream_keys(device_keys(5, [f"d{i}" for i in range(2000)]), "t", 1)
     words = draws(keys, np.arange(2000, dtype=np.uint64)[:, None])
     z = _correlations(words[:, :1000], words[:, 1000:])
-    assert np.abs(z).max() < stats.norm.isf(FALSE_ALARM / 2 / 1000)
+    assert np.abs(z).max() < normal_limit(FALSE_ALARM / 2 / 1000)
 
 
 @pytest.mark.parametrize("lag", [0, 1, 2])
 def test_neighbours_do_not_correlate_whatever_neighbour_means(lag):
     names = [f"d{i}" for i in range(1000)]
-    parents, ticks = device_keys(5, names), np.arange(2000, dtype=np.uint64)[:, None]
+    parents, ticks = device_keys(5, names), np.arange(1000, dtype=np.uint64)[:, None]
     base = draws(stream_keys(parents, "t", 1), ticks)
     others = {
         "the next device": np.roll(base, 1, axis=1),
@@ -327,7 +332,7 @@ def test_neighbours_do_not_correlate_whatever_neighbour_means(lag):
     for what, words in others.items():
         shifted = words[lag:] if lag else words
         z = _correlations(base[: len(shifted)], shifted)
-        assert np.abs(z).max() < stats.norm.isf(FALSE_ALARM / 2 / 1000), what
+        assert np.abs(z).max() < normal_limit(FALSE_ALARM / 2 / 1000), what
         assert abs(z.sum()) / math.sqrt(len(z)) < Z_MAX, what
 
 
@@ -336,7 +341,7 @@ def test_the_sum_over_a_fleet_at_one_tick_is_normal():
     sums = np.array([normal_many(draws(keys, np.array([n], dtype=np.uint64))).sum()
                      for n in range(120)])
     assert_variance(sums, 100_000, 0.0)
-    assert np.abs(sums).max() / math.sqrt(100_000) < stats.norm.isf(FALSE_ALARM / 240)
+    assert np.abs(sums).max() / math.sqrt(100_000) < normal_limit(FALSE_ALARM / 240)
 
 
 def test_a_million_devices_of_one_tick_are_normal():
@@ -357,11 +362,11 @@ def fleet_stream(size_bytes):
 
 @pytest.fixture(scope="module")
 def fleet_file(tmp_path_factory):
-    """64 megabytes of a fleet."""
+    """32 megabytes of a fleet."""
     path = tmp_path_factory.mktemp("battery") / "fleet.bin"
     with path.open("wb") as stream:
-        stream.writelines(fleet_stream(2**26))
-    assert path.stat().st_size == 2**26
+        stream.writelines(fleet_stream(2**25))
+    assert path.stat().st_size == 2**25
     return path
 
 
@@ -369,19 +374,19 @@ def fleet_file(tmp_path_factory):
 @pytest.mark.skipif(shutil.which("ent") is None,
                     reason="ent is not installed (apt-get install ent)")
 @pytest.mark.parametrize("by_bits", [[], ["-b"]], ids=["bytes", "bits"])
-def test_ent_finds_nothing_in_64_megabytes_of_a_fleet(by_bits, fleet_file):
+def test_ent_finds_nothing_in_32_megabytes_of_a_fleet(by_bits, fleet_file):
     done = subprocess.run(["ent", "-t", *by_bits, fleet_file], capture_output=True, timeout=50,
                           check=True)
     figures = done.stdout.decode().splitlines()[1].split(",")
     _, n, entropy, chi_square, mean, pi, correlation = figures
     cells, expected_mean = (2, 0.5) if by_bits else (256, 127.5)
     count = int(n)
-    p = stats.chi2.sf(float(chi_square), cells - 1)
+    p = chi_square_beyond(float(chi_square), cells - 1)
     assert FALSE_ALARM < p < 1 - FALSE_ALARM
     spread = math.sqrt((cells**2 - 1) / 12 / count)
     assert abs(float(mean) - expected_mean) < Z_MAX * spread + 5e-7  # ent prints six digits
     assert abs(float(correlation)) < Z_MAX / math.sqrt(count) + 5e-7
-    points = 2**26 / 6
+    points = 2**25 / 6
     assert abs(float(pi) - math.pi) < Z_MAX * 4 * math.sqrt(math.pi / 4 * 0.2147 / points) + 5e-7
     assert float(entropy) > math.log2(cells) - 1e-5
 
@@ -391,11 +396,11 @@ def test_ent_finds_nothing_in_64_megabytes_of_a_fleet(by_bits, fleet_file):
                     reason="dieharder is not installed (apt-get install dieharder)")
 @pytest.mark.parametrize(
     ("test", "samples"),
-    [("0", 100), ("2", 10), ("3", 20), ("8", 100), ("10", 100), ("15", 100), ("100", 100),
-     ("101", 20)],
+    [("0", 50), ("2", 5), ("3", 10), ("8", 50), ("10", 40), ("15", 50), ("100", 50),
+     ("101", 10)],
     ids=["birthdays", "rank 32", "rank 6", "count 1s", "parking", "runs", "monobit", "sts runs"],
 )
-def test_dieharder_finds_nothing_in_64_megabytes_of_a_fleet(test, samples, fleet_file):
+def test_dieharder_finds_nothing_in_32_megabytes_of_a_fleet(test, samples, fleet_file):
     done = subprocess.run(
         ["dieharder", "-g", "201", "-f", str(fleet_file), "-d", test, "-p", str(samples), "-c", ",",
          "-D", "pvalues", "-D", "test_name"],

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from iotsim.signals.base import build
-from tests.late import Late
 from tests.signal_rig import alone, run
 from tests.statistics_rig import (
     assert_counts,
@@ -16,9 +15,11 @@ from tests.statistics_rig import (
     assert_share,
     assert_variance,
     assert_white,
+    normal_beyond,
+    normal_law,
+    uniform_law,
 )
 
-stats = Late("scipy.stats")
 DT = 5.0
 
 
@@ -28,7 +29,7 @@ def values(kind, parameters, ticks, devices, **options):
 
 def test_gaussian_values_are_normal_independent_and_white():
     found = values("gaussian", {"mean": 20, "stddev": 1.5}, 400, 1000)
-    assert_distributed(found, stats.norm(20, 1.5).cdf)
+    assert_distributed(found, normal_law(20, 1.5))
     assert_mean(found, 20, 1.5)
     assert_variance(found, 2.25, 20)
     cubes = ((found - 20) / 1.5) ** 3
@@ -41,15 +42,15 @@ def test_gaussian_values_are_normal_independent_and_white():
 def test_gaussian_tails_have_the_right_weight():
     found = values("gaussian", {"mean": 0, "stddev": 1}, 2000, 2000)
     for sigmas in (2, 3, 4, 5):
-        assert_share((found > sigmas).sum(), found.size, stats.norm.sf(sigmas))
-        assert_share((found < -sigmas).sum(), found.size, stats.norm.sf(sigmas))
+        assert_share((found > sigmas).sum(), found.size, normal_beyond(sigmas))
+        assert_share((found < -sigmas).sum(), found.size, normal_beyond(sigmas))
 
 
 def test_uniform_values_fill_the_range_and_never_reach_its_end():
     found = values("uniform_random", {"min": -3, "max": 11}, 400, 1000)
     assert found.min() >= -3
     assert found.max() < 11
-    assert_distributed(found, stats.uniform(-3, 14).cdf)
+    assert_distributed(found, uniform_law(-3, 11))
     assert_white(found)
 
 
@@ -67,7 +68,7 @@ def test_the_innovations_of_a_brownian_signal_are_white_and_normal(theta):
     spread = 0.5 * math.sqrt((1 - keep**2) / (2 * theta))
     before = np.vstack([np.full((1, 1000), 55.0), found[:-1]])
     innovations = (found - target - keep * (before - target)) / spread
-    assert_distributed(innovations, stats.norm.cdf)
+    assert_distributed(innovations, normal_law())
     assert_variance(innovations, 1.0, 0.0)
     assert_mean(innovations, 0, 1)
     assert_white(innovations)
@@ -80,7 +81,7 @@ def test_a_brownian_signal_settles_at_its_stationary_law(theta):
     last = values("brownian", law, ticks, 40_000)[-1]
     assert_mean(last, 55, 0.5 / math.sqrt(2 * theta))
     assert_variance(last, 0.25 / (2 * theta), 55)
-    assert_distributed(last, stats.norm(55, 0.5 / math.sqrt(2 * theta)).cdf)
+    assert_distributed(last, normal_law(55, 0.5 / math.sqrt(2 * theta)))
 
 
 def test_a_brownian_signal_remembers_by_its_time_constant():
@@ -122,7 +123,7 @@ def test_two_intervals_of_one_step_are_one_interval_of_two():
     target = 55 + (40 - 55) * math.exp(-0.5)
     variance = 0.25 * (1 - math.exp(-1)) / 0.2
     for found in (fine, coarse):
-        assert_distributed(found, stats.norm(target, math.sqrt(variance)).cdf)
+        assert_distributed(found, normal_law(target, math.sqrt(variance)))
 
 
 def test_least_squares_finds_the_amplitude_and_the_peak_of_a_day():
@@ -138,7 +139,7 @@ def test_least_squares_finds_the_amplitude_and_the_peak_of_a_day():
     assert fit[2] == pytest.approx(5 * math.sin(peak), abs=6.2 * error)
     truth = 22 + 5 * np.cos(turn - peak)
     residual = found - truth[:, None]
-    assert_distributed(residual, stats.norm(0, 0.3).cdf)
+    assert_distributed(residual, normal_law(0, 0.3))
     assert_white(residual)
 
 
@@ -201,7 +202,7 @@ def test_spikes_come_as_often_as_they_say_and_half_of_them_up():
     assert_share(up + down, found.size, 0.03)
     assert_share(up, up + down, 0.5)
     rest = found[(found != 35) & (found != -5)]
-    assert_distributed(rest, stats.uniform(10, 10).cdf)
+    assert_distributed(rest, uniform_law(10, 20))
     hit = ((found == 35) | (found == -5)).astype(float)
     assert_white(hit)
 
