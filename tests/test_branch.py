@@ -143,10 +143,10 @@ def test_a_branch_from_the_middle_of_any_fault_is_the_run_from_its_start(fault, 
     fields = {"field": ["power", "state"]} if isinstance(options.get("field"), list) else (
         {"field": "power"} if "field" in options else {})
     result = session(
-        things(), (10, lambda live: live.inject(fault, parameters={**options, **fields})),
-        (14, lambda live: live.inject(fault, "count=2", "20s", parameters={**options, **fields})),
-        (30, keep), (50, lambda live: live.clear(fault, where="site=a")), (70, keep))
-    assert [point.at >= at for point, at in zip(result.checkpoints, (30, 70), strict=True)]
+        things(), (6, lambda live: live.inject(fault, parameters={**options, **fields})),
+        (8, lambda live: live.inject(fault, "count=2", "16s", parameters={**options, **fields})),
+        (18, keep), (28, lambda live: live.clear(fault, where="site=a")), (38, keep), lasts="55s")
+    assert all(point.at >= at for point, at in zip(result.checkpoints, (18, 38), strict=True))
     point = result.checkpoints[0]
     before = point.digests.hexdigest()
     same = result.branch(result.duration)
