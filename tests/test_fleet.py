@@ -351,7 +351,8 @@ def test_defaults_and_what_a_function_closes_over_are_part_of_its_code():
         code_of(variants[5]), code_of(variants[7])]
 
 
-def test_what_is_neither_plain_nor_a_function_counts_by_its_type_and_loops_end():
+def test_what_is_neither_plain_nor_a_function_counts_by_its_type_and_loops_end(monkeypatch):
+    monkeypatch.setattr("iotsim.members._HASHED_PARTS", 5000)
     assert code_of(made_by(kept=object())) == code_of(made_by(kept=object()))
     loop = []
     loop += [loop] * 50
