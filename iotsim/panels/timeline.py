@@ -10,7 +10,7 @@ from iotsim.panels.windows import WHERE_CHARS
 from iotsim.plotting.canvas import cut
 from iotsim.plotting.lanes import LANES_MAX, Row, heights
 from iotsim.plotting.scenario import rows_of
-from iotsim.plotting.windows import lanes_in
+from iotsim.plotting.windows import Lane, lanes_in
 from iotsim.result import Result
 from iotsim.scenario import Scenario
 from iotsim.scenario_html import line
@@ -19,6 +19,7 @@ from iotsim.units import clock_text
 STEPS_SHOWN = 200
 PIECES_MAX = 240  # bars, or marks, of one lane
 TEXT_CHARS = 160
+APART_MAX = 12  # lanes of one fault on one selection each
 
 
 def planned(scenario: Scenario) -> dict[str, Any]:
@@ -47,15 +48,29 @@ def done(result: Result) -> dict[str, Any]:
 
 
 def _broken(result: Result) -> Iterator[Row]:
+    window_us = result.start_us, result.end_us
     lanes = lanes_in(result.history)
+    if len(lanes) > APART_MAX:  # of a fault that came often, on others every time
+        lanes = _together(lanes, *window_us)
     for lane in lanes[:LANES_MAX]:
-        runs = lane.runs(result.start_us, result.end_us)
+        runs = lane.runs(*window_us)
         tall = heights([count for _, _, count in runs], lane.count)
         bars = [((begin - result.start_us) / 1e6, (end - result.start_us) / 1e6, height)
                 for (begin, end, _), height in zip(runs, tall, strict=True)]
-        yield Row(lane.said(), f"{lane.count:,} devices", "", bars, open=lane.open)
+        who = f"{lane.count:,} device{'' if lane.count == 1 else 's'}"
+        yield Row(lane.said() if lane.where else lane.name, who, "", bars, open=lane.open)
     if len(lanes) > LANES_MAX:
         yield Row(f"and {len(lanes) - LANES_MAX:,} more", "", "")
+
+
+def _together(lanes: Sequence[Lane], since_us: int, until_us: int) -> list[Lane]:
+    found: dict[str, Lane] = {}
+    for lane in lanes:
+        whole = found.setdefault(lane.name, Lane(lane.name, ""))
+        if runs := lane.runs(since_us, until_us):
+            whole.take(runs, lane.slots)
+        whole.open = whole.open or lane.open
+    return [lane for lane in found.values() if lane.changes]
 
 
 def _marked(moments: Iterable[tuple[str, int]]) -> list[Row]:

@@ -267,7 +267,7 @@ function pastCharts(ask, state, moments, redraw) {
     update(facts, colours) {
       options(field, facts.fields, facts.field);
       field.disabled = facts.fields.length < 2;
-      const every = facts.series.every > 1 ? `, of every ${facts.series.every}th device` : "";
+      const every = facts.series.every > 1 ? `, of one device in ${whole(facts.series.every)}` : "";
       write(legend, `${facts.unit ? `${facts.unit} · ` : ""}5–95 %, 25–75 %, median${every}${
         facts.windows_hidden ? ` · ${whole(facts.windows_hidden)} fault windows not shown` : ""}`);
       for (const made of modes.children) {
