@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from iotsim.run import Run
+    from iotsim.run_state import State
     from iotsim.scenario import Scenario
     from iotsim.works import Works
 
@@ -33,6 +34,9 @@ class RunViews:
         def name(self) -> str: ...
         @property
         def ended(self) -> bool: ...
+
+        state: State
+
         @property
         def works(self) -> Works: ...
 
@@ -51,7 +55,7 @@ class RunViews:
 
     def to_scenario(self) -> Scenario:
         """Return what was done so far as a scenario; see `Result.to_scenario`."""
-        return self._look(lambda: self._so_far().to_scenario())
+        return self._look(lambda: self._to_frontier().to_scenario())
 
     def frame(
         self,
@@ -88,6 +92,15 @@ class RunViews:
     def save(self, path: str | Path, *, readings: bool = False) -> Path:
         """Save the session so far; see `Result.save`. It goes on."""
         return self.here(lambda: self._at_boundary().save(path, readings=readings))
+
+    def _to_frontier(self) -> Result:
+        # Up to where readings are made, which is a little behind the clock.
+        driver, intake = self.works.driver, self.works.intake
+        if driver is None or self.state not in ("running", "paused"):
+            return self._so_far()
+        with intake.lock:
+            intake.flush()
+            return self._make_result(driver.frontier_us)
 
     def _at_boundary(self) -> Result:
         # Every device is at one instant, and everything before it is in.

@@ -499,6 +499,28 @@ def test_a_session_that_is_saved_in_the_middle_runs_again(wires, fleet, act, tmp
     assert len({verified.digest for verified in found}) == 2
 
 
+def test_what_is_copied_in_the_middle_is_the_session_that_is_saved_there(
+    wires, tmp_path, monkeypatch,
+):
+    monkeypatch.chdir(tmp_path)
+
+    async def work(stage):
+        for _ in range(3):  # whatever the moment is
+            await stage.ask(do="inject", **MESSAGES["inject"])
+            await stage.ticks(2)
+            await stage.ask(do="pause")
+            await stage.said(do="save")
+            await stage.said(do="copy")
+            names = {}
+            exec(compile(stage.wire.state["code"]["text"], "copied", "exec"), names)
+            verified = iotsim.verify(stage.facts["saved"])
+            assert verified.ok
+            assert names["scenario"].generate().digest == verified.digest
+            await stage.ask(do="resume")
+
+    live(work, speed=37)
+
+
 def test_matching_counts_the_living_whom_a_selection_means(wires):
     async def work(stage):
         run = stage.run
