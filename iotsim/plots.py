@@ -124,9 +124,7 @@ def plot_result(
 
 
 def _sheet(source: Source, field: Field, lanes: Sequence[Lane]) -> Sheet:
-    # A bin is never narrower than the time between two readings of a device.
-    per_device = field.rows // max(1, field.n_devices)
-    edges_us = edges_of(source.since_us, source.until_us, min(BINS_MAX, max(1, per_device)))
+    edges_us = edges_of(source.since_us, source.until_us, source.bins(field, BINS_MAX))
 
     def concerns(lane: Lane) -> int:
         if lane.fields and field.name not in lane.fields:

@@ -159,7 +159,8 @@ def _in_notebook() -> bool:
     # ZMQ shells have a front end that shows widgets; a terminal IPython has not.
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    return type(shell).__name__ == "ZMQInteractiveShell" and find_spec("ipywidgets") is not None
+    return type(shell).__name__ == "ZMQInteractiveShell" and (
+        "ipywidgets" in sys.modules or find_spec("ipywidgets") is not None)
 
 
 def _widget_bar() -> Any:

@@ -112,8 +112,7 @@ def _concerns(field: Field) -> Any:
 
 def _grid(source: Source, field: Field) -> Grid:
     slots = np.flatnonzero(field.devices)
-    per_device = field.rows // max(1, len(slots))
-    bins = min(BINS_MAX, max(1, per_device))
+    bins = source.bins(field, BINS_MAX)
     return Grid(source, field, slots, -(-len(slots) // ROWS_MAX),
                 edges_of(source.since_us, source.until_us, bins))
 

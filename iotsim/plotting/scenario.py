@@ -94,17 +94,17 @@ def _fault_rows(scenario: Scenario, faults: Sequence[_Fault], end_us: int) -> It
     colors = color_of([one.name for one in faults])
     lanes: dict[tuple[str, str], list[_Fault]] = {}
     for one in faults:
-        lanes.setdefault((one.name, where_text(one.where)), []).append(one)
+        lanes.setdefault((one.name, repr(one.where)), []).append(one)
     count = _counter(scenario) if lanes else None
-    for (name, where), mine in lanes.items():
+    for (name, _), mine in lanes.items():
         ends_us = [end_us if one.end_us is None else min(one.end_us, end_us) for one in mine]
         bars = [(one.begin_us / 1e6, until_us / 1e6, 1.0)
                 for one, until_us in zip(mine, ends_us, strict=True)]
         is_open = any(one.end_us is None or one.end_us > end_us for one in mine)
         words = [count(mine[0].where) if count is not None else "",
                  f"{len(mine):,} times" if len(mine) > 1 else "", "not ended" if is_open else ""]
-        yield Row(f"{name} · {where}", ", ".join(filter(None, words)), colors[name], bars,
-                  open=is_open)
+        yield Row(f"{name} · {where_text(mine[0].where)}", ", ".join(filter(None, words)),
+                  colors[name], bars, open=is_open)
 
 
 def _counter(scenario: Scenario) -> Any:

@@ -151,6 +151,21 @@ class Source:
             rows += len(values)
         return Field(name, field.unit, kind, states, rows, field.devices)
 
+    def bins(self, field: Field, most: int) -> int:
+        """Return in how many bins of time to look at a field.
+
+        None is narrower than the time between two readings of a device.
+        """
+        span_us = self.until_us - self.since_us
+        people = None if self.result.history is None else self.result.history.population
+        members = self.result.fleet.members if people is None else people.members
+        mine = [member for member in members if member.profile is not None
+                and field.name in {one.name for one in member.profile.fields}]
+        widest_us = max((member.interval_us or 0 for member in mine), default=0)
+        usual = field.rows // max(1, field.n_devices)
+        bins = span_us // widest_us if widest_us else usual
+        return max(1, min(bins, most, 2 * usual))
+
     def _states(self, name: str) -> list[str]:
         if self.kinds[name] != "text":
             return []

@@ -99,7 +99,7 @@ def _coarser(
     runs: Sequence[tuple[int, int, int]], since_us: int, until_us: int
 ) -> list[tuple[int, int, int]]:
     # What begins within a narrow bin is one run, of the most devices there were.
-    step_us = max(1, (until_us - since_us) // RUNS_MAX)
+    step_us = max(1, -(-(until_us - since_us) // RUNS_MAX))
     found: list[tuple[int, int, int]] = []
     for begin_us, end_us, count in runs:
         if found and (begin_us - since_us) // step_us == (found[-1][0] - since_us) // step_us:
@@ -139,8 +139,11 @@ def lanes_of(
     """
     lanes: dict[tuple[str, str], Lane] = {}
     for window, action in zip(windows, injects, strict=True):
-        key = window.name, where_text(action.parameters.get("where", "all"))
-        lane = lanes.setdefault(key, Lane(*key))
+        where = action.parameters.get("where", "all")
+        key = window.name, repr(where)
+        if key not in lanes:
+            lanes[key] = Lane(window.name, where_text(where))
+        lane = lanes[key]
         lane.add(window.begin_us, np.minimum(window.ends_us, ended_us[window.slots]), window.slots)
         lane.fields.update(window.fault.named)
     return list(lanes.values())
