@@ -291,8 +291,8 @@ function telemetryPart(model, ask, chosen, remember) {
   text.addEventListener("input", soon);
   let paused = false;
   const pause = h("button", { type: "button", onclick: () =>
-    ask({ do: "table_pause", paused: !paused }) }, "Hold");
-  const clear = h("button", { type: "button", onclick: () => ask({ do: "table_clear" }) }, "Empty");
+    ask({ do: "table_pause", paused: !paused }) }, "Pause table");
+  const clear = h("button", { type: "button", onclick: () => ask({ do: "table_clear" }) }, "Clear table");
   const follow = h("input", { type: "checkbox", checked: chosen.follow !== false });
   follow.addEventListener("change", () => {
     remember({ follow: follow.checked });
@@ -327,7 +327,7 @@ function telemetryPart(model, ask, chosen, remember) {
         text.value = about.text;
       }
       paused = about.paused;
-      write(pause, paused ? "Go on" : "Hold");
+      write(pause, paused ? "Go on" : "Pause table");
       pause.setAttribute("aria-pressed", paused ? "true" : "false");
       const table = model.get("table");
       if (table.version !== undefined && table !== last) {
