@@ -61,8 +61,8 @@ _INTERRUPTED: list[Run] = []  # the last one, until the next: its readings stay 
 
 async def end_interrupted(run: Run, interrupt: BaseException) -> None:
     """End a run that somebody has interrupted; the interrupt says how to get what there is."""
-    await run.stop()
     _INTERRUPTED[:] = [run]
+    await run.stop()
     now = run.snapshot()
     note = (f"iotsim: run {run.name!r} was interrupted, and stopped at "
             f"{clock_text(now.elapsed_us)} with {now.readings:,} readings. Its result: "
