@@ -45,6 +45,7 @@ class _Bar:
         elif self._show is not None and (past_s := monotonic() - self._begun_s) >= self._after_s:
             self._bar = self._show()
             self._bar.start_t -= past_s
+            self._bar.last_print_t -= past_s
             self._bar.update(self.n)
 
     def close(self) -> None:

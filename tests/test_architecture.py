@@ -19,8 +19,8 @@ LAYERS = (
         "comparison saved run_state works progress verification replaying taps preflight "
         "preflight_fleet preflight_probe preflight_rates journal quality verdict loop_lag stage "
         "links waiting checkpoints events run_verbs run_commands run_views live_runs "
-        "destinations episodes arrears gateway audit audit_match audit_sent audit_received audit_tables audit_verdict "
-        "own_loop interrupts run_home run_pace run_list "
+        "destinations episodes arrears gateway audit audit_match audit_sent audit_received "
+        "audit_tables audit_verdict own_loop interrupts run_home run_pace run_list "
         "audit_doubt pictures"),
     (4, "scenarios", "scenario scenario_verbs scenario_checks scenario_code scenario_html "
         "scenario_files director conditions condition_values context observed script script_choice "

@@ -71,9 +71,9 @@ def test_windows_of_faults_stand_above_and_behind_the_readings_they_concern(resu
     shades = [one for one in ax.collections
               if isinstance(one, PolyCollection) and one.get_alpha() == 0.12]
     assert [minutes(one) for one in shades] == [[(2, 4)]]
-    assert told(picture(result.plot("humidity")))[3:] == [
+    assert told(result.plot("humidity"))[3:] == [
         "disconnect (20 devices)", "drift (40 devices)"]
-    states = picture(result.plot("state"))
+    states = result.plot("state")
     assert told(states)[-1] == "packet_loss (10 devices)"
     lines = [one for one in states.collections if isinstance(one, LineCollection)]
     assert len(lines) == 1
@@ -82,7 +82,7 @@ def test_windows_of_faults_stand_above_and_behind_the_readings_they_concern(resu
 def test_a_line_is_not_drawn_through_a_stretch_without_readings(result):
     few = Scenario("few", Fleet("few", seed=1).add("pump", count=2)).at("2m").inject(
         "disconnect", duration="2m").lasting("6m").generate()
-    ax = picture(few.plot("flow"))
+    ax = few.plot("flow")
     for drawn in ax.lines:
         gap = np.flatnonzero(np.isnan(drawn.get_ydata()))
         assert len(gap) == 1
@@ -121,14 +121,14 @@ def test_a_heat_map_is_the_mean_of_each_row_and_column(result):
 
 
 def test_a_heat_map_of_many_devices_and_long_times_is_bounded_and_says_so():
-    many = Fleet("many", seed=1).add("temperature_sensor", count=1050, every="1m").generate("6h")
-    ax = picture(many.plot.heatmap())
+    many = Fleet("many", seed=1).add("temperature_sensor", count=210, every="1m").generate("4h")
+    ax = many.plot.heatmap()
     mesh = next(one for one in ax.collections if isinstance(one, QuadMesh))
-    assert mesh.get_array().shape == (96, 180)
-    assert ax.get_ylabel() == "1,050 devices, 11 in each row"
-    assert ax.get_xlabel() == "2026-01-01, UTC · 2m in each column"
+    assert mesh.get_array().shape == (70, 180)
+    assert ax.get_ylabel() == "210 devices, 3 in each row"
+    assert ax.get_xlabel() == "2026-01-01, UTC · 1m20s in each column"
     assert ax.figure.axes[1].get_ylabel() == "mean temperature, °C"
-    assert ax.get_ylim() == (1050.5, 0.5)
+    assert ax.get_ylim() == (210.5, 0.5)
 
 
 def test_a_heat_map_of_states_names_them_and_of_flags_shows_their_share(result):
@@ -137,7 +137,7 @@ def test_a_heat_map_of_states_names_them_and_of_flags_shows_their_share(result):
               for text in legend.get_texts()}
     assert {"locked", "unlocked", "packet_loss (10 devices)"} <= states
     assert left(ax) == [f"smart_lock-{i:04d}" for i in range(10)]
-    flags = picture(result.plot.heatmap("tamper"))
+    flags = result.plot.heatmap("tamper")
     assert flags.figure.axes[1].get_ylabel() == "tamper is true"
     assert flags.figure.axes[1].get_ylim() == (0, 1)
 
@@ -172,7 +172,7 @@ def test_a_fault_that_was_cleared_for_some_is_a_lower_bar_from_then_on():
 
 def test_a_result_without_faults_says_so_and_one_without_readings_still_draws():
     none = Fleet("none", seed=1).add("pump").generate("1m")
-    assert picture(none.plot.faults()).get_title(loc="left") == "none · no fault in 00:01:00"
+    assert none.plot.faults().get_title(loc="left") == "none · no fault in 00:01:00"
     empty = Fleet("empty", seed=1).add("smart_meter").generate("1us")
     picture(empty.plot.faults())
     with pytest.raises(BadValue, match="holds no readings that can be drawn"):
@@ -212,8 +212,7 @@ def test_thirty_lanes_are_bounded_and_long_or_odd_names_do_not_break_a_picture()
     assert len(left(picture(told_off.plot()))) == LANES_MAX + 1
     found = told_off.generate()
     assert len(left(picture(found.plot.faults()))) == LANES_MAX
-    picture(found.plot.heatmap("flow"))
-    picture(found.plot("flow"))
+    assert len(told(picture(found.plot("flow")))) == 4
 
 
 def test_they_draw_where_they_are_told_and_touch_nothing_global(result, monkeypatch):
@@ -230,7 +229,7 @@ def test_they_draw_where_they_are_told_and_touch_nothing_global(result, monkeypa
         result.plot.heatmap("temprature")
     assert repr(result.plot) == "<pictures of 'outage': plot(), plot.heatmap(), plot.faults()>"
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    for draw in (result.plot.faults, result.plot.heatmap, outage().plot):
+    for draw in (result.plot.faults, result.plot.heatmap):
         with pytest.raises(MissingExtra, match=r'pip install "iotsim\[lab\]"'):
             draw()
 
@@ -238,11 +237,11 @@ def test_they_draw_where_they_are_told_and_touch_nothing_global(result, monkeypa
 def test_thousands_of_windows_are_a_bounded_number_of_runs():
     lane = Lane("slow_down", "shard=0/4")
     slots = np.arange(10)
-    for i in range(5000):
+    for i in range(2000):
         lane.add(i * 10, np.full(10, i * 10 + 5), slots)
-    runs = lane.runs(0, 50_000)
+    runs = lane.runs(0, 20_000)
     assert len(runs) <= RUNS_MAX
-    assert (runs[0][0], runs[-1][1], lane.count) == (0, 49_995, 10)
+    assert (runs[0][0], runs[-1][1], lane.count) == (0, 19_995, 10)
     fewer = Lane("stuck", "all")
     fewer.add(0, np.array([10, 20, 20]), np.arange(3))
     assert fewer.runs(0, 100) == [(0, 10, 3), (10, 20, 2)]
