@@ -11,6 +11,14 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def loop_here() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs here, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 async def aside(work: Callable[[], T], name: str = "iotsim panel") -> T:
     """Return what `work` gives, done in a daemon thread: no loop, and no exit, waits for it.
 

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from iotsim.errors import IotsimError, NameInUse
 from iotsim.live_runs import live_of
 from iotsim.panels import menu
+from iotsim.panels.aside import aside, loop_here
 from iotsim.panels.base import Panel
+from iotsim.panels.lookback import Lookback
+from iotsim.panels.result_panel import ResultPanel, held
+from iotsim.result import Result
 from iotsim.run import Run
-
-
-def file_name(name: str) -> str:
-    """Return the file that a run of this name is saved as, beside the notebook.
-
-    Examples
-    --------
-    >>> file_name("night shift/2")
-    'night-shift-2.iotsim'
-    """
-    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name).strip('.-') or 'run'}.iotsim"
-
-
-def loop_here() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that runs here, if one does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 class Launch(Panel):
@@ -50,6 +33,7 @@ class Launch(Panel):
         super().__init__(loop_here(), kind=kind, menu={"speeds": list(menu.SPEEDS)})
         self.run: Run | None = None
         self._taken = ""
+        self._past: ResultPanel | None = None
 
     # -- what a subclass says -------------------------------------------------------------------
 
@@ -87,7 +71,8 @@ class Launch(Panel):
             if live is not None and not over and self.is_ours(live):
                 self.run = live
         shown = "" if self.run is None else self.run.panel().model_id
-        return {**self.form(), "run": shown, "taken": self._taken}
+        past = "" if self._past is None else self._past.model_id
+        return {**self.form(), "run": shown, "past": past, "taken": self._taken}
 
     def do_seen(self, message: Mapping[str, Any]) -> None:
         """Know that a page shows the panel: a run may have begun elsewhere."""
@@ -101,7 +86,7 @@ class Launch(Panel):
         except NameInUse as error:
             self._taken = str(error)
             raise
-        self.run = run
+        self.run, self._past = run, None
         self.tell(f"started {run.name}")
         return self._until_ready(run)
 
@@ -116,4 +101,19 @@ class Launch(Panel):
     def do_back(self, message: Mapping[str, Any]) -> None:
         """Show the form again, once the run is over."""
         if self.run is not None and self.run.ended:
-            self.run = None
+            self.run = self._past = None
+
+    async def do_look(self, message: Mapping[str, Any]) -> None:
+        """Look back through what came of it, here; or no more."""
+        if self._past is not None:
+            self._past = None
+            return
+        result = await self.outcome()
+        self._past = held(ResultPanel(
+            result, await aside(lambda: Lookback(result), "iotsim look back")))
+
+    async def outcome(self) -> Result:
+        """Return what the run that is shown has left."""
+        if self.run is None or not self.run.ended:
+            raise IotsimError("there is nothing to look back through before a run is over")
+        return await self.run.wait()

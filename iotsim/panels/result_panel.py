@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from iotsim.errors import UnknownName
-from iotsim.panels.aside import aside
+from iotsim.errors import IotsimError, UnknownName
+from iotsim.panels.aside import aside, loop_here
 from iotsim.panels.base import Panel, still_html
-from iotsim.panels.launch import file_name, loop_here
 from iotsim.panels.lookback import COLUMNS, Lookback
+from iotsim.panels.naming import file_name
 from iotsim.panels.run_still import picture
 from iotsim.plotting.canvas import cut
 from iotsim.result import Result
@@ -27,9 +27,26 @@ ERRORS_SHOWN, STILL_ACTIONS, LABELS_SHOWN = 3, 8, 6
 TEXT_CHARS = 200
 
 
+HELD = 4  # panels that still have their readings: a page shows them for ever
+
+_PANELS: list[ResultPanel] = []  # the latest last
+
+
 def panel_of(result: Result) -> ResultPanel:
-    """Return a panel that looks back through a result."""
-    return ResultPanel(result, Lookback(result))
+    """Return a panel that looks back through a result: that of the same one, if there is one."""
+    found = next((one for one in _PANELS if one.shows(result)), None)
+    return held(ResultPanel(result, Lookback(result)) if found is None else found)
+
+
+def held(panel: ResultPanel) -> ResultPanel:
+    """Let a panel have its readings, and that of long ago no more; returns it."""
+    if panel in _PANELS:
+        _PANELS.remove(panel)
+    _PANELS.append(panel)
+    while len(_PANELS) > HELD:
+        _PANELS.pop(0).let_go()
+    panel.loop = loop_here() or panel.loop
+    return panel
 
 
 class ResultPanel(Panel):
@@ -44,7 +61,8 @@ class ResultPanel(Panel):
 
     def __init__(self, result: Result, past: Lookback) -> None:
         super().__init__(loop_here(), kind="result")
-        self.result, self._past = result, past
+        self._held: tuple[Result, Lookback] | None = (result, past)
+        self._called, self._drawn = repr(result), ""
         self._log = sorted(result.actions, key=lambda one: one.at_us)
         self._events: list[tuple[int, str, str]] = []
         self._jobs: dict[str, Callable[[], None]] = {}  # what is asked for: the latest of a kind
@@ -52,6 +70,36 @@ class ResultPanel(Panel):
         self._at_us = past.until_us - 1
         self._seen = self._see()
         self.refresh()
+
+    def shows(self, result: Result) -> bool:
+        """Return whether it is of a result, or of one with the same readings and log."""
+        if self._held is None:
+            return False
+        mine = self._held[0]
+        return mine is result or (
+            (mine.name, mine.run_id, mine.start_us, mine.end_us, mine.digest, mine.actions)
+            == (result.name, result.run_id, result.start_us, result.end_us, result.digest,
+                result.actions))
+
+    def let_go(self) -> None:
+        """Hold the readings no longer; what is shown stays."""
+        self._drawn = self._picture()
+        self._held = None
+
+    @property
+    def _past(self) -> Lookback:
+        return self._both()[1]
+
+    @property
+    def result(self) -> Result:
+        """What is looked at."""
+        return self._both()[0]
+
+    def _both(self) -> tuple[Result, Lookback]:
+        if self._held is None:
+            raise IotsimError(f"this panel holds its readings no longer ({HELD} newer ones do): "
+                              "run its cell again")
+        return self._held
 
     # -- what people ask for --------------------------------------------------------------------
 
@@ -184,8 +232,8 @@ class ResultPanel(Panel):
 
     def still(self) -> str:
         """Return the result as HTML, for pages where no widget lives."""
-        facts, past = self.facts, self._past
-        drawn = picture(past.table, COLUMNS, facts["windows"], past.field, past.unit)
+        facts = self.facts
+        drawn = self._drawn if self._held is None else self._picture()
         states = [f"{count:,} {name}" for name, count in facts["map"].get("states", {}).items()
                   if count]
         said = [f"from {facts['start']} UTC, digest {facts['digest']}",
@@ -198,5 +246,9 @@ class ResultPanel(Panel):
         return still_html(title, f"{drawn}<ul>{lines}</ul>"
                           f"{f'<table>{rows}</table>' if rows else ''}")
 
+    def _picture(self) -> str:
+        past = self._past
+        return picture(past.table, COLUMNS, self.facts["windows"], past.field, past.unit)
+
     def __repr__(self) -> str:
-        return f"<ResultPanel of {self.result!r}>"
+        return f"<ResultPanel of {self._called}>"

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import html
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from iotsim.clock import monotonic
-from iotsim.conditions import Expectation
 from iotsim.errors import BadValue, IotsimError
 from iotsim.panels.aside import aside
 from iotsim.panels.base import still_html
 from iotsim.panels.fleet_panel import readings_hz
-from iotsim.panels.launch import Launch, file_name
-from iotsim.panels.lookback import Lookback
-from iotsim.panels.result_panel import ResultPanel
+from iotsim.panels.launch import Launch
+from iotsim.panels.naming import file_name
 from iotsim.panels.timeline import done, judged, planned
 from iotsim.panels.timeline_still import lanes_svg
 from iotsim.result import Result
@@ -29,7 +27,10 @@ TICK_S = 0.25  # between looks at how far it is
 ROWS_MAX = 20_000_000  # readings that are held at once, about a gigabyte
 TOLD_MAX = 5
 
+HELD = 3  # results that are held besides the latest
+
 _PANELS: OrderedDict[str, ScenarioPanel] = OrderedDict()  # by name, the latest last
+_HOLDING: list[ScenarioPanel] = []
 
 
 def panel_of(scenario: Scenario) -> ScenarioPanel:
@@ -68,8 +69,8 @@ class ScenarioPanel(Launch):
         self._timeline = planned(scenario)
         self._reached_s: float | None = None  # where generating is; None: nobody generates
         self._leave = False
-        self._took_s = 0.0
-        self._past: ResultPanel | None = None
+        self._verdict: dict[str, Any] | None = None
+        self._checks: list[list[Any]] = []
 
     @property
     def fleet_name(self) -> str:
@@ -94,6 +95,8 @@ class ScenarioPanel(Launch):
                            "Wait, or cancel it.")
         self._check_rows((self.scenario.end_us() or 0) / 1e6)
         self._reached_s, self._leave, began_s = 0.0, False, monotonic()
+        self._past = self.result = self._verdict = None
+        self._checks = []
         self.refresh()
         try:
             work = asyncio.ensure_future(aside(self._generate, "iotsim generate"))
@@ -106,10 +109,15 @@ class ScenarioPanel(Launch):
             return
         finally:
             self._reached_s = None
-        self._took_s, self._past = monotonic() - began_s, None
+        took_s = monotonic() - began_s
+        self._verdict, self._checks = _verdict(self.result), judged(self.result.expectations)
         if self.scenario.script is not None:
             self._timeline = done(self.result)
-        self.tell(f"generated {self.result.rows:,} readings in {self._took_s:.1f} s: "
+        _HOLDING.append(self)
+        for other in [one for one in _HOLDING if one is not self][:-HELD]:
+            _HOLDING.remove(other)
+            other.result = None
+        self.tell(f"generated {self.result.rows:,} readings in {took_s:.1f} s: "
                   "panel.result holds them")
 
     def _generate(self) -> Result:
@@ -139,17 +147,13 @@ class ScenarioPanel(Launch):
         saved = await aside(lambda: result.save(file_name(self.scenario.name)), "iotsim save")
         self.tell(f"saved {saved}: iotsim.verify({str(saved)!r}) runs it again")
 
-    async def do_look(self, message: Mapping[str, Any]) -> None:
-        """Look back through what came of it, here; or no more."""
-        if self._past is not None:
-            self._past = None
-            return
-        result = self._generated()
-        self._past = ResultPanel(result, await aside(lambda: Lookback(result), "iotsim look back"))
+    async def outcome(self) -> Result:
+        """Return what was generated, or what the run that is shown has left."""
+        return await super().outcome() if self.run is not None else self._generated()
 
     def _generated(self) -> Result:
         if self.result is None:
-            raise IotsimError("nothing has been generated yet: click Generate")
+            raise IotsimError("nothing that was generated is held: click Generate")
         return self.result
 
     # -- what is shown --------------------------------------------------------------------------
@@ -166,15 +170,9 @@ class ScenarioPanel(Launch):
             "busy": None if reached_s is None else {
                 "share": min(1.0, reached_s / end_s) if end_s else None,
                 "at": clock_text(int(reached_s * 1e6)), "leaving": self._leave},
-            "verdict": None if self.result is None else _verdict(self.result, self._took_s),
-            "checks": judged(self._expectations()),
-            "past": "" if self._past is None else self._past.model_id,
+            "verdict": self._verdict,
+            "checks": self._checks if self.run is None else judged(self.run.expectations),
         }
-
-    def _expectations(self) -> Sequence[Expectation]:
-        if self.run is not None:
-            return self.run.expectations
-        return () if self.result is None else self.result.expectations
 
     def still(self) -> str:
         """Return the scenario as HTML, for pages where no widget lives."""
@@ -195,10 +193,10 @@ class ScenarioPanel(Launch):
 STILL_STEPS = 12
 
 
-def _verdict(result: Result, took_s: float) -> dict[str, Any]:
+def _verdict(result: Result) -> dict[str, Any]:
     counts = {status: sum(one.status == status for one in result.expectations)
               for status in ("passed", "failed", "not evaluated")}
-    return {"passed": result.passed, "rows": result.rows, "took": took_s,
+    return {"passed": result.passed, "rows": result.rows,
             "duration": clock_text(result.end_us - result.start_us), "digest": result.digest,
             "counts": counts,
             "errors": [str(error)[:300] for error in result.errors[:TOLD_MAX]],

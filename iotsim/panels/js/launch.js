@@ -2,6 +2,7 @@
 
 import { h, labelled, options, shown, write } from "./dom.js";
 import { guestOf } from "./guest.js";
+import { resultView } from "./result.js";
 import { LIVE, runView, saidLine } from "./run.js";
 
 export function launchForm(menu, ask, chosen, { lasting, more }) {
@@ -47,11 +48,13 @@ export function launchView({ model, el }, root, back, update, watch = () => {}) 
   const ask = (message) => model.send(message);
   const said = saidLine();
   const away = h("button", { type: "button", onclick: () => ask({ do: "back" }) }, back);
-  const strip = h("div", { class: "iotsim is-strip" }, away);
-  const place = h("div", { class: "is-place" });
+  const look = h("button", { type: "button", onclick: () => ask({ do: "look" }) }, "Look back");
+  const strip = h("div", { class: "iotsim is-strip" }, h("div", { class: "is-buttons" }, away, look));
+  const place = h("div", { class: "is-place" }), after = h("div", { class: "is-place" });
   shown(strip, false);
   root.append(said.element);
-  el.append(root, strip, place);
+  el.append(root, strip, after, place);
+  const past = guestOf(model, after, resultView);
   const guest = guestOf(model, place, runView, (facts) => {
     shown(strip, Boolean(facts) && !LIVE.includes(facts.state) && facts.state !== "stopping");
     watch(facts);
@@ -62,8 +65,10 @@ export function launchView({ model, el }, root, back, update, watch = () => {}) 
     update(facts);
     said.update(facts.said);
     root.classList.toggle("is-behind", Boolean(facts.run));
-    shown(place, Boolean(facts.run));
+    shown(place, Boolean(facts.run) && !facts.past);
+    write(look, facts.past ? "Back to the run" : "Look back");
     guest.show(facts.run);
+    past.show(facts.run ? facts.past : "");
   };
   model.on("change:facts", change);
   const seen = setInterval(() => {
@@ -74,5 +79,6 @@ export function launchView({ model, el }, root, back, update, watch = () => {}) 
     clearInterval(seen);
     model.off("change:facts", change);
     guest.close();
+    past.close();
   };
 }

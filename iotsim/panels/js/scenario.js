@@ -57,8 +57,9 @@ export function scenarioView(context) {
       cancel.disabled = facts.busy.leaving;
     }
     verdict.update(facts);
-    shown(place, Boolean(facts.past));
-    past.show(facts.past);
+    const mine = facts.run ? "" : facts.past;
+    shown(place, Boolean(mine));
+    past.show(mine);
   }
 
   const watching = new ResizeObserver(() => {
