@@ -40,6 +40,7 @@ DOORS = {
     "dashboard": "iotsim.panels.dashboard:dashboard_of",
     "panel_fleet": "iotsim.panels.fleet_panel:panel_of",
     "panel_result": "iotsim.panels.result_panel:panel_of",
+    "panel_gateway": "iotsim.panels.gateway_panel:gateway_panel_of",
     "panel_run": "iotsim.panels.run_panel:panel_of",
     "panel_scenario": "iotsim.panels.scenario_panel:panel_of",
     "plot": "iotsim.plots:plot_result",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -115,6 +116,10 @@ class CommandLog:
     def by_type(self) -> dict[tuple[str, ...], float]:
         """Return how many commands of each type, "other" too, became what; repeats count once."""
         return {key: float(count) for key, count in self._types.items()}
+
+    def last(self, count: int) -> list[Entry]:
+        """Return the last deliveries, the newest first."""
+        return list(islice(reversed(self._entries), count))
 
     def frame(self) -> pd.DataFrame:
         """Return a row per delivery, in the order in which they came.

@@ -20,6 +20,7 @@ from iotsim.gateway.roster import Wanted, wanted_of
 from iotsim.gateway.spec import check_every
 from iotsim.gateway.upkeep import Upkeep
 from iotsim.members import Members
+from iotsim.registry import door
 from iotsim.run import Run
 from iotsim.run_state import Wish
 from iotsim.selectors import Where
@@ -102,6 +103,16 @@ class GatewayRun(Run):
         from iotsim.gateway.tables import gateways_table
 
         return self._ask(lambda: gateways_table(self._crew, self._connections))
+
+    def connection_of(self, gateway: str) -> tuple[bool, int, str]:
+        """Return whether a gateway is connected, what waits for a verdict, and what is wrong."""
+        there = self._connections
+        return there.is_connected(gateway), there.queued(gateway), there.trouble(gateway)
+
+    def panel(self, rate_hz: float | None = None) -> Any:
+        """Return the widget that shows this run and its gateways; see `Run.panel`."""
+        show = door("panel_gateway")
+        return show(self) if rate_hz is None else show(self, rate_hz)
 
     def commands(self) -> pd.DataFrame:
         """Return a row for each command that a gateway was given: its answer and its latency.

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 MODULES = (  # those that others use come first
     "dom", "colours", "axes", "lines", "cells", "figures", "form", "run", "guest", "launch",
-    "fleet", "timeline", "result", "scenario", "tabs", "dashboard", "main",
+    "fleet", "timeline", "result", "scenario", "tabs", "dashboard", "gateway", "main",
 )
 STYLES = ("panel.css", "small.css", "dashboard.css")
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)

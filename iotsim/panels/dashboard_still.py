@@ -37,7 +37,7 @@ def _fleet(facts: dict[str, Any]) -> str:
     states = list(facts["fleet"]["states"])
     rows = [(one["type"], *(f"{count:,}" for count in one["states"]))
             for one in facts["fleet"]["types"][:TYPES_SHOWN]]
-    return _table("Fleet", ("type", *states), rows)
+    return table_html("Fleet", ("type", *states), rows)
 
 
 def _runtime(facts: dict[str, Any]) -> str:
@@ -49,17 +49,18 @@ def _runtime(facts: dict[str, Any]) -> str:
 
 
 def _readings(table: dict[str, Any]) -> str:
-    return _table("Telemetry", ("time (UTC)", "id", "type", "values", "faults"),
+    return table_html("Telemetry", ("time (UTC)", "id", "type", "values", "faults"),
                   [[row[0][11:], *row[1:]] for row in table.get("rows", [])[-ROWS_SHOWN:]])
 
 
 def _alerts(facts: dict[str, Any]) -> str:
     rows = [(clock_text(int(one["first"] * 1e6)), f"{one['count']:,}", one["text"])
             for one in facts["alerts"][:ALERTS_SHOWN]]
-    return _table("Alerts", ("since", "times", "what"), rows)
+    return table_html("Alerts", ("since", "times", "what"), rows)
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table_html(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a small table as HTML, escaped; nothing without rows."""
     body = "".join(_row("td", row) for row in rows)
     if not body:
         return ""

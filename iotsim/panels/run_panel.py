@@ -34,7 +34,9 @@ _PANELS: WeakKeyDictionary[Run, RunPanel] = WeakKeyDictionary()
 _ENDED: deque[tuple[Run, Scope | None]] = deque(maxlen=ENDED_KEPT)
 
 
-def panel_of(run: Run, rate_hz: float = RATE_HZ) -> RunPanel:
+def panel_of(
+    run: Run, rate_hz: float = RATE_HZ, make: Callable[[Any, float], RunPanel] | None = None
+) -> RunPanel:
     """Return the panel of a run; there is one, however often it is asked for."""
     low, high = RATES_HZ
     if isinstance(rate_hz, bool) or not isinstance(rate_hz, (int, float)) \
@@ -43,7 +45,7 @@ def panel_of(run: Run, rate_hz: float = RATE_HZ) -> RunPanel:
                        f"Leave it out for {RATE_HZ:g}.")
     found = _PANELS.get(run)
     if found is None or found.comm is None:  # it was closed
-        found = RunPanel(run, rate_hz)
+        found = (make or RunPanel)(run, rate_hz)
         run.here(found.begin)
     found.rate_hz = rate_hz
     return found

@@ -203,7 +203,7 @@ function typeTable(more = () => []) {
 const SURE_MS = 4000;
 
 // What cannot be taken back is asked for twice.
-function sureButton(text, again, act) {
+export function sureButton(text, again, act) {
   const button = h("button", { type: "button", class: "is-danger" }, text);
   let timer = 0;
   const calm = () => {

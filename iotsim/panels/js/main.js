@@ -3,11 +3,12 @@
 import { dashboardView } from "./dashboard.js";
 import { fleetView } from "./fleet.js";
 import { resultView } from "./result.js";
+import { gatewayView, labView } from "./gateway.js";
 import { runView } from "./run.js";
 import { scenarioView } from "./scenario.js";
 
 const VIEWS = { run: runView, fleet: fleetView, scenario: scenarioView, result: resultView,
-  dashboard: dashboardView };
+  dashboard: dashboardView, gateway: gatewayView, lab: labView };
 
 export default {
   render(context) {
