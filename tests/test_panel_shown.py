@@ -1,4 +1,4 @@
-"""What `run.panel()` shows is what its readings say: lines, map, fault windows, the still picture."""
+"""What `run.panel()` shows is what the readings say: lines, map, fault windows, still picture."""
 
 import asyncio
 import json

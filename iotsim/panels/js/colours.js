@@ -1,7 +1,7 @@
 // Colours of the page that we are in, light or dark: JupyterLab's own variables, or plain ones.
 
 // Okabe and Ito: told apart by nearly everybody.
-export const FAULT_COLOURS = ["#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#009e73", "#999933"];
+const FAULT_COLOURS = ["#d55e00", "#cc79a7", "#e69f00", "#56b4e9", "#009e73", "#999933"];
 
 export function faultColour(name) {
   let sum = 0;

@@ -67,7 +67,7 @@ export function fleetView(context) {
 }
 
 // A table of texts that keeps its elements.
-export function tableOf(parent, names, lines) {
+function tableOf(parent, names, lines) {
   rows(parent, [names, ...lines], () => h("div", { role: "row" },
     ...names.map(() => h("span", { role: "cell" }))), (row, cells) => {
     cells.forEach((text, i) => {

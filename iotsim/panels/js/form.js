@@ -109,6 +109,7 @@ export function activeList(ask) {
         mark.style.background = faultColour(one.name);
         write(name, one.name);
         write(who, `${plural(one.devices, "device")}${one.where === "all" ? "" : ` · ${one.where}`}`);
+        who.title = one.where;
         write(time, one.left === null ? "until cleared" : `${left(one.left)} left`);
         item.dataset.name = one.name;
         item.dataset.where = /^[\d,]+ ids$|…$/.test(one.where) ? "all" : one.where || "all";

@@ -13,7 +13,8 @@ export const LIVE = ["connecting", "running", "paused"];
 export function runView({ model, el }) {
   const menu = model.get("menu");
   const chosen = { ...(model.get("facts").chosen || {}) };
-  const ask = (message) => model.send(message);
+  let over = false;
+  const ask = (message) => { if (!over) model.send(message); };
   const state = { facts: model.get("facts"), table: new Float32Array(), map: null, grid: null,
     mode: chosen.mode || "state", lower: chosen.lower || "rates" };
 
@@ -63,6 +64,8 @@ export function runView({ model, el }) {
   update();
   form.where.look();
   return () => {
+    over = true;
+    said.end();
     clearInterval(seen);
     watching.disconnect();
     cancelAnimationFrame(frame);
@@ -75,19 +78,23 @@ const SAID_MS = 15_000;
 // What was answered to the last click; what went wrong stays.
 export function saidLine() {
   const element = h("div", { class: "is-said", role: "status", "aria-live": "polite" });
-  let number = null, timer = 0;
+  let number = null, timer = 0, looked = false;
   shown(element, false);
   return {
     element,
     update(said) {
+      const old = !looked && !said?.wrong;  // said before this page was loaded
+      looked = true;
       if (!said?.text || said.number === number) return;
       number = said.number;
+      if (old) return;
       write(element, said.text);
       element.classList.toggle("is-wrong", said.wrong);
       shown(element, true);
       clearTimeout(timer);
       if (!said.wrong) timer = setTimeout(() => shown(element, false), SAID_MS);
     },
+    end() { clearTimeout(timer); },
   };
 }
 
@@ -162,7 +169,8 @@ export function headOf(ask) {
 
 function speedsOf(now) {
   const usual = ["1", "10", "60", "600", "max"], text = String(now);
-  return usual.includes(text) ? usual : [text, ...usual];
+  if (usual.includes(text)) return usual;
+  return [...usual.slice(0, -1), text].sort((a, b) => a - b).concat("max");
 }
 
 function brief(quality) {
@@ -295,14 +303,17 @@ export function chartsOf(ask, state, chosen, redraw) {
           ...(facts.picked?.id === undefined ? [] : [[at("picked"), colours.picked, 1.6]])],
         empty: facts.field ? "no device is heard" : "no numeric field" }, colours);
       const below = LOWER[now.lower];
+      const nothing = now.lower === "rates" && !facts.publishers.length;
       drawLines(lower, { ...common, unit: below.unit, bands: [], zero: true, unnamed: true,
-        table: below.scale === 1 ? table : scaled(table, width, below, at),
+        table: nothing ? NOTHING_SENT : below.scale === 1 ? table : scaled(table, width, below, at),
         lines: below.columns.map(([name, colour, thick]) => [at(name), colours[colour], thick]),
         empty: facts.publishers.length ? "nothing yet" : "nothing is published" }, colours);
       if (now.map) now.grid = drawCells(map, now.map, colours);
     },
   };
 }
+
+const NOTHING_SENT = new Float32Array();
 
 function scaled(table, width, below, at) {
   const found = table.slice();
