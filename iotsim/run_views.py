@@ -30,15 +30,22 @@ class RunViews:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        @property
-        def name(self) -> str: ...
-        @property
-        def ended(self) -> bool: ...
-
         state: State
 
         @property
-        def works(self) -> Works: ...
+        def name(self) -> str:
+            """What a run is called."""
+            return ""
+
+        @property
+        def ended(self) -> bool:
+            """Whether it is over."""
+            return True
+
+        @property
+        def works(self) -> Works:
+            """Its machinery."""
+            raise AssertionError("a run has its own")
 
     def events(
         self, event: Iterable[str] | str | None = None,

@@ -112,8 +112,8 @@ def _write(archive: zipfile.ZipFile, result: Result, readings: bool) -> None:
         pieces = io.BytesIO()
         parquet = arrow.parquet_module()
         table = result.to_arrow()
-        rows = arrow.ROWS_PER_GROUP
-        parts = [table.slice(i, rows) for i in range(0, len(table), rows)]
+        width = arrow.ROWS_PER_GROUP
+        parts = [table.slice(i, width) for i in range(0, len(table), width)]
         with parquet.ParquetWriter(pieces, table.schema, compression="zstd") as writer:
             for part in counted(f"saving {result.name}", parts):
                 writer.write_table(part)

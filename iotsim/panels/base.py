@@ -187,8 +187,8 @@ class Panel(anywidget.AnyWidget):
         """Return the panel as HTML, for pages where no widget lives."""
         return ""
 
-    def _repr_mimebundle_(self, **_given: Any) -> dict[str, Any]:
-        bundle = {"text/plain": repr(self), "text/html": self.still()}
+    def _repr_mimebundle_(self, **_given: Any) -> Any:
+        bundle: dict[str, Any] = {"text/plain": repr(self), "text/html": self.still()}
         if self._view_name is not None:
             bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         return bundle

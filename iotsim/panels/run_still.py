@@ -47,7 +47,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             lines.append(f"{one['name']} on {one['devices']:,} ({one['where']}){left}")
     if not facts["valid"]:
         lines.append(facts["quality"])
-    return lines + facts["errors"]["texts"]
+    return [*lines, *facts["errors"]["texts"]]
 
 
 def picture_of(facts: dict[str, Any], scope: Scope) -> str:
