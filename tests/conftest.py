@@ -11,7 +11,7 @@ from hypothesis import settings
 from iotsim.broker import Broker, find_mosquitto
 
 # The same examples everywhere, and no deadline: the machine may be busy.
-settings.register_profile("iotsim", derandomize=True, deadline=None, max_examples=30)
+settings.register_profile("iotsim", derandomize=True, deadline=None, max_examples=20)
 settings.load_profile("iotsim")
 
 # No test talks to anybody whom a public authority knows, and to read the system's 140 of them

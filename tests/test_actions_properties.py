@@ -113,7 +113,7 @@ LIVE = {"start": DEFAULT_START, "capture": "all"}
 
 
 def few(examples):
-    return settings(max_examples=examples * 2 // 3, deadline=None,
+    return settings(max_examples=examples // 2, deadline=None,
                     suppress_health_check=list(HealthCheck))
 
 

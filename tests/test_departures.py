@@ -277,7 +277,7 @@ def by_slots(actions, slot_us, end_us):
     return board
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(steps=STEPS, slot_us=st.sampled_from([10_000, 370_000, 20 * SECOND]))
 @example(steps=[(0, ("store", 16), NAMES[0]), (8, ("disconnect", 24), NAMES[0])], slot_us=10_000)
 @example(steps=[(0, ("store", 16), NAMES[0]), (4, ("stop", None), NAMES[0])], slot_us=10_000)
@@ -379,7 +379,7 @@ def test_live_as_fast_as_it_goes_what_leaves_when_is_what_the_oracle_says():
     check_live(PACED, "max", "fast")
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(STEPS)
 def test_live_any_plan_leaves_in_order_and_as_the_oracle_says(steps):
     check_live(steps, "max", "any")

@@ -101,7 +101,7 @@ def test_a_scripted_device_and_its_declarative_twin_give_the_same_bytes():
     assert [cells_of(c.columns["power"]) for c in other.capture.chunks()]
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 100_000_000), max_size=10))
 def test_any_windows_give_the_same_bytes_in_blocks(cuts):
     fleet = Fleet("p", seed=2).add(profile(jitter="3s"), count=37).add("pump", count=3)

@@ -605,7 +605,7 @@ def _load(value):
     assert len(text) < 1500, value
 
 
-@settings(max_examples=120, deadline=None, derandomize=True,
+@settings(max_examples=80, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.sampled_from(BUNDLED_TEXTS), data=st.data())
 def test_a_profile_with_anything_written_anywhere_is_a_profile_or_one_line(text, data):
@@ -638,7 +638,7 @@ def test_anything_odd_in_any_parameter_is_a_profile_or_one_line(name):
             _load({"type": "p", "telemetry_fields": {"a": field, "x": FLOW, "y": FLOW}})
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(wrong=st.dictionaries(
     st.sampled_from(["type", "telemetry_fields", "telemetry_interval", "labels", "protocol", "qos",
                      "topic_template", "backpressure", "phase", "jitter"]), JSON, min_size=1))

@@ -110,7 +110,7 @@ def test_no_secret_is_in_it():
     assert again(source).fleet.spec() == made.fleet.spec()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(
     st.integers(0, 10**9),
     st.sampled_from(["inject", "clear", "stop", "log", "set", "add", "expect"]),

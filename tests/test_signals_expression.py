@@ -108,7 +108,7 @@ FLOATS = st.one_of(st.just(math.nan), st.just(0.0), st.just(-0.0),
                    st.floats(-1e100, 1e100, allow_nan=False))
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(text=TREES, x=FLOATS, y=FLOATS, z=FLOATS)
 def test_arrays_and_single_floats_agree_to_the_bit(text, x, y, z):
     both(text, {"x": x, "y": y, "z": z})

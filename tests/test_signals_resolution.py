@@ -15,7 +15,7 @@ STEPS = [1e-9, 0.001, 0.01, 0.1, 0.125, 0.2, 0.25, 0.5, 1, 2, 5, 10, 1000]
 
 
 @pytest.mark.parametrize("step", STEPS)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(value=st.one_of(st.floats(-1e9, 1e9), st.floats(allow_nan=False, allow_infinity=False),
                        st.sampled_from([0.0, -0.0, 0.5, 1.5, 2.5, -0.5, -1e-12, 0.05, 1.005])))
 def test_a_block_rounds_like_one(step, value):
@@ -27,7 +27,7 @@ def test_a_block_rounds_like_one(step, value):
 
 @pytest.mark.parametrize("step", STEPS)
 @given(value=st.floats(-1e5, 1e5))
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 def test_the_result_is_the_float_nearest_to_a_whole_number_of_steps(step, value):
     found = Resolution.of(step).one(value)
     exact = Fraction(step).limit_denominator(10**9)
