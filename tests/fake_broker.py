@@ -108,7 +108,7 @@ class FakeBroker:
         await asyncio.gather(*(c.ended.wait() for c in self.connections))
         await self.server.wait_closed()
 
-    async def until(self, condition, timeout_s=10):
+    async def until(self, condition, timeout_s=45):
         async with asyncio.timeout(timeout_s):
             while not condition():
                 self.news.clear()

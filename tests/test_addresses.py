@@ -64,7 +64,7 @@ def test_a_wrong_address_is_one_clear_line(told, cell):
     assert "\n" not in text
     assert len(text) < 250
     assert "Error" not in text
-    assert one["took_s"] < 10
+    assert one["took_s"] < 15
     assert not one["secret"], one
 
 
@@ -222,7 +222,7 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(monkeypatch
     with iotsim.tap("http://127.0.0.1:0") as tap:
         post(0)
         post(1)
-        assert tap._until(lambda: tap.count == 2, 10)
+        assert tap._until(lambda: tap.count == 2, 45)
         monkeypatch.setattr(taps, "FETCH_S", 0.05)
         os.kill(tap._process.pid, signal.SIGSTOP)
         with pytest.raises(ConnectError, match="does not answer"):
@@ -231,5 +231,5 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(monkeypatch
         monkeypatch.setattr(taps, "FETCH_S", 10)
         assert tap._until(lambda: bool(tap._answers), 10)  # the late one
         post(2)
-        assert tap._until(lambda: tap.count == 3, 10)
+        assert tap._until(lambda: tap.count == 3, 45)
         assert [payload for _, payload, _ in tap.messages()] == [b"0", b"1", b"2"]

@@ -41,7 +41,7 @@ def test_every_message_arrives_once_in_order_and_looks_as_amqp_expects_it(rabbit
         async with Consumer(rabbit.url) as consumer:
             await consumer.consume()
             end = await publish(rabbit.url, block(3000, devices=50), stamp=True)
-            await until(lambda: len(consumer.messages) >= 3000, 20)
+            await until(lambda: len(consumer.messages) >= 3000)
             return end, consumer
 
     before_us = time.time_ns() // 1000
@@ -120,7 +120,7 @@ def test_several_connections_keep_each_device_in_order(rabbit):
             async with pumping(rabbit.url, connections=3) as pump:
                 for lane in range(3):
                     await pump.offer(lane, own(f"d-{lane}", 300))
-                await pump.drain(20)
+                await pump.drain(45)
                 names = (await rabbit.tells(
                     "[proplists:get_value(<<\"connection_name\">>, [{K, V} || {K, _, V} <- "
                     "proplists:get_value(client_properties, C)]) || C <- "
@@ -173,7 +173,7 @@ def test_what_no_queue_takes_is_refused_and_the_rest_arrives(rabbit):
             await consumer.consume()
             async with pumping(rabbit.url) as pump:
                 await pump.offer(0, block(1000))
-                await pump.drain(20)
+                await pump.drain(45)
                 await consumer.queue.bind(consumer.exchange, "#")
                 await pump.offer(0, block(100, first=1000))
             await until(lambda: len(consumer.messages) == 200)
@@ -264,7 +264,7 @@ def test_a_full_queue_that_rejects_is_asked_again_and_loses_nothing(rabbit):
                 await until(lambda: pump.snapshot().retries > 0)
                 held = pump.snapshot()
                 await consumer.consume()
-                await pump.drain(20)
+                await pump.drain(45)
             await until(lambda: len(consumer.messages) == 100)
             return held, pump.snapshot(), consumer.ids
 
@@ -286,7 +286,7 @@ def test_a_queue_that_rejects_for_ever_refuses_with_the_reason(rabbit, monkeypat
         async with Consumer(rabbit.url, **full):
             async with pumping(rabbit.url, 20) as pump:
                 await pump.offer(0, block(40, devices=4))
-                await pump.drain(15)
+                await pump.drain(45)
             return pump.snapshot()
 
     end = run(work())
@@ -322,7 +322,7 @@ def test_drop_oldest_drops_the_oldest(rabbit):
             options = {"backpressure": "drop_oldest", "queue_messages": 100, "window": 10}
             async with pumping(rabbit.url, **options) as pump:
                 await pump.offer(0, block(1000))
-                await pump.drain(20)
+                await pump.drain(45)
             end = pump.snapshot()
             await until(lambda: len(consumer.messages) == end.acknowledged)
             return end, consumer.ids
@@ -553,7 +553,7 @@ def test_a_fleet_s_readings_all_come_to_a_tap_over_tls(rabbit):
     with iotsim.tap(url, ca=ca) as tap:
         result = asyncio.run(fleet.publish_to(url, ca=ca, stamp=True).run("1s"))
         assert len(result.frame()) == 500
-        assert tap.wait(500)
+        assert tap.wait(500, 45)
         frame = tap.frame()
     assert len(set(frame["id"])) == len(frame) == 500
     assert (frame["time"] >= frame["sent"]).all()
@@ -564,5 +564,5 @@ def test_a_fleet_s_readings_all_come_to_a_tap_over_tls(rabbit):
 def test_how_far_the_broker_is_is_measured_with_questions(rabbit):
     contact = contacts([Wish(build(rabbit.url), None, ["devices/a/telemetry"])])[0]
     assert not contact.error
-    assert 0 < contact.round_trip_s < 0.5
+    assert 0 < contact.round_trip_s < 4
     assert contact.window > 1

@@ -40,7 +40,7 @@ def test_a_clean_run_arrives_whole_and_its_latency_is_known(mosquitto):
         assert audit.ok
         assert audit.verdict.startswith("ok: 400 sent, 400 received, 0 lost, 0 duplicated, latency")
         assert audit.clock == "stamp"
-        assert 0 < audit.latency[0] <= audit.latency[1] <= audit.latency[2] < 5
+        assert 0 < audit.latency[0] <= audit.latency[1] <= audit.latency[2] < 45
         slower = result.audit(tap, clock="timestamp")
         assert slower.clock == "timestamp"
         assert slower.latency[0] > audit.latency[0]  # the slot is in it, too
@@ -65,7 +65,7 @@ def test_at_any_pace_but_the_highest_a_timestamp_is_a_time_of_day(mosquitto, spe
         assert np.isnan(audit.latency[0])
         assert audit.verdict.endswith("at speed 'max' a timestamp is no time of day")
     else:
-        assert 0 < audit.latency[0] < 5
+        assert 0 < audit.latency[0] < 45
         assert audit.clock == "timestamp"
 
 
@@ -157,7 +157,7 @@ def test_acknowledgements_that_are_cut_off_make_duplicates_and_lose_nothing(mosq
             url = f"mqtt://127.0.0.1:{rig.port}"
             live = sensors(url, every="20ms").start()
             await live.ready()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(45):
                 while rig.struck < CALM_AFTER:
                     await asyncio.sleep(0.05)
             result = await live.stop()
@@ -184,7 +184,7 @@ def test_at_qos_0_what_a_lost_link_takes_along_was_in_flight(mosquitto):
             url = f"mqtt://127.0.0.1:{rig.port}"
             live = sensors(url, every="20ms", qos=0).start()
             await live.ready()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(45):
                 while rig.struck < CALM_AFTER:
                     await asyncio.sleep(0.05)
             await asyncio.sleep(0.3)
@@ -225,7 +225,7 @@ def test_a_broker_that_is_killed_ends_the_tap_too_and_the_verdict_says_so(mosqui
         broker.kill()
         await asyncio.sleep(0.3)
         broker.start()
-        await tap.received(tap.count + 200, 15)
+        await tap.received(tap.count + 200, 45)
         return await live.stop()
 
     with iotsim.tap(broker.url) as tap:
@@ -319,7 +319,7 @@ def test_what_was_kept_for_a_tap_is_no_excuse(mosquitto):
     broker = mosquitto()
     with iotsim.tap(broker.url) as tap:
         result = run(sensors(broker.url).run("500ms"))
-        assert tap.wait(200)
+        assert tap.wait(200, 45)
         tap._fetched()
         tap.since_us += 5_000_000
         del tap._records[107:109]

@@ -62,10 +62,10 @@ def test_a_broker_gets_history_and_live_to_the_last_reading(mosquitto, options):
     broker = mosquitto()
     fleet = mixed().publish_to(broker.url, **options)
     with iotsim.tap(broker.url, topic="#") as tap:
-        result = run(fleet.run("20s", start=START, speed=40, backfill="15m", capture="all"))
-        assert tap.wait(result.rows)
+        result = run(fleet.run("20s", start=START, speed=40, backfill="5m", capture="all"))
+        assert tap.wait(result.rows, 45)
         assert tap.digest() == result.digest
-    assert result.digest == one_longer(fleet, 900 * SECOND, 20 * SECOND)
+    assert result.digest == one_longer(fleet, 300 * SECOND, 20 * SECOND)
     (ledger,) = result.publishers.values()
     assert ledger.acknowledged == ledger.offered == result.rows
     assert result.errors == ()
@@ -79,7 +79,7 @@ def test_history_waits_for_full_lanes_and_then_real_time_is_kept():
         live = fleet.start("1s", start=START, backfill="20m", capture="all")
         await live.ready()
         clock = live._works.driver.clock
-        while clock.hurries:
+        while clock.hurries and not live.ended:
             await asyncio.sleep(0)
         history, began_s = live.snapshot(), time.perf_counter()
         result = await live.wait()
@@ -102,9 +102,9 @@ def test_without_a_start_history_ends_at_now_and_live_goes_on_from_there():
 
     async def session():
         before_us = time.time_ns() // 1000
-        live = fleet.start("1500ms", backfill="30m", capture="all")
+        live = fleet.start("3s", backfill="30m", capture="all")
         await live.ready()
-        while live._works.driver.clock.hurries:
+        while live._works.driver.clock.hurries and not live.ended:
             await asyncio.sleep(0)
         late = live.snapshot().late
         result = await live.wait()
@@ -112,7 +112,7 @@ def test_without_a_start_history_ends_at_now_and_live_goes_on_from_there():
 
     before_us, result, after_us, late = run(session())
     assert before_us - 1000 <= result.start_us + 1800 * SECOND <= before_us + SECOND
-    assert result.end_us - result.start_us == 1801_500_000
+    assert result.end_us - result.start_us == 1803 * SECOND
     newest_us = max(int(chunk.time_us.max()) for chunk in result.capture.chunks())
     assert result.end_us - SECOND < newest_us < after_us
     assert after_us >= result.end_us  # not a reading left before its time
@@ -127,7 +127,7 @@ def test_a_clock_that_can_not_catch_up_gives_up_and_counts_who_is_late():
         live = fleet.start("3h", speed=5000, backfill="10s", capture=1)
         await live.ready()
         driver = live._works.driver
-        while driver.clock.hurries:
+        while driver.clock.hurries and not live.ended:
             await asyncio.sleep(0)
         while not driver.late_rows:
             await asyncio.sleep(0)
@@ -150,7 +150,7 @@ def test_what_is_done_during_history_takes_effect_there_and_pace_only_changes_pa
         live.pause()
         await asyncio.sleep(0)
         said.append(live.snapshot())
-        while not driver._reached_by_all(driver.frontier_us):  # the slot it was in
+        while not driver.reached_by_all(driver.frontier_us):  # the slot it was in
             await asyncio.sleep(0)
         still_us = driver.frontier_us
         for _ in range(100):

@@ -48,7 +48,7 @@ def whole(coroutine):
     async def main():
         result = await coroutine
         await until(lambda: all(task.done() or task is asyncio.current_task()
-                                for task in asyncio.all_tasks()), 2)
+                                for task in asyncio.all_tasks()), 20)
         return result
 
     return asyncio.run(main())
@@ -610,8 +610,8 @@ def test_a_run_that_is_stopped_while_its_broker_stands_still_does_not_listen_any
                 result = await run.stop()
             finally:
                 os.kill(broker.pid, signal.SIGCONT)
-            await soon(lambda: not listeners(), 5)
-            await soon(lambda: "Received DISCONNECT from iotsim-devices" in broker.log(), 5)
+            await soon(lambda: not listeners())
+            await soon(lambda: "Received DISCONNECT from iotsim-devices" in broker.log())
             return result
 
     result = whole(main())
@@ -627,7 +627,7 @@ def test_a_run_that_is_stopped_while_its_broker_is_away_does_not_come_back(mosqu
         broker.kill()
         await until(lambda: run.notes)
         await run.stop()
-        await until(lambda: not listeners(), 8)
+        await until(lambda: not listeners())
 
     whole(main())
 

@@ -66,9 +66,9 @@ def check_replays(result, path):
 
 async def slowed(run):
     """Wait until a lane has been slowed down for four seconds."""
-    await until(lambda: verbs(run), 10)
+    await until(lambda: verbs(run))
     since_us = next(one.at_us for one in run.actions if one.verb == "inject")
-    await until(lambda: run.snapshot().elapsed_us > since_us + 4_000_000, 10)
+    await until(lambda: run.snapshot().elapsed_us > since_us + 4_000_000)
 
 
 async def pressed(valve, fleet):
@@ -77,9 +77,9 @@ async def pressed(valve, fleet):
     await run.ready()
     await slowed(run)
     valve.turn()
-    await until(lambda: len(verbs(run)) >= 2, 10)
+    await until(lambda: len(verbs(run)) >= 2)
     seen_us = run.snapshot().elapsed_us
-    await until(lambda: run.snapshot().elapsed_us > seen_us + 5_000_000, 10)
+    await until(lambda: run.snapshot().elapsed_us > seen_us + 5_000_000)
     return await run.stop()
 
 
@@ -166,13 +166,13 @@ def test_mosquitto_that_hangs_for_a_while_gets_all_that_left_and_the_session_rep
             await slowed(run)
         finally:
             os.kill(broker.pid, signal.SIGCONT)
-        await until(lambda: len(verbs(run)) == 2, 10)
+        await until(lambda: len(verbs(run)) == 2)
         return await run.stop()
 
     with iotsim.tap(broker.url, "wire/#") as tap:
         result = asyncio.run(session())
         account = next(iter(result.publishers.values()))
-        assert tap.wait(account.acknowledged)
+        assert tap.wait(account.acknowledged, 45)
         assert tap.digest() == digest_of_left(result)
     assert account.acknowledged == account.offered
     assert result.frame(wire=True)["withheld"].isin(["", "slow_down"]).all()
@@ -194,10 +194,10 @@ def test_what_is_done_by_hand_is_on_the_wire_from_its_instant_on(mosquitto, tmp_
             ("right", lambda: run.clear(where="site=south")),
             ("fewer", lambda: run.stop(where="id=north-0|north-1")),
         ):
-            assert await tap.received(tap.count + 20)
+            assert await tap.received(tap.count + 20, 45)
             done[name] = deed().at_us
         run.set_speed(600)
-        assert await tap.received(tap.count + 60)
+        assert await tap.received(tap.count + 60, 45)
         return await run.stop(), done
 
     with iotsim.tap(broker.url, "wire/#") as tap:

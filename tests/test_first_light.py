@@ -90,7 +90,7 @@ def test_offline_live_and_received_are_the_same_bytes(mosquitto, version):
         run.resume()
         run.set_speed(60)
         result = await run.wait()
-        assert await receiver.received(result.rows, 20)
+        assert await receiver.received(result.rows, 45)
         return result
 
     with tap(broker.url, topic="all/#", version=version) as receiver:

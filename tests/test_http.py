@@ -144,7 +144,7 @@ def test_whatever_a_topic_holds_it_arrives_as_it_was(endpoint, place):
     odd = [one(topic, b"x", f"run/{topic.replace('/', '')}/0/0") for topic in HOSTILE]
     with iotsim.tap("http://127.0.0.1:0/a%20b/") as tap:
         account, errors = post(tap.url, *odd, topic_in=place)
-        assert tap.wait(len(odd))
+        assert tap.wait(len(odd), 45)
         got = tap.messages()
     assert account.acknowledged == len(HOSTILE), errors
     assert {(t, i) for t, _, i in got} == {(m.topics[0], m.ids[0]) for m in odd}
@@ -242,7 +242,7 @@ def test_a_tap_flags_a_key_that_comes_again_and_refuses_strangers():
         for bad in (b"{}", b"[", b"[1", b"[1,", b"[1 2]", b"[1],", b"\xff", b"[" * 5000):
             assert ask(tap.url, bad, Iotsim_Id_Field="_id", **key) == 400
         assert ask(tap.url, b'[ 1 , "a" ]', Iotsim_Id_Field="_id", **key) == 204
-        assert tap.wait(4)
+        assert tap.wait(4, 45)
         frame = tap.frame()
         assert tap.ok, tap.health
     assert list(frame["topic"][:2]) == ["a&b", "a&b"]
@@ -303,9 +303,9 @@ def test_order_per_device_holds_whatever_fails_and_however_long_it_takes(
         return Reply(delay_s=delay_s)
 
     server = endpoint(moody)
-    sent = documents(2000, devices=50)
+    sent = documents(1000, devices=50)
     account, errors = post(server.url, sent, connections=50, batch=batch)
-    assert account.acknowledged == 2000, errors
+    assert account.acknowledged == 1000, errors
     assert account.retries > 0
     taken, seen = [], set()
     for got in server.taken:
@@ -547,7 +547,7 @@ def test_what_does_not_speak_http_is_an_error_at_the_start(says, words):
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(45):
                 async with pumping(f"http://127.0.0.1:{port}/?key={SECRET}"):
                     pass
         finally:

@@ -23,7 +23,7 @@ from tests.test_http import documents, post
 pytestmark = pytest.mark.broker
 
 
-async def _drained(pump, seconds=30):
+async def _drained(pump, seconds=45):
     assert await pump.drain(seconds), (pump.snapshot(), pump.errors)
 
 
@@ -239,7 +239,7 @@ def test_a_server_that_is_killed_again_and_again_loses_nothing(endpoint):
                 await asyncio.to_thread(server.kill)
                 await until(lambda: pump.connected == 0)
                 await asyncio.to_thread(server.start)
-                await until(lambda: pump.connected == 1, 10)
+                await until(lambda: pump.connected == 1)
             await feeding
             await _drained(pump)
             return pump
@@ -338,7 +338,7 @@ def test_a_tap_that_comes_back_on_its_port_gets_the_rest():
                 await until(lambda: pump.connected == 0)
                 with await asyncio.to_thread(iotsim.tap, url) as second:
                     await _drained(pump)
-                    assert await second.received(100)
+                    assert await second.received(100, 45)
                     return {ident for tap in (first, second) for _, _, ident in tap.messages()}
 
     assert len(asyncio.run(publish())) == 200
@@ -357,7 +357,7 @@ def test_the_audit_of_a_run_whose_answers_get_lost_finds_duplicates_and_no_loss(
         async with Proxy(int(tap.url.split(":")[2].split("/")[0]), cut_some) as proxy:
             url = f"http://127.0.0.1:{proxy.port}/in"
             run = fleet.publish_to(url, stamp=True, **options).start(speed=20)
-            await until(lambda: tap.count > 600, 20)
+            await until(lambda: tap.count > 600)
             return await run.stop()
 
     with iotsim.tap("http://127.0.0.1:0/in") as tap:
@@ -389,7 +389,7 @@ def test_the_end_comes_in_time_whatever_the_server_does(endpoint, when):
             if when != "gone":
                 await until(lambda: pump.snapshot().in_flight or pump.snapshot().retries)
             began_s = monotonic()
-        assert monotonic() - began_s < 4
+        assert monotonic() - began_s < 15
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
         return pump.snapshot()
@@ -480,4 +480,4 @@ def test_a_port_that_takes_connections_and_says_nothing_is_an_error_in_time():
         began_s = monotonic()
         with pytest.raises(iotsim.errors.ConnectError, match="no answer"):
             asyncio.run(publish())
-        assert monotonic() - began_s < 10
+        assert monotonic() - began_s < 15

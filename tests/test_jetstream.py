@@ -21,14 +21,14 @@ nats_server = servers.nats_server  # the fixture
 pytestmark = pytest.mark.broker
 
 
-async def drained(pump, seconds=20):
+async def drained(pump, seconds=45):
     assert await pump.drain(seconds), (pump.snapshot(), pump.errors)
 
 
 async def refused_for_now(pump, done):
     before = pump.snapshot().retries
     await until(lambda: pump.snapshot().retries > before + 5
-                or pump.snapshot().acknowledged == done, 20)
+                or pump.snapshot().acknowledged == done)
 
 
 def publish(url, *blocks, **options):
@@ -56,7 +56,7 @@ def test_every_message_is_stored_once_and_in_order_per_device(server, ordered, s
     with iotsim.tap(server.jetstream_url, stream=stream) as tap:
         options = {"ordered": ordered, "stream": stream, "stamp": True}
         account, errors = publish(server.jetstream_url, *sent, **options)
-        assert tap.wait(3000)
+        assert tap.wait(3000, 45)
         got, frame = tap.messages(), tap.frame()
         assert tap.ok, tap.health
     assert (account.acknowledged, account.offered, errors) == (3000, 3000, ())
@@ -151,7 +151,7 @@ def test_what_overtakes_in_a_stream_is_counted_where_order_was_not_asked_for(nat
         async with pumping(server.jetstream_url, ordered=False) as pump:
             for n in range(8):
                 await pump.offer(0, own("d-1", 1, n, size=4_000 if n == 1 or not n else 100))
-            await until(lambda: pump.snapshot().retries, 10)
+            await until(lambda: pump.snapshot().retries)
             await asyncio.to_thread(server.purge)
             await drained(pump)
         return pump.snapshot(), pump.errors
@@ -196,10 +196,10 @@ def test_a_server_without_room_on_its_disk_refuses_and_recovers(nats_server):
     async def work():
         async with pumping(server.jetstream_url) as pump:
             await pump.offer(0, block(1000, size=100))
-            await until(lambda: pump.snapshot().retries > 5, 20)
+            await until(lambda: pump.snapshot().retries > 5)
             full = pump.snapshot()
             await asyncio.to_thread(server.purge)
-            await until(lambda: pump.snapshot().acknowledged > full.acknowledged, 20)
+            await until(lambda: pump.snapshot().acknowledged > full.acknowledged)
             return full, pump.snapshot()
 
     full, later = asyncio.run(work())
@@ -281,16 +281,16 @@ def test_jetstream_speaks_tls_1_3_and_shows_who_we_are(nats_server, tmp_path):
     asyncio.run(stream())
     with iotsim.tap(server.jetstream_url, tls=tls) as tap:
         account, _ = publish(server.jetstream_url, block(500), tls=tls)
-        assert tap.wait(500)
+        assert tap.wait(500, 45)
     assert account.acknowledged == 500
 
 
 def test_a_tap_can_begin_with_what_the_stream_holds(server):
     publish(server.jetstream_url, block(50))
     with iotsim.tap(server.jetstream_url, deliver="all", topic="devices.*.telemetry") as tap:
-        assert tap.wait(50)
+        assert tap.wait(50, 45)
         publish(server.jetstream_url, block(50, first=50))
-        assert tap.wait(100)
+        assert tap.wait(100, 45)
         assert in_order_per_device(i for _, _, i in tap.messages())
 
 

@@ -53,7 +53,7 @@ async def published(url, devices, count=5, topic_of=None, **options):
             if topic_of is not None:
                 messages.topics[:] = [f"devices/{topic_of(device)}/telemetry"] * count
             await pump.offer(lane, messages)
-        await pump.drain(10)
+        await pump.drain(45)
     finally:
         await pump.close()
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("iotsim")]
@@ -72,7 +72,7 @@ def test_each_device_shows_its_own_certificate_and_may_write_only_what_is_its_ow
                     key=watcher.key) as tap:
         account = asyncio.run(published(broker.url, devices, **options))
         assert account.acknowledged == 20
-        assert asyncio.run(tap.received(20, 10))
+        assert asyncio.run(tap.received(20, 45))
         stolen = asyncio.run(published(
             broker.url, devices[:2], topic_of=lambda device: "pump-3", **options))
         assert tap.count == 20  # nothing of it went through
@@ -90,7 +90,7 @@ def test_connections_that_are_shared_show_one_certificate(mosquitto, authority):
     async def publish(**options):
         async with pumping(broker.url, **options) as pump:
             await pump.offer(0, block(50))
-            assert await pump.drain(10)
+            assert await pump.drain(45)
             return pump.snapshot().acknowledged
 
     assert asyncio.run(publish(**whole, key_password="open sesame")) == 50
@@ -131,7 +131,7 @@ def test_a_device_that_joins_shows_its_own_certificate_or_is_told_at_once(mosqui
                 pump.add_lane(Identity("late-9"))
             lane = pump.add_lane(Identity("late-1"))
             await pump.offer(lane, own("late-1", 3))
-            assert await pump.drain(10)
+            assert await pump.drain(45)
             return lane, pump.snapshot().acknowledged
         finally:
             await pump.close()

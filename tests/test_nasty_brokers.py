@@ -189,7 +189,7 @@ def test_a_thousand_lost_acknowledgements_over_coap_make_nothing_double():
 
     with iotsim.tap("coap://127.0.0.1:0") as tap:
         account = asyncio.run(work(int(tap.url.rpartition(":")[2])))
-        assert tap.wait(len(messages))
+        assert tap.wait(len(messages), 45)
         received = [payload for _, payload, _ in tap.messages()]
     assert account.acknowledged == len(messages)
     assert len(lost) == LOST
@@ -360,7 +360,7 @@ def test_a_name_that_passes_the_door_arrives_as_it_is_in_all_protocols(
             assert account.acknowledged == 3 * (len(ODD + DOTS) - len(refused)), (tap, account)
             assert account.refused == 3 * len(refused)
             assert account.reconnects == 0
-            assert tap.wait(account.acknowledged)
+            assert tap.wait(account.acknowledged, 45)
             names = Counter(topic for topic, _, _ in tap.messages())
             shape = {core: "core.{}", jetstream: "devices.{}.telemetry"}.get(
                 tap, "devices/{}/telemetry")

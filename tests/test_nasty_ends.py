@@ -186,7 +186,7 @@ def lived(deed, fleet, cancel_at):
         left = iotsim.runs()
         live = live or left
         result = await live[0].stop() if live else None
-        await until(lambda: not asyncio.all_tasks(loop) - {asyncio.current_task()}, 5)
+        await until(lambda: not asyncio.all_tasks(loop) - {asyncio.current_task()})
         await asyncio.sleep(0)  # transports end a turn later
         assert (sockets(), threading.active_count()) == before
         return cell.cancelled(), left, result
@@ -225,7 +225,7 @@ def account_for_all(results, tap):
         assert account.queued == account.in_flight == 0
         assert account.offered == result.rows, (account, result)
         wanted += account.acknowledged
-    assert tap.wait(wanted)
+    assert tap.wait(wanted, 45)
     ids = [ident for _, _, ident in tap.messages()]
     assert len(ids) == len(set(ids))
     sent = {f"{result.run_id}/{device}/{seq}/0" for result in results if result.rows

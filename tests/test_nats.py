@@ -27,7 +27,7 @@ SPLIT = "a '.' in a part of the topic: it would be two parts of the subject"
 ODD = "blank, wildcard, control character or lone surrogate in the topic"
 
 
-async def drained(pump, seconds=20):
+async def drained(pump, seconds=45):
     assert await pump.drain(seconds), (pump.snapshot(), pump.errors)
 
 
@@ -40,7 +40,7 @@ def publish(url, *blocks, tap=None, expect=None, **options):
                 await pump.offer(0, messages)
             await drained(pump)
             if tap is not None:
-                assert await tap.received(expect, 15), (tap, pump.snapshot())
+                assert await tap.received(expect, 45), (tap, pump.snapshot())
         return pump.snapshot(), pump.errors
 
     return asyncio.run(work())
@@ -82,7 +82,7 @@ def test_a_fleet_publishes_to_nats_what_it_generates(nats_server):
 
     async def run(tap):
         result = await fleet.publish_to(server.url).run("5s", speed=10)
-        assert await tap.received(250)
+        assert await tap.received(250, 45)
         return result
 
     with iotsim.tap(server.url) as tap:
@@ -185,7 +185,7 @@ def test_without_a_fence_what_is_denied_is_at_least_said(nats_server):
     async def work():
         async with pumping(server.url, fence=False, **who) as pump:
             await pump.offer(0, block(100))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(45):
                 while not pump.errors:
                     await asyncio.sleep(0.01)
         return pump.snapshot(), pump.errors

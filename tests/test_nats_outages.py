@@ -19,7 +19,7 @@ nats_server = servers.nats_server  # the fixture
 pytestmark = pytest.mark.broker
 
 
-async def drained(pump, seconds=30):
+async def drained(pump, seconds=45):
     assert await pump.drain(seconds), (pump.snapshot(), pump.errors)
 
 
@@ -49,7 +49,7 @@ def stored_once(server, blocks):
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_stream_whose_server_is_killed_twice_holds_everything_once(server, ordered):
-    blocks = [block(1000, first=n * 1000, devices=200) for n in range(10)]
+    blocks = [block(500, first=n * 500, devices=200) for n in range(10)]
 
     async def work():
         async with pumping(server.jetstream_url, ordered=ordered) as pump:
@@ -58,7 +58,7 @@ def test_a_stream_whose_server_is_killed_twice_holds_everything_once(server, ord
                     server.kill()
                     await pump.offer(0, messages)
                     await asyncio.to_thread(server.start)
-                    await until(lambda: pump.connected, 20)
+                    await until(lambda: pump.connected)
                 else:
                     await pump.offer(0, messages)
                     await asyncio.sleep(0)
@@ -66,7 +66,7 @@ def test_a_stream_whose_server_is_killed_twice_holds_everything_once(server, ord
             return pump.snapshot(), pump.errors, pump._ledger.seen
 
     account, errors, seen = asyncio.run(work())
-    assert account.acknowledged == account.offered == 10_000
+    assert account.acknowledged == account.offered == 5_000
     assert account.reconnects >= 2
     assert account.unknown == 0
     assert ("in_flight", "unknown") in seen
@@ -76,7 +76,7 @@ def test_a_stream_whose_server_is_killed_twice_holds_everything_once(server, ord
 
 def test_core_messages_without_a_pong_are_sent_again_after_a_kill(nats_server):
     server = nats_server()
-    blocks = [block(1000, first=n * 1000) for n in range(10)]
+    blocks = [block(500, first=n * 500) for n in range(10)]
 
     async def work(tap):
         async with pumping(server.url) as pump:
@@ -87,14 +87,14 @@ def test_core_messages_without_a_pong_are_sent_again_after_a_kill(nats_server):
                     server.kill()
                     await until(lambda: not pump.connected)
                     await asyncio.to_thread(server.start)
-                    await until(lambda: pump.connected, 20)
+                    await until(lambda: pump.connected)
             await drained(pump)
             return pump.snapshot()
 
     with iotsim.tap(server.url) as tap:
         account = asyncio.run(work(tap))
-        assert tap._until(lambda: "was disconnected" in tap.health, 10)
-    assert account.acknowledged == 10_000
+        assert tap._until(lambda: "was disconnected" in tap.health, 45)
+    assert account.acknowledged == 5_000
     assert account.unknown == 0
     assert account.reconnects >= 2
 
@@ -104,11 +104,11 @@ def test_what_is_offered_without_a_fence_has_left_when_the_pump_is_closed(nats_s
     with iotsim.tap(server.url) as tap:
         async def work():
             async with pumping(server.url, fence=False) as pump:
-                for n in range(20):
+                for n in range(8):
                     await pump.offer(0, block(1000, first=n * 1000, size=1000))
 
         asyncio.run(work())
-        assert tap.wait(20_000, 20)
+        assert tap.wait(8_000, 45)
         assert tap.ok
 
 
@@ -138,7 +138,7 @@ def test_an_answer_that_is_lost_with_its_connection_costs_no_message(server, sch
         with iotsim.tap(server.url) as tap:
             account, connections = asyncio.run(work())
             ids = {i for m in blocks for i in m.ids}  # some arrive twice
-            assert tap._until(lambda: {i for _, _, i in tap.messages()} == ids, 15)
+            assert tap._until(lambda: {i for _, _, i in tap.messages()} == ids, 45)
     else:
         account, connections = asyncio.run(work())
         stored_once(server, blocks)
@@ -177,7 +177,7 @@ def test_a_server_that_stands_still_is_left_and_found_again(server, scheme):
             try:
                 await pump.offer(0, block(100, first=100))
                 begun = time.monotonic()
-                await until(lambda: pump.snapshot().unknown == 100, 15)
+                await until(lambda: pump.snapshot().unknown == 100)
                 took_s = time.monotonic() - begun
             finally:
                 server.signal(signal.SIGCONT)
@@ -187,7 +187,7 @@ def test_a_server_that_stands_still_is_left_and_found_again(server, scheme):
     account, errors, took_s = asyncio.run(work())
     assert account.acknowledged == 200
     assert "link lost: no answer to a PING in 1 s" in errors
-    assert took_s < 10
+    assert took_s < 20
     if scheme == "nats+jetstream":
         stored_once(server, [block(200)])
 
@@ -208,7 +208,7 @@ def test_stopping_while_the_server_stands_still_is_quick_and_says_what_is_not_kn
     finally:
         server.signal(signal.SIGCONT)
     assert (account.acknowledged, account.unknown) == (100, 100)
-    assert took_s < 5
+    assert took_s < 10
 
 
 def test_a_server_in_lame_duck_mode_is_left_in_peace(server):
@@ -221,7 +221,7 @@ def test_a_server_in_lame_duck_mode_is_left_in_peace(server):
             await pump.offer(0, blocks[1])
             await asyncio.sleep(0)
             server.signal(signal.SIGUSR2)
-            await until(lambda: pump.snapshot().in_flight == 0 and not pump.connected, 10)
+            await until(lambda: pump.snapshot().in_flight == 0 and not pump.connected)
             left = pump.snapshot()
             await pump.offer(0, blocks[2])
             server.kill()
@@ -320,7 +320,7 @@ def test_a_link_that_is_idle_and_half_open_is_noticed_and_made_anew(server):
         proxy = Proxy(server.port, answer)
         async with proxy, pumping(f"nats://127.0.0.1:{proxy.port}", keepalive=2) as pump:
             closed.append(True)
-            await until(lambda: pump.snapshot().reconnects == 1, 15)
+            await until(lambda: pump.snapshot().reconnects == 1)
             await pump.offer(0, block(10))
             await drained(pump)
             return pump.snapshot()
@@ -343,7 +343,7 @@ def test_a_tap_that_is_too_slow_for_its_server_says_so(nats_server):
             asyncio.run(work())
         finally:
             os.kill(tap._process.pid, signal.SIGCONT)
-        assert tap._until(lambda: "disconnected" in tap.health or "dropped" in tap.health, 15)
+        assert tap._until(lambda: "disconnected" in tap.health or "dropped" in tap.health, 45)
         assert tap.count < 30_000
 
 
@@ -355,12 +355,12 @@ def test_a_tap_of_a_stream_misses_nothing_while_its_server_is_away(server):
 
     with iotsim.tap(server.jetstream_url) as tap:
         asyncio.run(work(0))
-        assert tap.wait(500)
+        assert tap.wait(500, 45)
         server.kill()
         server.start()
         asyncio.run(work(500))
-        assert tap.wait(1000, 15)
-        assert tap._until(lambda: tap.ok, 5), tap.health
+        assert tap.wait(1000, 45)
+        assert tap._until(lambda: tap.ok, 45), tap.health
         assert [i for _, _, i in tap.messages()] == list(block(1000).ids)
 
 

@@ -26,6 +26,13 @@ from tests.servers.http import Endpoint, Reply
 libcoap, nats_server = coap.libcoap, nats.nats_server  # fixtures
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Measured for a moment: what is said of it is the same."""
+    monkeypatch.setattr(preflight_probe, "TRIPS_S", 0.1)
+    monkeypatch.setattr(preflight_probe, "BURST_MESSAGES", 4000)
+
+
 def named(flight):
     return {finding.name: finding for finding in flight.findings}
 

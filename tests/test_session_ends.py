@@ -12,7 +12,7 @@ OPTIONS = {"sessions": "per-device", "will": "wills/{device_id}", "qos": 1}
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         while not condition():
             await asyncio.sleep(0.01)
 

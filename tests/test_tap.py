@@ -48,7 +48,7 @@ def test_a_frame_says_what_arrived_and_when(mosquitto):
     with iotsim.tap(broker.url) as tap:
         before = time.time()
         publish(broker.url, block(20, devices=4), qos=2)
-        assert tap.wait(20)
+        assert tap.wait(20, 45)
         frame = tap.frame()
         assert list(frame) == ["time", "sent", "topic", "id", "payload", "qos", "retain", "dup"]
         assert list(frame["payload"]) == list(block(20).payloads)
@@ -68,7 +68,7 @@ def test_only_what_it_subscribed_to_arrives_and_retained_is_told(mosquitto):
     publish(broker.url, one("site/a/x"), retain=True)
     with iotsim.tap(broker.url, topic="site/+/x") as tap:
         publish(broker.url, one("site/b/x"), one("other"))
-        assert tap.wait(2)
+        assert tap.wait(2, 45)
         assert {t for t, _, _ in tap.messages()} == {"site/a/x", "site/b/x"}
         assert list(tap.frame()["retain"]) == [True, False]
 
@@ -77,7 +77,7 @@ def test_beyond_its_capacity_it_counts_and_is_ill(mosquitto):
     broker = mosquitto()
     with iotsim.tap(broker.url, capacity=50) as tap:
         publish(broker.url, block(80))
-        assert tap._until(lambda: tap.health == "over its capacity: 30 messages dropped", 5)
+        assert tap._until(lambda: tap.health == "over its capacity: 30 messages dropped", 45)
         assert tap.count == len(tap.messages()) == 50
     assert not tap.ok
 
@@ -86,14 +86,14 @@ def test_it_says_when_its_broker_has_died_and_does_not_forget(mosquitto):
     broker = mosquitto()
     with iotsim.tap(broker.url) as tap:
         publish(broker.url, block(10))
-        assert tap.wait(10)
+        assert tap.wait(10, 45)
         broker.kill()
-        assert tap._until(lambda: not tap.ok, 5)
+        assert tap._until(lambda: not tap.ok, 45)
         assert tap.health == "not connected to the broker"
         broker.start()
-        assert tap._until(lambda: "was disconnected" in tap.health, 10)
+        assert tap._until(lambda: "was disconnected" in tap.health, 45)
         publish(broker.url, block(10, first=10))
-        assert tap.wait(20)
+        assert tap.wait(20, 45)
         assert tap.health == "was disconnected once: messages may be missing"
 
 
@@ -103,14 +103,14 @@ def test_a_frozen_or_dead_process_is_an_illness(mosquitto, monkeypatch):
     broker = mosquitto()
     with iotsim.tap(broker.url) as tap:
         publish(broker.url, block(5))
-        assert tap.wait(5)
+        assert tap.wait(5, 45)
         pid = tap._process.pid
         os.kill(pid, signal.SIGSTOP)
-        assert tap._until(lambda: "no heartbeat" in tap.health, 5)
+        assert tap._until(lambda: "no heartbeat" in tap.health, 45)
         with pytest.raises(ConnectError, match="the tap's process does not answer"):
             tap.frame()
         os.kill(pid, signal.SIGKILL)
-        assert tap._until(lambda: "process ended (exit status -9)" in tap.health, 5)
+        assert tap._until(lambda: "process ended (exit status -9)" in tap.health, 45)
         assert not tap.wait(100, 5)
         assert not asyncio.run(tap.received(100, 5))
     assert not tap.ok
@@ -123,17 +123,17 @@ def test_a_frozen_process_holds_up_neither_audit_nor_close(mosquitto):
     pid = tap._process.pid
     try:
         result = asyncio.run(fleet.run("10s", speed=50))
-        assert tap.wait(50)
+        assert tap.wait(50, 45)
         os.kill(pid, signal.SIGSTOP)
         begun_s = time.monotonic()
         audit = result.audit(tap)
-        assert time.monotonic() - begun_s < 10
+        assert time.monotonic() - begun_s < 20
         assert (audit.unknown, audit.lost) == (50, 0)
         assert "the tap's process does not answer" in audit.verdict
     finally:
         begun_s = time.monotonic()
         tap.close()
-    assert time.monotonic() - begun_s < 5
+    assert time.monotonic() - begun_s < 10
     assert gone(pid)
     assert "no heartbeat" in tap.health
     assert result.audit(tap).unknown == 50
@@ -143,9 +143,9 @@ def test_a_dead_process_is_said_to_have_listened(mosquitto):
     broker = mosquitto()
     with iotsim.tap(broker.url) as tap:
         publish(broker.url, block(5))
-        assert tap.wait(5)
+        assert tap.wait(5, 45)
         os.kill(tap._process.pid, signal.SIGKILL)
-        assert tap._until(lambda: "process ended" in tap.health, 5)
+        assert tap._until(lambda: "process ended" in tap.health, 45)
         with pytest.raises(ConnectError, match="cannot listen to mqtt://"):
             tap.frame()
 
@@ -246,7 +246,7 @@ def test_the_embedded_broker_carries_messages_and_ends():
         pid = broker.pid
         with iotsim.tap(broker.url, version="3.1.1") as tap:
             account = publish(broker.url, block(300), version="3.1.1")
-            assert tap.wait(300)
+            assert tap.wait(300, 45)
             assert [p for _, p, _ in tap.messages()] == list(block(300).payloads)
         assert account.acknowledged == 300
     assert gone(pid)

@@ -254,7 +254,7 @@ def _all_arrived(tap, port):
     # What is published when the broker has taken everything else comes after all of it.
     publish.single(LAST, qos=1, port=port, hostname="127.0.0.1")
     while (messages := tap.messages())[-1:] == [] or messages[-1][0] != LAST:
-        assert tap.wait(len(messages) + 1), tap
+        assert tap.wait(len(messages) + 1, 45), tap
 
 
 def watched(make, *, speed=SPEED, waits=()):

@@ -17,7 +17,7 @@ from aiocoap.numbers.codes import Code
 from tests.conftest import lacking
 
 PROGRAM = "coap-server-openssl"
-START_S = 10.0
+START_S = 45.0
 _REQUEST = re.compile(r"v:1 t:(CON|NON) c:(POST|PUT) i:\w+ \{\w*\} \[ (.*?) \] :: '(.*)'$")
 
 
@@ -76,7 +76,7 @@ class LibcoapServer:
             self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(number)
             try:
-                self._process.wait(2)
+                self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import pytest
 from aiohttp import web
 
-START_S = 10
+START_S = 45
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Endpoint:
     def thaw(self):
         self._loop.call_soon_threadsafe(self._thawed.set)
 
-    def wait(self, condition, timeout_s=10):
+    def wait(self, condition, timeout_s=45):
         with self.news:
             return self.news.wait_for(condition, timeout_s)
 

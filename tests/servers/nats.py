@@ -26,7 +26,7 @@ from nats.js.api import StreamConfig
 from iotsim.broker import free_port
 from tests.conftest import lacking
 
-START_S = 15
+START_S = 60
 PLACES = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 
 
@@ -127,7 +127,7 @@ class NatsServer:
         """Run `await work(connection, streams)` with nats-py on a loop of its own."""
 
         async def main():
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 link = await nats.connect(f"nats://127.0.0.1:{self.port}", **self.login)
                 try:
                     return await work(link, link.jetstream())
@@ -154,7 +154,7 @@ class NatsServer:
             if not count:
                 return []
             sub = await streams.subscribe(">", stream=name, ordered_consumer=True)
-            got = [await sub.next_msg(10) for _ in range(count)]
+            got = [await sub.next_msg(45) for _ in range(count)]
             return [(m.subject, (m.headers or {}).get("Nats-Msg-Id", ""), m.data) for m in got]
 
         return self.admin(work)

@@ -40,7 +40,7 @@ class Platform:
         """Return the answers to one command, by device."""
         return {said["device_id"]: said for _, said in self.answers if said["command_id"] == ident}
 
-    async def answered(self, count, timeout_s=15):
+    async def answered(self, count, timeout_s=45):
         await until(lambda: len(self.answers) >= count, timeout_s)
 
     async def send(self, device_id, said, **more):
@@ -61,7 +61,7 @@ class MqttPlatform(Platform):
         self._client.on_message = lambda c, u, m: self._tell(self.take, m.topic, m.payload)
         self._client.connect(self.host, self.port)
         self._client.loop_start()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             await self._ready.wait()
         return self
 
