@@ -41,6 +41,7 @@ DOORS = {
     "panel_fleet": "iotsim.panels.fleet_panel:panel_of",
     "panel_result": "iotsim.panels.result_panel:panel_of",
     "panel_gateway": "iotsim.panels.gateway_panel:gateway_panel_of",
+    "panel_lab": "iotsim.panels.lab_panel:lab_panel_of",
     "panel_run": "iotsim.panels.run_panel:panel_of",
     "panel_scenario": "iotsim.panels.scenario_panel:panel_of",
     "plot": "iotsim.plots:plot_result",

@@ -7,6 +7,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import nats
@@ -144,6 +145,10 @@ class AnswerDesk:
             waiting.remove(future)
             if not waiting:
                 self._waiting.pop(command_id, None)
+
+    def last(self, count: int) -> list[Answer]:
+        """Return the last acks, the newest first."""
+        return list(islice(reversed(self._rows), count))
 
     def frame(self) -> pd.DataFrame:
         """Return all acks."""

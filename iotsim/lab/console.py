@@ -158,6 +158,10 @@ class Console:
         """
         return self._answers.frame()
 
+    def last_acks(self, count: int) -> list[Answer]:
+        """Return the last acks that were read, the newest first."""
+        return self._answers.last(count)
+
     async def answer(self, command_id: str, timeout: Any = "10s") -> Answer:  # noqa: ASYNC109
         """Wait for the first ack of a command.
 

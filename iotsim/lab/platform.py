@@ -28,6 +28,7 @@ from iotsim.lab.management import Management, Register, Registered, check_tenant
 from iotsim.lab.nats_server import NatsServer, find_nats_server
 from iotsim.lab.provisioning import ProvisioningService
 from iotsim.lab.rights import configuration, gateway_user, streams
+from iotsim.registry import door
 from iotsim.transport.discretion import discreet
 from iotsim.units import duration_us
 
@@ -175,6 +176,17 @@ class NotipLab:
     def nats_pid(self) -> int:
         """The process id of nats-server, or 0."""
         return self._nats.pid if self._nats is not None else 0
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it lives on."""
+        self._running()
+        assert self._loop is not None, "it was started on one"
+        return self._loop
+
+    def panel(self) -> Any:
+        """Return the widget of the platform's people: gateways, commands, acks; always the same."""
+        return door("panel_lab")(self)
 
     def service(self, name: str) -> tuple[Path, Path]:
         """Return the certificate and key of a service, such as "data-api"."""

@@ -177,7 +177,7 @@ class GatewayPanel(RunPanel):
 
 
 class _Counts:
-    """How many readings each gateway has had."""
+    """How many readings each gateway has sent."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -195,6 +195,7 @@ class _Counts:
             self._counts = np.append(self._counts, np.zeros(more, dtype=np.int64))
         members = self._members[index]
         if members is not None:
+            readings = readings.sent()
             self._counts += np.bincount(members[readings.device], minlength=len(self._counts))
 
     def by_gateway(self) -> dict[str, int]:
