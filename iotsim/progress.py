@@ -10,6 +10,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
@@ -165,9 +166,23 @@ def _in_notebook() -> bool:
 
 
 def _widget_bar() -> Any:
-    from tqdm.notebook import tqdm
+    display = import_module("IPython.display").display
+    widget: Any = import_module("tqdm.notebook").tqdm
 
-    return tqdm
+    class Vanishing(widget):  # type: ignore[misc]
+        # Leaves nothing in a saved notebook, where a widget that is gone says "0 %" for ever.
+        def __init__(self, **options: Any) -> None:
+            self._place: Any = None
+            super().__init__(display=False, **options)
+            self._place = display(self.container, display_id=True)
+
+        def close(self) -> None:
+            super().close()
+            place, self._place = self._place, None
+            if place is not None:
+                place.update({"text/plain": ""}, raw=True)
+
+    return Vanishing
 
 
 def _line_bar() -> Any:

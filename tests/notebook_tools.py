@@ -120,8 +120,11 @@ def _steady(notebook: Any) -> list[Any]:
 def _kept(output: Any) -> bool:
     # tqdm draws its bar with carriage returns on stderr, if at all.
     bar = output.get("name") == "stderr" and "\r" in output.text
+    # A bar that has vanished leaves a place with nothing in it.
+    blank = output.output_type == "display_data" and not any(output.data.values())
     # Of a widget there is what is to be read where it does not live; without that, nothing.
-    return not bar and not (WIDGET in output.get("data", {}) and "text/html" not in output.data)
+    widget = WIDGET in output.get("data", {}) and "text/html" not in output.data
+    return not (bar or blank or widget)
 
 
 def _output(output: Any) -> Any:

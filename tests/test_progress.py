@@ -154,6 +154,30 @@ def test_a_run_that_is_awaited_is_followed_in_simulated_time(slow, monkeypatch):
     assert "%|" in slow.getvalue()
 
 
+def test_in_a_notebook_a_bar_is_a_widget_that_leaves_nothing_behind(slow, monkeypatch):
+    import IPython.display
+
+    seen = []
+
+    class Place:
+        def update(self, data, raw):
+            assert raw
+            seen.append(data)
+
+    def display(container, display_id):
+        assert display_id is True
+        seen.append(type(container).__name__)
+        return Place()
+
+    monkeypatch.setattr(progress, "_in_notebook", lambda: True)
+    monkeypatch.setattr(IPython.display, "display", display)
+    with bar("far", 4) as shown:
+        for _ in range(4):
+            shown.update(1)
+    assert seen == ["TqdmHBox", {"text/plain": ""}]
+    assert slow.getvalue() == ""
+
+
 def test_following_ends_with_what_it_follows_whatever_happens(terminal):
     async def go():
         with pytest.raises(ValueError, match="mine"):
