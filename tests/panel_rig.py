@@ -8,6 +8,7 @@ import asyncio
 import json
 import struct
 import threading
+from contextlib import asynccontextmanager
 from typing import ClassVar
 
 import comm
@@ -142,19 +143,26 @@ async def abroad(act):
     thread.join()
 
 
+@asynccontextmanager
+async def on_stage(run, rate_hz=10):
+    """A run that is ready with its panel; both end with it."""
+    await run.ready()
+    stage = Stage(run, run.panel(rate_hz))
+    try:
+        yield stage
+    finally:
+        await run.stop()
+        if stage.facts["id"] != run.id:  # another was started in the panel
+            await stage.panel.run.stop()
+        stage.panel.close()
+
+
 def live(work, fleet=None, *, speed=20, rate_hz=10, **options):
     """Run a fleet, have its panel, do something with the two; everything ends with it."""
     async def main():
         run = (plant() if fleet is None else fleet).start(speed=speed, **options)
-        await run.ready()
-        stage = Stage(run, run.panel(rate_hz))
-        try:
+        async with on_stage(run, rate_hz) as stage:
             return await work(stage)
-        finally:
-            await run.stop()
-            if stage.panel.run is not run:
-                await stage.panel.run.stop()
-            stage.panel.close()
 
     try:
         return asyncio.run(main())

@@ -9,6 +9,7 @@ import time
 import weakref
 
 import pytest
+from mqtt5 import ConnAckPacket
 
 import iotsim
 from iotsim import Fleet, ids
@@ -16,8 +17,9 @@ from iotsim.errors import BadValue, IotsimError
 from iotsim.panels import run_panel
 from iotsim.panels.base import SAID_CHARS_MAX
 from iotsim.panels.run_panel import RunPanel
+from tests.fake_broker import FakeBroker, answer_now
 from tests.live import START, meter, until
-from tests.panel_rig import Wire, abroad, live, plant
+from tests.panel_rig import Wire, abroad, live, on_stage, plant
 from tests.panel_rig import wires as wires
 
 # One message for each thing that a panel can be asked for; what it must have done.
@@ -497,6 +499,46 @@ def test_a_session_that_is_saved_in_the_middle_runs_again(wires, fleet, act, tmp
     for verified in found:
         assert verified.ok, verified.difference
     assert len({verified.digest for verified in found}) == 2
+
+
+def test_a_session_whose_lanes_are_full_cannot_be_saved_and_its_panel_says_so_once(
+    wires, tmp_path, monkeypatch,
+):
+    monkeypatch.chdir(tmp_path)
+    shut, held = [True], []
+
+    async def behave(connection, packet):
+        if shut:
+            held.append((connection, packet))
+        else:
+            answer_now(connection, packet)
+
+    async def session():
+        async with FakeBroker(behave, (ConnAckPacket(receive_max=10),)) as broker:
+            run = plant().publish_to(broker.url, qos=1, queue_messages=20).start(speed=40)
+            async with on_stage(run) as stage:
+                driver = run.works.driver
+                await until(lambda: not driver.reached_by_all(driver.frontier_us - 10**6))
+                said = await stage.said(do="save")
+                assert said["wrong"]
+                assert said["text"].startswith("run='plant' cannot be saved at this moment")
+                assert "full lanes" in said["text"]
+                assert list(tmp_path.iterdir()) == []
+                assert stage.facts["state"] == "running"
+                await stage.said(do="copy")  # what was done can be had nevertheless
+                shut.clear()
+                for connection, packet in held:
+                    answer_now(connection, packet)
+                for _ in range(40):
+                    said = await stage.said(do="save")
+                    if not said["wrong"]:
+                        break
+                    await asyncio.sleep(0.2)
+                assert not said["wrong"], said
+                return iotsim.verify(stage.facts["saved"])
+
+    verified = asyncio.run(session())
+    assert verified.ok, verified.difference
 
 
 def test_what_is_copied_in_the_middle_is_the_session_that_is_saved_there(
