@@ -33,6 +33,8 @@ FORMS = (
          sure=True),
 )
 
+ENDED = {"decommission": "decommissioned", "revoke": "revoked"}
+
 _PANELS: WeakKeyDictionary[NotipLab, LabPanel] = WeakKeyDictionary()
 
 
@@ -139,9 +141,9 @@ class LabPanel(Panel):
         name, console = str(message.get("gateway")), self.lab.console
         register = self.lab.register_of_gateways
         gateway = register.names.get(name, name)
-        if what in ("decommission", "revoke"):
+        if what in ENDED:
             await getattr(console, what)(gateway)
-            self.tell(f"gateway {name}: {what}d")
+            self.tell(f"gateway {name} is {ENDED[what]}")
             return
         if what == "firmware":
             sent = await console.firmware(gateway, str(given.get("version", "")),
