@@ -1,7 +1,9 @@
 """The panels of a fleet, a scenario and a result, without a browser; asked from other threads."""
 
 import asyncio
+import re
 import threading
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ pytest.importorskip("anywidget")
 
 from iotsim import Fleet, Scenario, runs, verify
 from iotsim.panels import past
+from iotsim.panels.assets import MODULES
 from iotsim.panels.lookback import COLUMNS, Lookback
 from iotsim.panels.watch import STATES
 from iotsim.units import instant_text
@@ -464,3 +467,14 @@ def test_intervals_that_were_changed_do_not_make_devices_late():
     assert states_at(slower, found, 50) == {"fine": 25}
     assert states_at(slower, found, 150) == {"fine": 25}
     assert instant_text(found.since_us) == "2026-01-01T00:00:00.000000Z"
+
+
+# -- the browser's half --------------------------------------------------------------------------
+
+
+def test_every_class_in_the_style_sheet_of_the_small_panels_is_used():
+    folder = files("iotsim.panels") / "js"
+    css = (folder / "small.css").read_text("utf-8")
+    told = " ".join((folder / f"{name}.js").read_text("utf-8") for name in MODULES)
+    lost = {name for name in re.findall(r"\.(is-[a-z]+)", css) if name not in told}
+    assert not lost

@@ -26,7 +26,7 @@ ROWS_MAX = 30_000_000  # that a panel reads of a file
 SORTED_ROWS = 1_000_000  # readings that bands are drawn from; of more, those of every n-th device
 SAMPLED_MIN = 50  # devices
 WINDOWS_SHOWN = 60
-CARRIED = 2.5  # intervals that a line goes on without a reading
+CARRIED = 1.0  # intervals that a line goes on without a reading
 ALMOST = 1 - 1e-9
 
 Table = npt.NDArray[np.float64]

@@ -35,9 +35,11 @@ export function drawCells(canvas, map, colours) {
     const left = (map.picked % grid.across) * grid.side;
     const top = Math.floor(map.picked / grid.across) * grid.side;
     const side = Math.max(grid.side, 5);
-    context.lineWidth = 2;
-    context.strokeStyle = colours.picked;
-    context.strokeRect(left - 1, top - 1, side + 2, side + 2);
+    for (const [colour, wide] of [[colours.back, 5], [colours.picked, 2]]) {  // seen on any colour
+      context.lineWidth = wide;
+      context.strokeStyle = colour;
+      context.strokeRect(left - 1, top - 1, side + 2, side + 2);
+    }
   }
   return grid;
 }
