@@ -183,6 +183,47 @@ def test_fault_windows_count_down_in_simulated_time_and_stay_in_the_lines(wires)
     live(work, speed=40)
 
 
+def test_faults_of_one_instant_are_told_apart_and_cleared_one_by_one(wires):
+    async def work(stage):
+        await stage.ask(do="pause")
+        many = "|".join(f"temperature_sensor-{n:04}" for n in range(30))
+        wheres = ["site=south", f"id={many}", "site=nobody|south,count=3", "site=north"]
+        for where in wheres[:3]:
+            await stage.said(do="inject", where=where, fault="offset", duration="600s",
+                             parameters={"by": "5"})
+        await stage.said(do="inject", where="site=north", fault="disconnect", parameters={})
+        await stage.ask(do="resume")
+        await until(lambda: sum(one["active"] for one in stage.facts["windows"]) == 4)
+        assert [(one["where"], one["devices"]) for one in stage.facts["windows"]] == [
+            ("site=south", 10), ("30 ids", 30), (wheres[2], 3), ("site=north", 40)]
+        ids_only = stage.facts["windows"][1]
+        await stage.said(do="clear", fault="offset", window=ids_only["number"])
+        await until(lambda: not stage.facts["windows"][1]["active"])
+        assert [one["active"] for one in stage.facts["windows"]] == [True, False, True, True]
+        assert stage.run.actions[-1].devices == 30
+        for wrong in (99, None, "1", -1):
+            said = await stage.said(do="clear", fault="offset", window=wrong)
+            assert said["wrong"]
+
+    live(work)
+
+
+def test_what_is_active_is_shown_however_much_was(wires):
+    async def work(stage):
+        await stage.said(do="inject", where="site=south", fault="offset", parameters={"by": "5"})
+        for _ in range(60):
+            stage.run.inject("outlier", "site=north", "1s")
+        later_us = stage.run.elapsed_us + 3e6
+        await until(lambda: stage.run.elapsed_us > later_us)
+        await stage.ticks(2)
+        shown = stage.facts["windows"]
+        assert len(shown) <= 40
+        assert [one["name"] for one in shown if one["active"]] == ["offset"]
+        assert [one["number"] for one in shown] == sorted(one["number"] for one in shown)
+
+    live(work)
+
+
 def test_paused_time_adds_no_points_and_at_max_speed_it_keeps_its_rhythm(wires):
     async def work(stage):
         await stage.ask(do="pause")

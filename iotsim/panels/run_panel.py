@@ -21,6 +21,7 @@ from iotsim.panels.run_facts import facts_of
 from iotsim.panels.run_still import still_of
 from iotsim.panels.scope import Scope, scope_of
 from iotsim.run import Run
+from iotsim.selectors import Where
 
 RATE_HZ = 5.0
 RATES_HZ = 4.0, 10.0  # that a panel may be asked for
@@ -235,7 +236,10 @@ class RunPanel(Panel):
     def do_clear(self, message: Mapping[str, Any]) -> None:
         """End faults before their time."""
         fault = message.get("fault") or None
-        action = self.run.clear(None if fault is None else str(fault), _where(message))
+        where: Where = _where(message)
+        if "window" in message and self.scope is not None:
+            where = self.scope.shades.where_of(message["window"])
+        action = self.run.clear(None if fault is None else str(fault), where)
         self.tell(str(action))
 
     def do_add(self, message: Mapping[str, Any]) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from iotsim.actions import Action
 from iotsim.clock import monotonic
 from iotsim.engine.deeds import Deeds
+from iotsim.errors import BadValue
 from iotsim.faults.base import NEVER_US, Window
-from iotsim.selectors import Ids, Selector, parse
+from iotsim.selectors import Ids, Selector, Where, parse
 
 KEPT = 200  # windows that a panel knows of
 SHOWN = 40
@@ -25,6 +26,8 @@ class Shade:
 
     Attributes
     ----------
+    number : int
+        Which of the run's faults it is.
     name, where : str
     begin_s : float
     end_s : float or None
@@ -34,6 +37,7 @@ class Shade:
     active : bool
     """
 
+    number: int
     name: str
     where: str
     begin_s: float
@@ -44,8 +48,9 @@ class Shade:
     def spec(self, now_s: float) -> dict[str, Any]:
         """Return it as plain JSON, with the seconds that are left."""
         left = None if self.end_s is None else max(0.0, self.end_s - now_s)
-        return {"name": self.name, "where": self.where, "from": self.begin_s, "to": self.end_s,
-                "devices": self.devices, "active": self.active, "left": left}
+        return {"number": self.number, "name": self.name, "where": self.where,
+                "from": self.begin_s, "to": self.end_s, "devices": self.devices,
+                "active": self.active, "left": left}
 
 
 class Shades:
@@ -58,37 +63,53 @@ class Shades:
 
     def __init__(self, deeds: Deeds) -> None:
         self._deeds = deeds
-        self._seen = 0
-        self._kept: list[tuple[Window, str]] = []
+        self._seen = self._acted = 0
+        self._kept: list[tuple[Window, Action, str]] = []
         self._counts: dict[int, tuple[float, int]] = {}  # by window: counted when, how many
         self.forgotten = 0
 
     def now(self, now_us: int, since_us: int) -> list[Shade]:
         """Return those that are active, or were after `since_us`; the newest last."""
-        fresh = self._deeds.windows[self._seen :]
-        if fresh:
-            texts = {(one.parameters.get("fault"), one.at_us): _where(one)
-                     for one in self._deeds.done if one.verb == "inject"}
-            for window in fresh:
-                at_us = window.begin_us - self._deeds.start_us
-                self._kept.append((window, texts.get((window.name, at_us), "")))
-            self._seen += len(fresh)
+        deeds = self._deeds
+        if len(deeds.windows) > self._seen:  # each injection that meets somebody makes one
+            injected = [one for one in deeds.done[self._acted :]
+                        if one.verb == "inject" and one.devices]
+            fresh = deeds.windows[self._seen :]
+            self._kept += [(window, action, _where(action))
+                           for window, action in zip(fresh, injected, strict=True)]
+        self._seen, self._acted = len(deeds.windows), len(deeds.done)
         self._kept = [one for one in self._kept if _end_us(one[0]) > since_us]
         if len(self._counts) > 2 * KEPT:
             self._counts.clear()
+        # Of very many, those that are active come before those that were.
+        self._kept.sort(key=lambda one: _end_us(one[0]) > now_us)
         if len(self._kept) > KEPT:
             self.forgotten += len(self._kept) - KEPT
             self._kept = self._kept[-KEPT:]
-        return [self._shade(window, where, now_us) for window, where in self._kept[-SHOWN:]]
+        shown = sorted(self._kept[-SHOWN:], key=lambda one: one[0].number)
+        return [self._shade(window, where, now_us) for window, _, where in shown]
+
+    def where_of(self, number: Any) -> Where:
+        """Return whom the fault of a shade was meant for, as it was written.
+
+        Raises
+        ------
+        BadValue
+            If it is long over.
+        """
+        for window, action, _ in self._kept:
+            if window.number == number:
+                where: Where = action.parameters.get("where", "all")
+                return where
+        raise BadValue("window", number, "is no fault that is still shown", "Clear by name.")
 
     def _shade(self, window: Window, where: str, now_us: int) -> Shade:
         start_us, end_us = self._deeds.start_us, _end_us(window)
         active = window.begin_us <= now_us < end_us
         count = self._devices(window, now_us) if active else len(window.slots)
-        return Shade(window.name, where, (window.begin_us - start_us) / 1e6,
+        return Shade(window.number, window.name, where, (window.begin_us - start_us) / 1e6,
                      None if end_us >= NEVER_US else (end_us - start_us) / 1e6, count,
                      active and count > 0)
-
 
     def _devices(self, window: Window, now_us: int) -> int:
         # Of a hundred thousand devices, not ten times a second.

@@ -96,7 +96,7 @@ export function activeList(ask) {
     const item = h("li", {}, h("i"), h("b"), h("span"), h("time"),
       h("button", { type: "button", class: "is-small" }, "×"));
     item.lastChild.addEventListener("click", () =>
-      ask({ do: "clear", fault: item.dataset.name, where: item.dataset.where }));
+      ask({ do: "clear", fault: item.dataset.name, window: Number(item.dataset.number) }));
     return item;
   };
   return {
@@ -112,7 +112,7 @@ export function activeList(ask) {
         who.title = one.where;
         write(time, one.left === null ? "until cleared" : `${left(one.left)} left`);
         item.dataset.name = one.name;
-        item.dataset.where = /^[\d,]+ ids$|…$/.test(one.where) ? "all" : one.where || "all";
+        item.dataset.number = one.number;
         end.setAttribute("aria-label", `Clear ${one.name}`);
         end.disabled = !live;
       });
