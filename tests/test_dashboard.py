@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+import socket
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from iotsim import Fleet
+from iotsim.cli import main
 from iotsim.dashboard import VARIABLE, Asked, asked, started
 from iotsim.dashboard.command import _book, page_of
 from iotsim.engine.simulation import Simulation
@@ -394,3 +398,35 @@ def test_everything_that_goes_to_the_page_is_json():
     run_panel._ENDED.clear()
 
 
+
+
+def command(*arguments, before=""):
+    code = (f"import sys; {before}; from iotsim.cli import main; "
+            f"sys.exit(main({['dashboard', '--no-browser', *arguments]!r}))")
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          timeout=50, check=False)
+
+
+def test_without_voila_one_line_says_how_to_install_it():
+    done = command(before="sys.modules['voila'] = None")
+    assert done.returncode == 1
+    assert done.stderr == ("iotsim: iotsim dashboard needs voila. Install it with: "
+                           'pip install "iotsim[dashboard]"\n')
+    assert done.stdout == ""
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("iotsim.cli._end_gracefully_when_told", lambda: None)
+    pytest.importorskip("voila")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["dashboard", "--no-browser", "--port", port]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"iotsim: port={port} cannot be used (")
+    assert said.count("\n") == 1
+    assert main(["dashboard", "--profile", "pmup"]) == 1
+    assert main(["dashboard", "--devices", "5"]) == 1
+    assert main(["dashboard", "--speed", "fast"]) == 1
+    assert capsys.readouterr().err.count("\n") == 3
