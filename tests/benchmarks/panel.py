@@ -79,7 +79,7 @@ def waited(path, seconds):
     while not path.exists():
         if time.monotonic() > until_s:
             raise TimeoutError(f"{path.name} did not come in {seconds:g} s")
-        time.sleep(0.2)
+        time.sleep(0.05)
     return json.loads(path.read_text())
 
 
