@@ -151,7 +151,7 @@ class Lab:
             if self._process.poll() is not None or time.monotonic() > until_s:
                 self.stop()
                 pytest.fail(f"JupyterLab does not start:\n{self.log()}")
-            time.sleep(0.1)
+            time.sleep(0.05)
 
     def _answers(self):
         try:

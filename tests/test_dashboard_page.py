@@ -82,7 +82,7 @@ def gone(condition, limit_s):
     until_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < until_s
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def status_of(url, **headers):

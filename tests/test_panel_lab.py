@@ -75,10 +75,6 @@ def button(page, name):
     return page.get_by_role("button", name=name, exact=True)
 
 
-def state(page):
-    return page.locator(".is-state").text_content()
-
-
 def has_state(page, wanted):
     page.wait_for_function("wanted => document.querySelector('.is-state')?.textContent === wanted",
                            arg=wanted)
@@ -201,7 +197,7 @@ def seen_within_a_second(lab, kernel):
     paths = []
     while not paths and time.monotonic() < until_s:
         paths = [path for path in lab.root.glob("looks-*.json") if path.stat().st_size]
-        time.sleep(0.1)
+        time.sleep(0.05)
     said = json.loads(paths[0].read_text())
     paths[0].unlink()
     [injected_s] = said["injected"]
