@@ -21,7 +21,8 @@ os.environ["SSL_CERT_DIR"] = os.path.join(os.sep, "nonexistent")
 
 # What takes a worker longest, longest first: one that began last would be waited for alone.
 LONGEST = (
-    "test_notebooks.py", "test_demo.py", "test_matrix.py", "test_ten_thousand.py", "test_branch.py",
+    "test_notebooks.py", "test_panel_lab.py", "test_demo.py", "test_matrix.py",
+    "test_ten_thousand.py", "test_branch.py",
     "test_actions_properties.py", "test_commands_brokers.py", "test_audit_live.py",
     "test_nasty_ends.py", "test_seeding.py", "test_http_outages.py", "test_amqp_outages.py",
     "test_coap.py", "test_nasty_brokers.py", "test_jetstream.py", "test_quality.py",
