@@ -1,8 +1,9 @@
 """Kernels for tests: a process imports once what all notebooks import, and each kernel is its fork.
 
 A fork has imported what it needs, but has run nothing: no name of one notebook is seen by another.
-Pictures are laid out and drawn, but not painted: tests do not look at pixels.
-`python -m tests.notebook_tools`, which saves notebooks, starts ordinary kernels.
+Figures are made but not painted: tests do not look at pixels, and painting is what costs most in a
+notebook. `python -m tests.notebook_tools`, which saves notebooks, starts ordinary kernels, and
+paints.
 """
 
 from __future__ import annotations
@@ -103,16 +104,8 @@ def _prepare() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     from IPython.core import pylabtools
-    from matplotlib.figure import Figure
 
-    def drawn(figure: Figure, *_: object, **__: object) -> None:
-        figure.set_layout_engine("none")
-        figure.draw_without_rendering()
-
-    pylabtools.print_figure = drawn
-    figure = Figure()
-    figure.subplots().set(title="fonts are found once")
-    drawn(figure)
+    pylabtools.print_figure = lambda *_, **__: None
     gc.collect()
     gc.freeze()
 
