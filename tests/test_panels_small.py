@@ -1,6 +1,7 @@
 """The panels of a fleet, a scenario and a result, without a browser; asked from other threads."""
 
 import asyncio
+import json
 import re
 import threading
 from importlib.resources import files
@@ -162,6 +163,7 @@ def test_names_and_labels_are_escaped_where_no_widget_lives():
         assert "evil" in text
         assert "&lt;img" in text
         assert "<img" not in text
+        assert json.dumps(panel.facts, allow_nan=False)  # as a page gets it
 
 
 # -- scenario ------------------------------------------------------------------------------------

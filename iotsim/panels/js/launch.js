@@ -77,6 +77,7 @@ export function launchView({ model, el }, root, back, update, watch = () => {}) 
   change();
   return () => {
     clearInterval(seen);
+    said.end();
     model.off("change:facts", change);
     guest.close();
     past.close();

@@ -11,7 +11,8 @@ import { floats, mapOf, saidLine } from "./run.js";
 const PLAY_MS = 200, PLAY_STEPS = 150, ANSWER_MS = 3000;
 
 export function resultView({ model, el }) {
-  const ask = (message) => model.send(message);
+  let over = false;
+  const ask = (message) => { if (!over) model.send(message); };
   const state = { table: new Float32Array(), map: null, grid: null,
     mode: (model.get("facts").chosen || {}).mode || "state", at: null };
   const moments = momentsOf(ask, state, () => draw());
@@ -26,7 +27,7 @@ export function resultView({ model, el }) {
 
   let frame = 0;
   function draw() {
-    if (!frame) frame = requestAnimationFrame(update);
+    if (!frame && !over) frame = requestAnimationFrame(update);
   }
 
   function update() {
@@ -54,6 +55,8 @@ export function resultView({ model, el }) {
   theme.observe(document.body, { attributes: true });
   update();
   return () => {
+    over = true;
+    said.end();
     moments.close();
     theme.disconnect();
     watching.disconnect();
