@@ -284,7 +284,7 @@ def gauges(name="gauges", count=10, **options):
 
 
 async def until(condition):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while not condition():
             await asyncio.sleep(0.002)
 

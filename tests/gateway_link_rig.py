@@ -106,17 +106,17 @@ class PlatformServer(NatsServer):
         pair = self.authority.services[service]
         context = ssl.create_default_context(cafile=str(self.authority.ca_path))
         context.load_cert_chain(pair.cert, pair.key)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             link = await nats.connect(self.nats_url, tls=context, tls_hostname="127.0.0.1")
         try:
             yield link, link.jetstream()
         finally:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await link.close()
 
     def admin(self, work):
         async def main():
-            async with asyncio.timeout(20), self.client() as (link, stream):
+            async with asyncio.timeout(45), self.client() as (link, stream):
                 return await work(link, stream)
 
         return asyncio.run(main())

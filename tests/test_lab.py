@@ -18,7 +18,7 @@ from iotsim.lab import nats_server
 from tests.servers.notip import client_context, connection, need_nats_server, onboard
 
 ROOT = Path(__file__).parent.parent
-WAIT_S = 15
+WAIT_S = 40
 
 
 @pytest.fixture(autouse=True)
@@ -204,7 +204,7 @@ def test_what_is_stored_and_who_is_known_outlive_the_server():
             gateway = await lab.register("f-1", "the key")
             url, pid = lab.nats_url, lab.nats_pid
             async with connection(lab, client_context(lab)) as link:
-                await link.jetstream(timeout=5).publish("telemetry.data.a.b", b"1")
+                await link.jetstream(timeout=20).publish("telemetry.data.a.b", b"1")
             await lab.kill_nats()
             assert not lab.running
             assert not lives(pid)
@@ -213,7 +213,7 @@ def test_what_is_stored_and_who_is_known_outlive_the_server():
             assert (lab.nats_url, lab.running) == (url, True)
             assert lab.nats_pid != pid
             async with connection(lab, client_context(lab)) as link:
-                state = (await link.jetstream(timeout=5).stream_info("TELEMETRY")).state
+                state = (await link.jetstream(timeout=20).stream_info("TELEMETRY")).state
                 assert state.messages == 1
             for name in ("f-1", "f-2"):
                 assert (await onboard(lab, name, "the key")).status == 201

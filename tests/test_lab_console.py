@@ -24,7 +24,7 @@ __all__ = ("notip_lab",)
 
 NUMBERS = itertools.count()
 NOW = "2026-01-01T00:00:00Z"
-WAIT_S = 10
+WAIT_S = 30
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def with_simulator(notip_lab, work):
     """Run `await work(connection, streams)` on the lab's loop as CN=simulator."""
     async def main():
         async with connection(notip_lab.lab, client_context(notip_lab.lab)) as link:
-            return await work(link, link.jetstream(timeout=5))
+            return await work(link, link.jetstream(timeout=20))
 
     return notip_lab.run(main())
 

@@ -117,7 +117,7 @@ def test_a_gateway_does_its_work_with_its_own_certificate(notip_lab, gateways):
     async def work():
         errors = []
         async with own(lab, gateway, context, errors) as link:
-            js = link.jetstream(timeout=5)
+            js = link.jetstream(timeout=20)
             first = await js.publish(f"telemetry.data.{where}", b"1",
                                      headers={"Nats-Msg-Id": f"{where}/1"})
             again = await js.publish(f"telemetry.data.{where}", b"1",
@@ -129,7 +129,7 @@ def test_a_gateway_does_its_work_with_its_own_certificate(notip_lab, gateways):
             command_id = await lab.console.config(gateway, status="paused")
             message = await heard.next_msg(5)
             await message.in_progress()
-            await message.ack_sync(timeout=5)
+            await message.ack_sync(timeout=20)
             assert json.loads(message.data)["command_id"] == command_id
             info = await js.consumer_info("COMMANDS", f"gw-{gateway.gateway_id}")
             assert (info.num_ack_pending, info.num_pending) == (0, 0)
@@ -216,7 +216,7 @@ def test_a_gateway_may_listen_nowhere_else(notip_lab, gateways):
                 await link.subscribe(pattern, cb=take)
                 await link.flush(5)
             await lab.console.config(theirs, status="paused")
-            await other.jetstream(timeout=5).publish(
+            await other.jetstream(timeout=20).publish(
                 f"telemetry.data.{theirs.tenant_id}.{theirs.gateway_id}", b"secret")
             await link.flush(5)
         return errors, got
@@ -264,9 +264,9 @@ def test_a_revoked_gateway_is_cut_off_and_the_others_are_not(notip_lab, gateways
         async with (own(lab, gateway, context, disconnected_cb=disconnected),
                     own(lab, other, other_context, disconnected_cb=noted) as link):
             await lab.console.revoke(gateway)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await gone.wait()
-            await link.jetstream(timeout=5).publish(
+            await link.jetstream(timeout=20).publish(
                 f"telemetry.data.{other.tenant_id}.{other.gateway_id}", b"1")
             assert stayed == []
         with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
@@ -311,7 +311,7 @@ def test_on_the_shipped_platform_a_gateways_own_certificate_opens_nothing(tmp_pa
                 async with own(lab, gateway, own_context(lab, tmp_path, found)):
                     pass
             async with connection(lab, client_context(lab)) as link:
-                await link.jetstream(timeout=5).publish(
+                await link.jetstream(timeout=20).publish(
                     f"telemetry.data.{gateway.tenant_id}.{gateway.gateway_id}", b"1")
 
     asyncio.run(main())
@@ -324,7 +324,7 @@ def test_a_certificate_that_has_run_out_opens_nothing(tmp_path):
         async with iotsim.lab.notip(cert_ttl="1s") as lab:
             gateway = await lab.register("f-1", "the key")
             context = own_context(lab, tmp_path, await onboard(lab, "f-1", "the key"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while "expired" not in lab.nats_log():
                     try:
                         async with own(lab, gateway, context, connect_timeout=1):

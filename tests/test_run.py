@@ -315,14 +315,14 @@ def test_a_full_lane_delays_its_own_devices_and_nobody_else(monkeypatch, scripte
         await asyncio.sleep(0.6)
         now = running.snapshot()
         free = now.publishers["memory:free"].acknowledged
-        assert free > 0.8 * 20 * now.elapsed_us / 1e6
+        assert free > 0.5 * 20 * now.elapsed_us / 1e6
         stuck = now.publishers["stuck:"]
         assert stuck.offered <= 100 + 50 + 20
         for ledger in now.publishers.values():
             assert ledger.balanced
         began = asyncio.get_running_loop().time()
         result = await running.stop()
-        assert asyncio.get_running_loop().time() - began < 6
+        assert asyncio.get_running_loop().time() - began < 12
         return result
 
     result = run(session())

@@ -276,7 +276,7 @@ def test_a_device_may_bid_the_outside_world_farewell():
             while True:
                 await dev.sleep("1s")
         finally:
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(10):
                 await asyncio.sleep(0.01)
             said.append(dev.id)
 
@@ -304,7 +304,7 @@ def test_a_device_that_waits_for_the_outside_world_for_ever_holds_nobody_up(when
     began = time.monotonic()
     scenario = stopping(clinger, first="2500ms")
     result = live(scenario, pace)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert ["did not end" in text for text in told(result)] == [True, True]
     assert result.rows == 8
 
@@ -383,7 +383,7 @@ def test_a_run_left_behind_with_such_devices_ends_with_its_loop(device):
 
     began = time.monotonic()
     asyncio.run(leave())
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 15
 
 
 def test_a_time_limit_of_its_own_ends_a_real_wait_and_not_the_device():

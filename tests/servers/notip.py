@@ -180,12 +180,12 @@ async def connection(lab, context, inbox="_INBOX", errors=None, **options):
             errors.append(error)
 
     options = {"allow_reconnect": False, "max_reconnect_attempts": 1, **options}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         link = QuietClient()
         await link.connect(lab.nats_url, tls=context, tls_hostname="127.0.0.1",
                            inbox_prefix=inbox, error_cb=complained, **options)
     try:
         yield link
     finally:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await link.close()
