@@ -1,5 +1,6 @@
 """`iotsim dashboard` as people use it: a page in a browser, and nothing left when it is closed."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -72,7 +73,8 @@ class Served:
 def served(tmp_path_factory):
     if sys.platform != "linux":
         lacking("ps of procps is needed to count kernels")
-    pytest.importorskip("voila")
+    if importlib.util.find_spec("voila") is None:
+        lacking("voila is not installed (pip install voila)")
     made = Served(tmp_path_factory.mktemp("served"))
     yield made
     made.end()

@@ -60,8 +60,7 @@ class PageKernels(AsyncMappingKernelManager):
                         self._begin_end(kernel_id)
                     await asyncio.sleep(LOOK_S)
                 return
-        raise HTTPError(503, f"this dashboard has {self.pages_max} page(s) open already; "
-                             "close one of them")
+        raise HTTPError(503, reason=f"this dashboard has {self.pages_max} open already: close one")
 
     def notify_connect(self, kernel_id: str) -> None:
         """Know that a page is there."""
