@@ -32,10 +32,11 @@ class _Ear:
         self._users -= 1
         if not self._users and signal.getsignal(signal.SIGINT) == self._hear:
             signal.signal(signal.SIGINT, self._before)
+            self._before = None  # asyncio's holds a task, and that its result
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.heard += 1
-        self._before(number, frame)
+        (self._before or signal.default_int_handler)(number, frame)
 
 
 _EAR = _Ear()
