@@ -91,6 +91,12 @@ def test_start_shows_the_runs_panel_in_the_same_place_and_starts_one_run_only():
         await until(lambda: panel.facts["said"].get("number", 0) > 1)
         assert runs() == [run]
         await run.stop()
+        ask(run.panel(), do="start")  # another one like it, by a click in its panel
+        await until(lambda: run.panel().run is not run)
+        ask(panel, do="back")
+        await until(lambda: panel.run is run.panel().run)
+        assert panel.facts["run"]
+        await panel.run.stop()
         ask(panel, do="back")
         await until(lambda: panel.facts["run"] == "")
 

@@ -59,8 +59,8 @@ class Launch(Panel):
     def look_again(self) -> None:
         """Show the run that is live; the form if there is none."""
         self.loop = loop_here() or self.loop
-        if self.run is not None and self.run.ended:
-            self.run = None
+        if self.run is not None and self._shown_run().ended:
+            self.run = self._past = None
         self.refresh()
 
     def look(self) -> dict[str, Any]:
@@ -70,9 +70,15 @@ class Launch(Panel):
             over = live is None or live.leaving or live.state in ("stopped", "failed")
             if live is not None and not over and self.is_ours(live):
                 self.run = live
-        shown = "" if self.run is None else self.run.panel().model_id
+        shown = "" if self.run is None else self._shown_run().panel().model_id
         past = "" if self._past is None else self._past.model_id
         return {**self.form(), "run": shown, "past": past, "taken": self._taken}
+
+    def _shown_run(self) -> Run:
+        # Its panel may have started another one like it.
+        assert self.run is not None
+        self.run = self.run.panel().run
+        return self.run
 
     def do_seen(self, message: Mapping[str, Any]) -> None:
         """Know that a page shows the panel: a run may have begun elsewhere."""
@@ -100,7 +106,7 @@ class Launch(Panel):
 
     def do_back(self, message: Mapping[str, Any]) -> None:
         """Show the form again, once the run is over."""
-        if self.run is not None and self.run.ended:
+        if self.run is not None and self._shown_run().ended:
             self.run = self._past = None
 
     async def do_look(self, message: Mapping[str, Any]) -> None:
@@ -114,6 +120,6 @@ class Launch(Panel):
 
     async def outcome(self) -> Result:
         """Return what the run that is shown has left."""
-        if self.run is None or not self.run.ended:
+        if self.run is None or not self._shown_run().ended:
             raise IotsimError("there is nothing to look back through before a run is over")
         return await self.run.wait()
