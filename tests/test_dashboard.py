@@ -430,3 +430,46 @@ def test_a_port_that_is_taken_is_said_in_one_line(monkeypatch, capsys):
     assert main(["dashboard", "--devices", "5"]) == 1
     assert main(["dashboard", "--speed", "fast"]) == 1
     assert capsys.readouterr().err.count("\n") == 3
+
+
+def test_a_page_gets_room_from_one_that_is_gone_and_from_no_other(monkeypatch):
+    pytest.importorskip("jupyter_server")
+    sys.modules.setdefault("rfc3987_syntax", None)  # a grammar that takes seconds to read
+    from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+    from tornado.web import HTTPError
+
+    from iotsim.dashboard import pages
+
+    async def start_kernel(self, name, **_options):
+        self._kernels[name], self._kernel_connections[name] = object(), 0
+        return name
+
+    async def shutdown_kernel(self, name, now=False):
+        del self._kernels[name], self._kernel_connections[name]
+
+    monkeypatch.setattr(AsyncMappingKernelManager, "start_kernel", start_kernel)
+    monkeypatch.setattr(AsyncMappingKernelManager, "shutdown_kernel", shutdown_kernel)
+    monkeypatch.setattr(pages, "ROOM_S", 0.1)
+    monkeypatch.setattr(pages, "LOOK_S", 0.01)
+
+    async def main():
+        kernels = pages.PageKernels(pages_max=2)
+        for name in "ab":
+            assert await kernels.start_kernel(name) == name
+        kernels.notify_connect("a")  # b's page is still loading
+        with pytest.raises(HTTPError, match="this dashboard has 2 open already"):
+            await kernels.start_kernel("c")
+        kernels.notify_disconnect("a")
+        assert await kernels.start_kernel("c") == "c"
+        assert kernels.list_kernel_ids() == ["b", "c"]
+        kernels.notify_connect("c")
+        kernels.notify_disconnect("c")
+        kernels.notify_connect("c")  # it was away for a moment
+        assert set(kernels._ends) == {"b"}
+        monkeypatch.setattr(pages, "GONE_S", 0.01)
+        kernels.notify_disconnect("c")
+        await until(lambda: kernels.list_kernel_ids() == ["b"])
+        for timer in kernels._ends.values():
+            timer.cancel()
+
+    asyncio.run(main())
