@@ -327,7 +327,7 @@ def test_any_cut_of_time_gives_the_same_readings_and_answers(actions, cuts):
     assert by_hand(fleet, actions, end_us, cuts) == by_hand(fleet, actions, end_us, ())
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(actions=deeds(), speed=st.sampled_from(("max", 300)))
 def test_live_a_scenario_and_its_source_are_the_same(actions, speed):
     scenario = scenario_of(meters(), actions, START_US, START_US + 45 * SECOND, "told")

@@ -261,7 +261,7 @@ def test_links_are_down_exactly_when_some_window_says_so(steps):
     assert dict(found) == oracle(result)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(STEPS)
 def test_a_live_run_and_its_replay_have_the_same_events(steps):
     scenario = scenario_of_steps(steps)

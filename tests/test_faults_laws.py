@@ -59,7 +59,7 @@ def mask_of_time(draft, low, high):
     return (since >= low) & (since < high)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(STACKS)
 def test_in_any_stack_each_fault_hits_exactly_what_it_changed_of_what_came_before(chosen):
     draft = readings(subs=2)
@@ -79,7 +79,7 @@ def test_in_any_stack_each_fault_hits_exactly_what_it_changed_of_what_came_befor
             assert not (mask & ~sent).any()  # what never left has nothing left to lose
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(STACKS, st.sets(st.integers(0, 120), max_size=6), st.integers(0, 3))
 def test_it_does_not_matter_how_the_rows_were_cut(chosen, edges, seed):
     whole, pieces = readings(subs=2, seed=seed), cut(readings(subs=2, seed=seed), sorted(edges))

@@ -67,7 +67,7 @@ def _times(ticks, wide):
 
 
 @pytest.mark.parametrize("name", SIGNALS)
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_neither_a_cut_nor_numbers_for_each_device_change_a_bit(name, data):
     ticks, wide = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 70))

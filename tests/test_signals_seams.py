@@ -231,7 +231,7 @@ LENGTHS = st.lists(st.tuples(st.integers(1, 15), st.integers(1, 8)), min_size=1,
 
 
 @given(per_s=st.integers(1, 40), lengths=LENGTHS)
-@settings(max_examples=75, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_markov_takes_every_multiple_of_per_once_whatever_the_intervals(per_s, lengths):
     law = {"states": ["a", "b", "c"], "transition_matrix": MATRIX, "per": f"{per_s}s"}
     signal = build("markov", law)
