@@ -268,7 +268,7 @@ export function chartsOf(ask, state, chosen, redraw) {
     update(facts) {
       options(field, facts.fields, facts.field);
       field.disabled = facts.fields.length < 2;
-      const every = facts.series?.every > 1 ? ` of every ${facts.series.every}th device` : "";
+      const every = facts.series?.every > 1 ? `, of one device in ${facts.series.every}` : "";
       write(legend, `${facts.unit ? `${facts.unit} · ` : ""}5–95 %, 25–75 %, median${every}`);
       write(caption, captionOf(facts.map, state.mode, facts.unit));
       const one = facts.picked || {};
