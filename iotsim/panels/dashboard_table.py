@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any
@@ -125,32 +126,49 @@ class Telemetry:
     # -- looking --------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        found: list[tuple[Readings, Ints]] = []
-        room = ROWS_SHOWN
+        fresh: list[Readings] = []
         for number, piece in reversed(self._pieces):
-            if number <= self._looked or room <= 0:
+            if number <= self._looked:
                 break
-            rows = self._matching(piece)[-room:]
-            if len(rows):
-                found.append((piece, rows))
-                room -= len(rows)
+            fresh.append(piece)
         self._looked = self._number
-        fresh = [row for piece, rows in found for row in self._told(piece.take(rows))]
-        fresh.sort()  # by time, then by id
-        gone = len(self._rows) + len(fresh) - ROWS_SHOWN
-        self._first += max(0, gone)
-        self._rows.extend(fresh)
+        rows: list[Row] = []
+        for piece, some in self._newest(fresh):
+            rows += self._told(piece.take(some))
+        rows.sort()  # by time, then by id
+        self._first += max(0, len(self._rows) + len(rows) - ROWS_SHOWN)
+        self._rows.extend(rows)
 
-    def _matching(self, piece: Readings) -> Ints:
-        wanted = self.wanted
+    def _newest(self, fresh: list[Readings]) -> Iterator[tuple[Readings, Ints]]:
+        # Of pieces, the newest first: the rows that are wanted, as many as there is room for.
+        wanted, room = self.wanted, ROWS_SHOWN
         if wanted == Wanted():
-            return np.arange(len(piece), dtype=np.int64)
+            for piece in fresh:
+                some = np.arange(len(piece), dtype=np.int64)[-room:]
+                yield piece, some
+                room -= len(some)
+                if room <= 0:
+                    return
+        if wanted == Wanted() or not fresh:
+            return
+        # Live pieces are small and many: who is in them is looked up for all of them at once.
         only, named = self._masks()
-        slots = self._simulation.population.slots[piece.group.index][piece.device]
-        found = only[slots]
-        if wanted.text and found.any():
-            found = found & (named[slots] | _says(piece, wanted.text.casefold()))
-        return np.flatnonzero(found)
+        by_group = self._simulation.population.slots
+        slots = np.concatenate([by_group[piece.group.index][piece.device] for piece in fresh])
+        ends = np.cumsum([len(piece) for piece in fresh])
+        meant = only[slots]
+        for i in np.unique(np.searchsorted(ends, np.flatnonzero(meant), side="right")).tolist():
+            piece, begin = fresh[i], int(ends[i]) - len(fresh[i])
+            found = meant[begin : int(ends[i])]
+            if wanted.text:
+                found = found & (named[slots[begin : int(ends[i])]]
+                                 | _says(piece, wanted.text.casefold()))
+            some = np.flatnonzero(found)[-room:]
+            if len(some):
+                yield piece, some
+                room -= len(some)
+            if room <= 0:
+                return
 
     def _masks(self) -> tuple[Mask, Mask]:
         # By slot: who is meant by type and ids, and in whose name, type or labels the text is.
