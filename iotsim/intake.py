@@ -32,22 +32,25 @@ class Intake:
     digests : Digest
     capture : Capture
     writer : Writer or None
-    viewers : sequence of callable (Readings)
-        Told of all readings as they come; who is in it may change.
+    viewers : list of callable (Readings)
+        Told of all readings as they come; who is in it may change. One that fails is told no more.
 
     Attributes
     ----------
     rows, withheld_rows : int
     batches : list of int
         How many pieces of 1, 2, up to 4, up to 8 … readings there were.
+    viewer_error : Exception or None
+        Why the last viewer that failed did.
     """
 
     def __init__(
         self, digests: Digest, capture: Capture, writer: Writer | None,
-        viewers: Sequence[Viewer] = (),
+        viewers: list[Viewer] | None = None,
     ) -> None:
         self.digests, self.capture, self.writer = digests, capture, writer
-        self._viewers = viewers
+        self._viewers = [] if viewers is None else viewers
+        self.viewer_error: Exception | None = None
         self.rows = self.withheld_rows = 0
         self.lock = threading.RLock()  # a frame may be asked for from any thread
         self._pieces: dict[int, list[Readings]] = {}
@@ -66,8 +69,12 @@ class Intake:
             self._waiting[index] = self._waiting.get(index, 0) + len(readings)
             if self._waiting[index] >= ROWS_JOINED:
                 self._pass_on(index)
-        for view in self._viewers:
-            view(readings)
+        for view in tuple(self._viewers):
+            try:
+                view(readings)
+            except Exception as error:  # who looks at a run does not end it
+                self._viewers.remove(view)
+                self.viewer_error = error
 
     @property
     def waiting_rows(self) -> int:

@@ -28,6 +28,7 @@ RATES_HZ = 4.0, 10.0  # that a panel may be asked for
 SHARE = 0.04  # of its loop's time that a panel takes at most
 UNSEEN_S = 1.0  # between looks while no page shows it
 SEEN_S = 20.0  # a page that shows it says so more often than that
+SAVE_S = 1.0  # how long a moment is waited for at which every device is at one instant
 WHERE_CHARS_ECHOED = 1000  # form.js compares as many
 ENDED_KEPT = 4  # runs that are over and whose panels can still save them
 
@@ -141,6 +142,8 @@ class RunPanel(Panel):
             shown = began_s - self._seen_s < SEEN_S
             wait_s = max(1 / self.rate_hz if shown else UNSEEN_S, took_s / SHARE)
             self._timer = run.loop.call_later(wait_s - took_s, self._turn)
+        else:
+            self._held = lambda: None
 
     def _ended(self, run: Run) -> None:
         # On its loop, which may be gone with it.
@@ -272,15 +275,26 @@ class RunPanel(Panel):
         if self.scope is not None:
             self.scope.pick(message.get("cell"), message.get("id"))
 
-    def do_save(self, message: Mapping[str, Any]) -> None:
+    async def do_save(self, message: Mapping[str, Any]) -> None:
         """Save the session so far beside the notebook."""
         path = str(message.get("path") or "").strip()
         path = path or f"{self.run.name}-{self.run.id}.iotsim".replace("/", "-")
         if Path(path).name != path:
             raise BadValue("path", path, "is not in the folder of the notebook", "Give a name.")
-        saved = self.run.save(path)
+        saved = await self._saved_soon(path)
         self._saved = str(saved)
         self.tell(f"saved {saved}: iotsim.verify({str(saved)!r}) runs it again")
+
+    async def _saved_soon(self, path: str) -> Path:
+        # Scripts are in the middle of something now and then.
+        until_s = monotonic() + SAVE_S
+        while True:
+            try:
+                return self.run.save(path)
+            except BadValue as error:
+                if error.name != "run" or monotonic() > until_s:
+                    raise
+            await asyncio.sleep(SAVE_S / 50)
 
     def do_copy(self, message: Mapping[str, Any]) -> None:
         """Write the session so far as the source of a scenario."""

@@ -149,6 +149,9 @@ class Scope:
 
     def arrays(self, facts: dict[str, Any]) -> dict[str, bytes]:
         """Return lines and map as they are now; says in `facts` what is in them."""
+        works = self._run.works
+        if works.intake.viewer_error is not None and self._watch.took not in works.viewers:
+            raise works.intake.viewer_error
         if not self.field and self.fields:
             self.look_at(self.fields[0])
         now_us, now_s = self.now_us(), monotonic()

@@ -24,6 +24,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SILENT_AFTER = 2.5  # intervals without a reading
 OFFENDERS = 4  # of each kind
 FAR = 2.0  # widths of the band from 5 to 95 %, away from the median
+LARGEST = 1e37  # of what is drawn, so that float32 holds sums of it
 FIELDS_MAX = 500  # that are offered
 NOTHING = 255  # a cell without a value
 STATES = ("not heard yet", "stopped", "fine", "fault", "silent")  # the worst last
@@ -105,7 +106,7 @@ class Watch:
             values = column.values
             if column.present is not None:
                 slots, values = slots[column.present], values[column.present]
-            self._values[slots] = values
+            self._values[slots] = np.clip(values, -LARGEST, LARGEST)
 
     def _grow(self) -> None:
         more = len(self._simulation.population) - len(self._values)
