@@ -71,7 +71,7 @@ def picture(
     across = LEFT + (times - first) / ((last - first) or 1.0) * (WIDE - LEFT - 4)
     down = 6 + (high - middle) / span * (HIGH - BOTTOM - 12)
     band = _points(across, down[:, 2]) + " " + _points(across[::-1], down[::-1, 0])
-    shades = "".join(_shade(one, first, last) for one in windows)
+    shades = "".join(_shade(one, first, last, i % 5) for i, one in enumerate(windows))
     said = f" in {unit}" if unit else ""
     caption = f"{field}{said}: 5 to 95 % of the devices, and their median"
     return (
@@ -91,12 +91,12 @@ def _points(across: npt.NDArray[np.float64], down: npt.NDArray[np.float64]) -> s
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across.tolist(), down.tolist(), strict=True))
 
 
-def _shade(one: dict[str, Any], first: float, last: float) -> str:
+def _shade(one: dict[str, Any], first: float, last: float, row: int) -> str:
     begin, end = max(one["from"], first), min(last if one["to"] is None else one["to"], last)
     if end <= begin or last <= first:
         return ""
     left = LEFT + (begin - first) / (last - first) * (WIDE - LEFT - 4)
     right = LEFT + (end - first) / (last - first) * (WIDE - LEFT - 4)
     return (f"<rect x='{left:.1f}' y='4' width='{right - left:.1f}' height='{HIGH - BOTTOM - 6}' "
-            f"fill='#d55e00' fill-opacity='0.18'/><text x='{left + 3:.1f}' y='16'>"
+            f"fill='#d55e00' fill-opacity='0.18'/><text x='{left + 3:.1f}' y='{16 + 13 * row}'>"
             f"{html.escape(one['name'])}</text>")
