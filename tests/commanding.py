@@ -185,6 +185,11 @@ class Gateway:
         await self._sub.unsubscribe()
         await self.platform.link.flush()
 
+        async def free():  # the server takes a moment to see that nobody listens
+            return not (await self.consumer()).push_bound
+
+        await until(free, "the end of the subscription")
+
     async def consumer(self):
         return await self.platform.js.consumer_info("COMMANDS", f"gw-{self.id}")
 
