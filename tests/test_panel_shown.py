@@ -88,9 +88,9 @@ def test_lines_and_map_say_what_the_readings_say(wires):
     async def work(stage):
         await until(lambda: stage.run.elapsed_us > 5e6)
         await stage.ask(do="inject", where="site=north,count=9", fault="disconnect",
-                        duration="30s", parameters={})
+                        duration="3000s", parameters={})
         await stage.ask(do="inject", where="site=north,fraction=40%", fault="offset",
-                        duration="100s", parameters={"by": "5"})
+                        duration="3000s", parameters={"by": "5"})
         await stage.ask(do="stop_devices", where="id=temperature_sensor-0003")
         await stage.ask(do="add", profile="temperature_sensor", count="5", labels="site=west")
         stage.run.set("site=west", every="1s")
