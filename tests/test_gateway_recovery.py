@@ -63,8 +63,12 @@ def test_what_a_stopped_gateway_could_not_send_leaves_when_it_is_started(site):
             await site.at(site.lab.restart_nats())
             await sees(run, "gw-2", connected=True)
             assert not row(run, "gw-1").connected
+            (before,) = run.snapshot().publishers.values()
             await run.start_gateway("gw-1")
-            await sees(run, "gw-1", connected=True, queued=0)
+            await sees(run, "gw-1", connected=True)
+            # Others come meanwhile: that the queue is empty may never be seen on a slow machine.
+            await until(lambda: next(iter(run.snapshot().publishers.values())).acknowledged
+                        >= before.offered)
             return run
 
     run = asyncio.run(main())
