@@ -376,7 +376,7 @@ def test_stopped_while_the_broker_is_away_it_ends_in_time_and_says_what_is_left(
         await pump.drain(45)
         async with broker.frozen():
             await pump.offer(0, block(50, first=10))
-            await until(lambda: pump.snapshot().in_flight == 50)
+            await until(lambda: pump.snapshot().in_flight >= 10)
             began = time.monotonic()
             await pump.close(1)
             assert time.monotonic() - began < 8
