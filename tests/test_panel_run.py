@@ -237,6 +237,25 @@ def test_a_widget_that_was_closed_looks_no_more_and_another_takes_its_place(wire
     live(work)
 
 
+def test_a_widget_that_was_closed_holds_neither_readings_nor_the_run(wires):
+    async def main():
+        run = plant().start(speed=20)
+        await run.ready()
+        panels = [run.panel(), run.dashboard()]
+        await until(lambda: len(run.works.viewers) == 2)  # what both look at, and the table
+        for panel in panels:
+            panel.close()
+        await until(lambda: gc.collect() >= 0 and not run.works.viewers)
+        known = weakref.ref(run)
+        await run.stop()
+        return known, panels
+
+    known, panels = asyncio.run(main())
+    gc.collect()
+    assert known() is None
+    assert all(panel.scope is None for panel in panels)
+
+
 def test_a_look_that_fails_is_said_and_the_next_one_comes(wires, monkeypatch):
     async def work(stage):
         real, failed = run_panel.facts_of, []

@@ -96,6 +96,13 @@ class Dashboard(RunPanel):
                     telemetry.rest()
             super().show_state(facts, **arrays)
 
+    def _leave(self, run: Run) -> None:
+        telemetry, viewers = self.telemetry, run.works.viewers
+        if telemetry is not None and telemetry.took in viewers:
+            viewers.remove(telemetry.took)
+        self._feed = lambda: None
+        super()._leave(run)
+
     def _over(self) -> None:
         viewers, telemetry, scope = self.run.works.viewers, self.telemetry, self.scope
         if telemetry is not None:

@@ -129,12 +129,18 @@ class GatewayPanel(RunPanel):
             run.works.viewers.append(self._counts.took)
         return {} if self._counts is None else self._counts.by_gateway()
 
+    def _leave(self, run: Run) -> None:
+        self._count_no_more(run)
+        super()._leave(run)
+
     def _over(self) -> None:
-        viewers = self.run.works.viewers
-        if self._counts is not None and self._counts.took in viewers:
-            viewers.remove(self._counts.took)
+        self._count_no_more(self.run)
         self._looked_s = -math.inf
         super()._over()
+
+    def _count_no_more(self, run: Run) -> None:
+        if self._counts is not None and self._counts.took in run.works.viewers:
+            run.works.viewers.remove(self._counts.took)
 
     def still(self) -> str:
         """Return the run as HTML, for pages where no widget lives."""

@@ -143,7 +143,11 @@ class RunPanel(Panel):
             wait_s = max(1 / self.rate_hz if shown else UNSEEN_S, took_s / SHARE)
             self._timer = run.loop.call_later(wait_s - took_s, self._turn)
         else:
-            self._held = lambda: None
+            self._leave(run)
+
+    def _leave(self, run: Run) -> None:
+        # It was closed: nothing is looked at any more, and the run is held by others, or nobody.
+        self._held, self._run = (lambda: None), ref(run)
 
     def _ended(self, run: Run) -> None:
         # On its loop, which may be gone with it.
