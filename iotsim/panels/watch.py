@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iotsim.engine.simulation import Simulation
+from iotsim.faults.base import Window
 from iotsim.readings import Column, Readings
 
 POINTS = 600  # of a line
@@ -79,6 +80,8 @@ class Watch:
         self._withheld = np.empty(0, dtype=np.bool_)
         self._interval_us = np.empty(0, dtype=np.int64)
         self._intervals_of: object = None
+        self._open: list[Window] = []
+        self._windows_seen = 0
         self._grow()
 
     def __len__(self) -> int:
@@ -193,12 +196,20 @@ class Watch:
         people = self._simulation.population
         self._grow()
         state = np.where(self._heard_us < 0, UNHEARD, FINE).astype(np.uint8)
-        for window in self._simulation.deeds.windows:
-            if window.begin_us <= now_us < min(window.end_us, window.over_us):
+        for window in self._open_windows(now_us):
+            if window.begin_us <= now_us:
                 state[window.slots[window.ends_us > now_us]] = FAULT
         state[self._is_silent(now_us)] = SILENT
         state[people.ended_us <= now_us] = STOPPED
         return state
+
+    def _open_windows(self, now_us: int) -> list[Window]:
+        # A long run has many that are over; time does not go back.
+        windows = self._simulation.deeds.windows
+        self._open += windows[self._windows_seen :]
+        self._windows_seen = len(windows)
+        self._open = [one for one in self._open if now_us < min(one.end_us, one.over_us)]
+        return self._open
 
     def _is_silent(self, now_us: int) -> npt.NDArray[np.bool_]:
         return self._withheld | (self._overdue(now_us) > SILENT_AFTER - 1)
