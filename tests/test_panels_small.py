@@ -1,9 +1,11 @@
 """The panels of a fleet, a scenario and a result, without a browser; asked from other threads."""
 
 import asyncio
+import gc
 import json
 import re
 import threading
+import weakref
 from importlib.resources import files
 
 import numpy as np
@@ -15,6 +17,7 @@ from iotsim import Fleet, Scenario, runs, verify
 from iotsim.panels import past
 from iotsim.panels.assets import MODULES
 from iotsim.panels.lookback import COLUMNS, Lookback
+from iotsim.panels.run_panel import ENDED_KEPT
 from iotsim.panels.watch import STATES
 from iotsim.units import instant_text
 from tests.live import run as to_the_end
@@ -99,6 +102,23 @@ def test_start_shows_the_runs_panel_in_the_same_place_and_starts_one_run_only():
         await panel.run.stop()
         ask(panel, do="back")
         await until(lambda: panel.facts["run"] == "")
+
+    to_the_end(main())
+
+
+def test_of_the_runs_that_panels_started_the_last_ones_are_held_and_no_more():
+    async def main():
+        known = []
+        for n in range(ENDED_KEPT + 2):
+            panel = plant(f"started-{n}", count=4).panel()
+            ask(panel, do="start", speed="max", duration="5s")
+            await until(lambda panel=panel: panel.run is not None and panel.run.ended)
+            known.append((weakref.ref(panel.run), panel))
+        gc.collect()
+        alive = [run() is not None for run, _ in known]
+        assert alive == [False] * 2 + [True] * ENDED_KEPT
+        ask(known[0][1], do="seen")
+        await until(lambda: known[0][1].facts["run"] == "")  # the form again
 
     to_the_end(main())
 

@@ -111,8 +111,8 @@ class FleetPanel(Launch):
     def still(self) -> str:
         """Return the fleet as HTML, for pages where no widget lives."""
         facts = self.facts
-        if self.run is not None:
-            return str(self.run.panel().still())
+        if (run := self.run) is not None:
+            return str(run.panel().still())
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
                        for row in facts["groups"])
         said = "".join(f"<li>{html.escape(line)}</li>" for line in _lines(facts))

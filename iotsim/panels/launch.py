@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
+from weakref import ref
 
 from iotsim.errors import IotsimError, NameInUse
 from iotsim.live_runs import live_of
@@ -26,14 +27,26 @@ class Launch(Panel):
     Attributes
     ----------
     run : Run or None
-        The one that is shown; None while there is a form to fill in.
+        The one that is shown; None while there is a form to fill in. One that is long over is
+        held by others, or nobody.
     """
 
     def __init__(self, kind: str) -> None:
         super().__init__(loop_here(), kind=kind, menu={"speeds": list(menu.SPEEDS)})
-        self.run: Run | None = None
+        self._run: Callable[[], Run | None] = lambda: None
         self._taken = ""
         self._past: ResultPanel | None = None
+
+    @property
+    def run(self) -> Run | None:
+        """The run that is shown."""
+        return self._run()
+
+    @run.setter
+    def run(self, run: Run | None) -> None:
+        if run is not None:
+            run.panel()  # which holds it while it is live, and for a while when it is over
+        self._run = (lambda: None) if run is None else ref(run)
 
     # -- what a subclass says -------------------------------------------------------------------
 
@@ -59,8 +72,7 @@ class Launch(Panel):
     def look_again(self) -> None:
         """Show the run that is live; the form if there is none."""
         self.loop = loop_here() or self.loop
-        if self.run is not None and self._shown_run().ended:
-            self.run = self._past = None
+        self.do_back({})
         self.refresh()
 
     def look(self) -> dict[str, Any]:
@@ -70,15 +82,17 @@ class Launch(Panel):
             over = live is None or live.leaving or live.state in ("stopped", "failed")
             if live is not None and not over and self.is_ours(live):
                 self.run = live
-        shown = "" if self.run is None else self._shown_run().panel().model_id
+        run = self._shown_run()
+        shown = "" if run is None else run.panel().model_id
         past = "" if self._past is None else self._past.model_id
         return {**self.form(), "run": shown, "past": past, "taken": self._taken}
 
-    def _shown_run(self) -> Run:
+    def _shown_run(self) -> Run | None:
         # Its panel may have started another one like it.
-        assert self.run is not None
-        self.run = self.run.panel().run
-        return self.run
+        run = self.run
+        if run is not None:
+            self.run = run = run.panel().run
+        return run
 
     def do_seen(self, message: Mapping[str, Any]) -> None:
         """Know that a page shows the panel: a run may have begun elsewhere."""
@@ -106,7 +120,8 @@ class Launch(Panel):
 
     def do_back(self, message: Mapping[str, Any]) -> None:
         """Show the form again, once the run is over."""
-        if self.run is not None and self._shown_run().ended:
+        run = self._shown_run()
+        if run is not None and run.ended:
             self.run = self._past = None
 
     async def do_look(self, message: Mapping[str, Any]) -> None:
@@ -120,6 +135,7 @@ class Launch(Panel):
 
     async def outcome(self) -> Result:
         """Return what the run that is shown has left."""
-        if self.run is None or not self._shown_run().ended:
+        run = self._shown_run()
+        if run is None or not run.ended:
             raise IotsimError("there is nothing to look back through before a run is over")
-        return await self.run.wait()
+        return await run.wait()

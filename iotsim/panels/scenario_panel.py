@@ -161,7 +161,7 @@ class ScenarioPanel(Launch):
     def form(self) -> dict[str, Any]:
         """Return the scenario, as plain JSON."""
         scenario, end_s = self.scenario, self._timeline["end"]
-        reached_s = self._reached_s
+        reached_s, run = self._reached_s, self.run
         return {
             "name": scenario.name,
             "what": " ".join(text for _, text in scenario._facts()),
@@ -171,13 +171,13 @@ class ScenarioPanel(Launch):
                 "share": min(1.0, reached_s / end_s) if end_s else None,
                 "at": clock_text(int(reached_s * 1e6)), "leaving": self._leave},
             "verdict": self._verdict,
-            "checks": self._checks if self.run is None else judged(self.run.expectations),
+            "checks": self._checks if run is None else judged(run.expectations),
         }
 
     def still(self) -> str:
         """Return the scenario as HTML, for pages where no widget lives."""
-        if self.run is not None:
-            return str(self.run.panel().still())
+        if (run := self.run) is not None:
+            return str(run.panel().still())
         facts = self.facts
         rows = "".join(f"<tr><td>{at}</td><td style='text-align:left'>{html.escape(text)}</td></tr>"
                        for _, at, text in facts["steps"][:STILL_STEPS])
