@@ -363,9 +363,10 @@ def test_what_is_asked_for_reaches_the_notebook_through_the_environment(monkeypa
     asyncio.run(main())
     monkeypatch.setenv(VARIABLE, Asked(scenario="brownout").text())
     assert asked().plan(fleet).name == "brownout"
-    monkeypatch.setenv(VARIABLE, "[1]")
-    with pytest.raises(BadValue, match="is not what iotsim dashboard writes there"):
+    monkeypatch.setenv(VARIABLE, '["mqtt://ann:s3cret@localhost"]')
+    with pytest.raises(BadValue, match="is not what iotsim dashboard writes there") as told:
         asked()
+    assert "s3cret" not in str(told.value)
 
 
 @pytest.mark.parametrize(("given", "text"), [

@@ -97,7 +97,8 @@ def asked() -> Asked:
         given: dict[str, Any] = json.loads(text)
         return Asked(**given)
     except (ValueError, TypeError):
-        raise BadValue(VARIABLE, text, "is not what iotsim dashboard writes there",
+        # What it holds may be an address with a password.
+        raise BadValue(VARIABLE, "***", "is not what iotsim dashboard writes there",
                        "Unset it.") from None
 
 
