@@ -33,8 +33,9 @@ def still_of(facts: dict[str, Any], scope: Scope | None) -> str:
 def headline(facts: dict[str, Any]) -> str:
     """Return the state of a run in a line."""
     pace = facts["speed"] if facts["speed"] == "max" else f"{facts['speed']:g}"
+    judged = "valid" if facts["valid"] else "not valid"
     return (f"{facts['devices']:,} devices · {facts['state']} ×{pace} · "
-            f"{clock_text(int(facts['time'] * 1e6))} · {'valid' if facts['valid'] else 'late'}")
+            f"{clock_text(int(facts['time'] * 1e6))} · {judged}")
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
