@@ -582,6 +582,18 @@ def test_what_is_copied_in_the_middle_is_the_session_that_is_saved_there(
     live(work, speed=37)
 
 
+def test_the_count_of_a_selection_follows_devices_that_come_and_go(wires):
+    async def work(stage):
+        await stage.ask(do="match", where="site=north")
+        assert stage.facts["match"] == {"where": "site=north", "count": 40}
+        stage.run.stop("site=north,count=5")  # by somebody else, in a cell
+        await until(lambda: stage.facts["match"] == {"where": "site=north", "count": 35})
+        await stage.ask(do="add", profile="pump", count="4", labels="site=north")
+        await until(lambda: stage.facts["match"] == {"where": "site=north", "count": 39})
+
+    live(work)
+
+
 def test_matching_counts_the_living_whom_a_selection_means(wires):
     async def work(stage):
         run = stage.run

@@ -91,7 +91,7 @@ class RunPanel(Panel):
         self._run: Callable[[], Run | None] = lambda: run
         self._held: Callable[[], Scope | None] = lambda: None
         self._called, self._looking, self.loop = run.name, False, run.loop
-        self.speedometer = Speedometer()
+        self.speedometer, self._match_of = Speedometer(), -1
         self.known()[run] = self
 
     @property
@@ -186,8 +186,12 @@ class RunPanel(Panel):
 
     def look(self) -> dict[str, Any]:
         """Return the run as it is now, as plain JSON."""
-        more = {"match": self._match, "saved": self._saved}
-        return {**facts_of(self.run, self.scope, self.speedometer), **more}
+        facts = facts_of(self.run, self.scope, self.speedometer)
+        if facts["devices"] != self._match_of and facts["state"] in ("running", "paused"):
+            self._match_of = facts["devices"]
+            if self._match:  # some have come or gone, perhaps of those whom it means
+                self.do_match(self._match)
+        return {**facts, "match": self._match, "saved": self._saved}
 
     def still(self) -> str:
         """Return the run as HTML, for pages where no widget lives."""
