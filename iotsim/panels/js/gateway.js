@@ -55,7 +55,7 @@ function gatewaysPart(model, ask) {
   const said = cellTable("commands");
   const form = commandForm(menu.forms || [], ask);
   const none = h("p", { class: "is-quiet" }, "no command yet");
-  let begun = false;
+  let begun = false, last = null;
   return {
     element: h("div", {},
       h("div", { class: "is-line is-filters" }, h("h4", {}, "gateways"), labelled("show", text),
@@ -69,8 +69,11 @@ function gatewaysPart(model, ask) {
       begun = true;
       write(count, `${whole(page.matching)} of ${plural(page.count, "gateway")}`
         + (page.rows.length < page.matching ? `, the first ${page.rows.length} shown` : ""));
-      table.update(page.columns, page.rows, page.chosen);
-      said.update(page.said_columns, page.said);
+      if (page !== last) {  // the run's facts come more often
+        table.update(page.columns, page.rows, page.chosen);
+        said.update(page.said_columns, page.said);
+        last = page;
+      }
       shown(none, page.said.length === 0);
       shown(said.element, page.said.length > 0);
       form.update(page, live);
