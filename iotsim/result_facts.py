@@ -28,9 +28,7 @@ def facts_of(result: Result) -> Iterator[tuple[str, str]]:
     for name, ledger in result.publishers.items():
         yield name, f"{ledger.acknowledged:,} acknowledged of {ledger.offered:,} offered"
     if result.expectations:
-        passed = sum(one.status == "passed" for one in result.expectations)
-        said = f"{passed:,} of {len(result.expectations):,} passed"
-        yield "expectations", "; ".join([said, *_missed(result)])
+        yield "expectations", expected(result)
     if result.quality != VALID:
         yield "quality", result.quality
     said = "; ".join(few(result.errors))
@@ -53,6 +51,14 @@ def called(result: Result) -> str:
     """Return its name, and its fleet's if that is another."""
     on = f" on fleet {result.fleet.name!r}" if result.name != result.fleet.name else ""
     return f"{result.name!r}{on}"
+
+
+def expected(result: Result) -> str:
+    """Return how many expectations passed and the first that failed; nothing if there were none."""
+    if not result.expectations:
+        return ""
+    passed = sum(one.status == "passed" for one in result.expectations)
+    return "; ".join([f"{passed:,} of {len(result.expectations):,} passed", *_missed(result)])
 
 
 def _missed(result: Result) -> Iterator[str]:

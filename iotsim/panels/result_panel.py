@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,6 +16,7 @@ from iotsim.panels.naming import file_name
 from iotsim.panels.run_still import picture
 from iotsim.plotting.canvas import cut
 from iotsim.result import Result
+from iotsim.result_facts import expected
 from iotsim.units import clock_text, instant_text
 from iotsim.verdict import VALID
 
@@ -25,6 +25,7 @@ EVENTS_BEFORE, EVENTS_AFTER = 8, 4  # of the picked device
 EVENTS_MAX = 20_000
 ERRORS_SHOWN, STILL_ACTIONS, LABELS_SHOWN = 3, 8, 6
 TEXT_CHARS = 200
+FAR_S = 1e12  # nothing happens beyond
 
 
 HELD = 4  # panels that still have their readings: a page shows them for ever
@@ -45,6 +46,7 @@ def held(panel: ResultPanel) -> ResultPanel:
     _PANELS.append(panel)
     while len(_PANELS) > HELD:
         _PANELS.pop(0).let_go()
+    panel.due_no_more()
     panel.loop = loop_here() or panel.loop
     return panel
 
@@ -72,14 +74,15 @@ class ResultPanel(Panel):
         self.refresh()
 
     def shows(self, result: Result) -> bool:
-        """Return whether it is of a result, or of one with the same readings and log."""
+        """Return whether it is of a result, or of one with the same readings, log and verdict."""
         if self._held is None:
             return False
         mine = self._held[0]
         return mine is result or (
-            (mine.name, mine.run_id, mine.start_us, mine.end_us, mine.digest, mine.actions)
+            (mine.name, mine.run_id, mine.start_us, mine.end_us, mine.digest, mine.actions,
+             mine.expectations)
             == (result.name, result.run_id, result.start_us, result.end_us, result.digest,
-                result.actions))
+                result.actions, result.expectations))
 
     def let_go(self) -> None:
         """Hold the readings no longer; what is shown stays."""
@@ -106,7 +109,7 @@ class ResultPanel(Panel):
     async def do_moment(self, message: Mapping[str, Any]) -> None:
         """Go to a moment, in simulated seconds since the start of the run."""
         at = message.get("at")
-        if isinstance(at, bool) or not isinstance(at, (int, float)) or not math.isfinite(at):
+        if isinstance(at, bool) or not isinstance(at, (int, float)) or not abs(at) < FAR_S:
             return
         past = self._past
         at_us = self.result.start_us + round(at * 1e6)
@@ -186,6 +189,8 @@ class ResultPanel(Panel):
             "start": instant_text(result.start_us)[:19].replace("T", " "),
             "duration": clock_text(result.end_us - result.start_us),
             "digest": result.digest,
+            "expected": cut(expected(result), TEXT_CHARS),
+            "failed": any(one.status == "failed" for one in result.expectations),
             "quality": "" if result.quality == VALID else result.quality,
             "errors": [cut(error, TEXT_CHARS) for error in result.errors[:ERRORS_SHOWN]],
             "fields": past.fields, "field": past.field, "unit": past.unit,
@@ -237,7 +242,9 @@ class ResultPanel(Panel):
         states = [f"{count:,} {name}" for name, count in facts["map"].get("states", {}).items()
                   if count]
         said = [f"from {facts['start']} UTC, digest {facts['digest']}",
-                f"at {facts['clock']}: {', '.join(states) or 'no device'}", *facts["errors"]]
+                f"at {facts['clock']}: {', '.join(states) or 'no device'}",
+                *([f"expectations: {facts['expected']}"] if facts["expected"] else []),
+                *facts["errors"]]
         rows = "".join(f"<tr><td>{at}</td><td style='text-align:left'>{html.escape(text)}</td></tr>"
                        for _, at, text, *_ in facts["log"][-STILL_ACTIONS:])
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in said)

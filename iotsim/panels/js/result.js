@@ -141,11 +141,12 @@ function momentsOf(ask, state, redraw) {
 function pastHead(ask) {
   const title = h("b"), count = h("span"), what = h("span", { class: "is-quiet" });
   const digest = h("code", { title: "digest: equal digests, equal readings" });
+  const expected = h("div");
   const quality = h("div", { class: "is-wrong" }), troubles = h("ul", { class: "is-wrong" });
   const save = h("button", { type: "button", onclick: () => ask({ do: "save" }) }, "Save");
   return {
     element: h("header", {}, h("div", { class: "is-title" }, title, count, what, digest,
-      h("span", { class: "is-gap" }), save), quality, troubles),
+      h("span", { class: "is-gap" }), save), expected, quality, troubles),
     update(facts) {
       write(title, facts.name);
       write(count, plural(facts.devices, "device"));
@@ -154,6 +155,9 @@ function pastHead(ask) {
         facts.start} UTC`);
       write(digest, `${facts.digest.slice(0, 12)}…`);
       digest.title = facts.digest;
+      write(expected, `expectations: ${facts.expected}`);
+      expected.classList.toggle("is-wrong", Boolean(facts.failed));
+      shown(expected, Boolean(facts.expected));
       write(quality, facts.quality);
       shown(quality, facts.quality !== "");
       rows(troubles, facts.errors, () => h("li"), write);
