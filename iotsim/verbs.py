@@ -203,7 +203,8 @@ def _plain(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def log(text: Any) -> dict[str, Any]:
     """Return the parameters of a line in the log."""
-    return {"text": str(text)[:REASON_CHARS_MAX]}
+    told = str(text)[:REASON_CHARS_MAX]
+    return {"text": told.encode("utf-8", "replace").decode()}  # panels cannot send half an emoji
 
 
 def changed(profile: Profile, every_us: int | None, fields: Mapping[str, Any]) -> Profile:

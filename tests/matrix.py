@@ -102,7 +102,8 @@ def itself():
 PROTOCOLS = {
     "mqtt": Protocol(
         mosquitto, "mqtt://127.0.0.1:{}".format,
-        lambda server: iotsim.tap(server.url, "matrix/#"), {"keepalive": 2, "qos": 1}, down=(100, 600)),
+        lambda server: iotsim.tap(server.url, "matrix/#"), {"keepalive": 2, "qos": 1},
+        down=(100, 600)),
     "mqtt, exactly once": Protocol(
         mosquitto, "mqtt://127.0.0.1:{}".format,
         lambda server: iotsim.tap(server.url, "matrix/#"), {"keepalive": 2, "qos": 2}),

@@ -38,8 +38,8 @@ class Served:
                 [sys.executable, "-m", "iotsim", "dashboard", "--no-browser", *arguments],
                 stdout=subprocess.PIPE, stderr=log, text=True, env=env, cwd=home)
         self.line = self.process.stdout.readline()
-        found = re.fullmatch(r"dashboard: (http://127\.0\.0\.1:\d+/\?token=[0-9a-f]{32})\n",
-                             self.line)
+        found = re.fullmatch(r"dashboard: (http://127\.0\.0\.1:\d+/\?token=[0-9a-f]{32}) "
+                             r"\(Ctrl-C ends it\)\n", self.line)
         if found is None:
             self.end()
             pytest.fail(f"no address: {self.line!r}\n{self.log()}")

@@ -90,6 +90,7 @@ def test_a_run_of_ten_thousand_is_steered_by_mouse(lab, chromium, shots, kernel)
     button(page, "Inject").wait_for()
     page.get_by_text("10,000 devices", exact=True).first.wait_for()
     choose_and_inject(page, shots, kernel)
+    type_keys_of_the_notebook(page)
     pause_and_hurry(page)
     save_and_copy(page, lab)
     reload_in_the_middle(page, lab, shots, kernel)
@@ -128,6 +129,20 @@ def choose_and_inject(page, shots, kernel):
         "first => document.querySelector('.is-active time').textContent !== first", arg=first)
     page.wait_for_timeout(1500)
     page.screenshot(path=shots / f"run-{kernel}-1-offset.png")
+
+
+def type_keys_of_the_notebook(page):
+    cells = page.locator(".jp-Cell").count()
+    button(page, "Clear all").focus()
+    for key in "bdd":  # a cell below; delete the cell
+        page.keyboard.press(key)
+    fault = page.get_by_label("fault", exact=True)
+    fault.focus()
+    page.keyboard.press("ArrowDown")
+    assert fault.input_value() != "offset"
+    page.keyboard.press("ArrowUp")
+    assert fault.input_value() == "offset"
+    assert page.locator(".jp-Cell").count() == cells
 
 
 def pause_and_hurry(page):

@@ -143,6 +143,20 @@ def test_a_look_is_one_message_with_the_whole_state(wires):
     live(work)
 
 
+def test_half_an_emoji_does_not_keep_later_states_back(wires):
+    half = "\ud83d"
+
+    async def work(stage):
+        await stage.ask(do="match", where=f"site={half}")
+        await stage.ask(do="choose", chosen={"where": half})
+        await stage.ask(do="inject", fault="offset", reason=half, parameters={"by": "1"})
+        stage.run.log(half)
+        await stage.ticks(2)
+        json.dumps(stage.facts, ensure_ascii=False).encode()  # as a kernel does
+
+    live(work)
+
+
 def test_a_burst_of_messages_is_answered_by_a_few(wires):
     async def work(stage):
         await stage.ticks(2)

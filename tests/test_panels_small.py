@@ -68,6 +68,24 @@ def test_a_cell_that_is_run_again_gets_the_same_panel_and_another_fleet_another(
     assert "still" not in repr(panel)
 
 
+def test_a_panel_answers_in_a_new_loop_though_the_last_one_was_closed_in_a_burst():
+    async def burst():
+        panel = plant("burst").panel()
+        for _ in range(40):  # more than are answered at once
+            panel._arrived(None, {"do": "seen"}, None)
+        await asyncio.sleep(0)
+        return panel
+
+    panel = asyncio.run(burst())
+
+    async def anew():
+        assert plant("burst").panel() is panel
+        panel._arrived(None, {"do": "nonsense"}, None)
+        await until(lambda: "nonsense" in panel.facts["said"].get("text", ""))
+
+    asyncio.run(anew())
+
+
 def test_preflight_is_shown_and_the_loop_goes_on_meanwhile():
     async def main():
         panel = plant("fits").panel()
@@ -324,6 +342,16 @@ def test_a_scenario_that_is_started_shows_its_run_and_what_it_expects():
 
 
 # -- result --------------------------------------------------------------------------------------
+
+
+def test_the_same_readings_judged_otherwise_have_a_panel_of_their_own():
+    for condition, said, failed in (("count() == 25", "1 of 1 passed", False),
+                                    ("count() == 0", "0 of 1 passed; failed", True)):
+        judged = Scenario("judged", plant("judged")).at("30s").expect(condition).lasting("1m")
+        panel = judged.generate().panel()
+        assert panel.facts["expected"].startswith(said)
+        assert panel.facts["failed"] is failed
+        assert said in panel.still()
 
 
 def test_lines_are_the_quantiles_of_the_readings_of_each_bin():

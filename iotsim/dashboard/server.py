@@ -46,7 +46,7 @@ class Server(Voila):  # type: ignore[misc]
         self.ioloop = IOLoop.current()
         url = f"http://{HOST}:{self.port}/?token={self.token}"
         self._end_by_signals()
-        self._say(f"dashboard: {url}")
+        self._say(f"dashboard: {url} (Ctrl-C ends it)")
         if self._browser:
             threading.Thread(target=_opened, args=(url,), daemon=True).start()
         try:

@@ -78,7 +78,7 @@ class Panel(anywidget.AnyWidget):
 
     def hear(self, message: Any) -> None:
         """Do what a message asks for; what goes wrong is said in the panel."""
-        loop = self.loop
+        loop, message = self.loop, _sendable(message)
         name = message.get("do") if isinstance(message, Mapping) else None
         handler = getattr(self, f"do_{name}", None) if isinstance(name, str) else None
         if handler is None:
@@ -146,9 +146,7 @@ class Panel(anywidget.AnyWidget):
 
     def renew(self) -> None:
         """Send the state as it is now; what is wrong with that is said in the panel."""
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
+        self.due_no_more()
         self._sent_s = monotonic()
         try:
             self.refresh()
@@ -157,6 +155,12 @@ class Panel(anywidget.AnyWidget):
             if self._said.get("text") != text[:SAID_CHARS_MAX]:
                 self.tell(text, wrong=True)
             quietly(lambda: self.show_state(dict(self.facts)))
+
+    def due_no_more(self) -> None:
+        """Let go of an answer that is to come: it is sent now, or its loop is closed."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
     def send_whole(self) -> None:
         """Send also what has not changed: a message may have been dropped on its way."""
@@ -201,6 +205,15 @@ def _is_small(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= CHOSEN_CHARS_MAX
     return isinstance(value, (int, float)) and abs(value) < 2**53  # NaN is not
+
+
+def _sendable(given: Any, depth: int = 3) -> Any:
+    # Half of an emoji cannot be sent back: no later state would arrive.
+    if isinstance(given, str):
+        return given.encode("utf-8", "replace").decode()
+    if isinstance(given, Mapping) and depth:
+        return {_sendable(name): _sendable(value, depth - 1) for name, value in given.items()}
+    return given
 
 
 def _told(error: Exception) -> str:

@@ -71,6 +71,7 @@ class Launch(Panel):
 
     def look_again(self) -> None:
         """Show the run that is live; the form if there is none."""
+        self.due_no_more()
         self.loop = loop_here() or self.loop
         self.do_back({})
         self.refresh()

@@ -10,8 +10,15 @@ import { scenarioView } from "./scenario.js";
 const VIEWS = { run: runView, fleet: fleetView, scenario: scenarioView, result: resultView,
   dashboard: dashboardView, gateway: gatewayView, lab: labView };
 
+// The notebook's keys are for its cells: typed in a panel, "d d" deletes none, and arrows choose.
+function keyOfOurs(event) {
+  const command = event.ctrlKey || event.metaKey || event.altKey || event.key === "Escape";
+  if (!command) event.stopPropagation();
+}
+
 export default {
   render(context) {
+    context.el.addEventListener("keydown", keyOfOurs);
     return VIEWS[context.model.get("kind")](context);
   },
 };
