@@ -118,7 +118,9 @@ def _look_ahead(plan: Plan, broker: Broker, report: Report) -> None:
     shown: set[str] = set()
     for finding in flight.findings:
         name = "pre-flight" if not shown else ""
-        text = finding.text if finding.name != broker.url else f"broker, for one device type: {finding.text}"
+        text = finding.text
+        if finding.name == broker.url:
+            text = f"broker, for one device type: {text}"
         if not finding.ok:
             text = f"does not fit: {text}"
         elif finding.name not in ("own speed", broker.url):
