@@ -113,7 +113,7 @@ def test_a_page_shows_the_fleet_and_does_what_people_click(served, chromium, sho
     page.get_by_role("tab", name="Devices", selected=True).wait_for()
     page.get_by_label("profile", exact=True).select_option("pump")
     page.get_by_role("button", name="Spawn").click()
-    page.get_by_text("105 devices", exact=True).wait_for()
+    page.get_by_role("banner").get_by_text("105 devices", exact=True).wait_for()
     page.get_by_role("status").filter(has_text="add pump count=5").wait_for()
 
     page.get_by_role("tab", name="Telemetry").click()
