@@ -118,8 +118,10 @@ def test_a_page_shows_the_fleet_and_does_what_people_click(served, chromium, sho
 
     page.get_by_role("tab", name="Telemetry").click()
     readings = page.get_by_role("region", name="readings")
-    readings.get_by_role("cell", name=re.compile("^temperature_sensor-")).first.wait_for()
+    others = readings.get_by_role("cell", name=re.compile("^temperature_sensor-")).first
+    others.wait_for()
     page.get_by_label("ids").fill("pump-003*")  # four of those that were spawned just now
+    others.wait_for(state="hidden")
     readings.get_by_role("cell", name="pump-0034", exact=True).first.wait_for()
     assert set(readings.locator("tbody tr td:nth-child(2)").all_text_contents()) <= {
         f"pump-003{n}" for n in range(5)}
