@@ -139,7 +139,8 @@ def rows(devices, minutes, shot=None):
               "< 50 ms", lag_ms < 50)
     gaps = np.concatenate([one["gaps_ms"] for one in parts])
     yield Row(f"{what}: browser, between frames", float(np.percentile(gaps, 99)),
-              f"p99 {np.percentile(gaps, 99):.0f} ms, longest {gaps.max():.0f} ms")
+              f"p99 {np.percentile(gaps, 99):.0f} ms, longest {gaps.max():.0f} ms", "p99 < 100 ms",
+              bool(np.percentile(gaps, 99) < 100))
     for name, key, unit in (("kernel memory", "memory_mb", "MB"), ("page's heap", "heap_mb", "MB"),
                             ("page's nodes", "nodes", "")):
         told = [one[key] for one in parts]
@@ -147,5 +148,5 @@ def rows(devices, minutes, shot=None):
         first, last = float(np.median(told[:half])), float(np.median(told[half:]))
         yield Row(f"{what}: {name} over {minutes:g} min", last - first,
                   f"{told[0]:,.0f} to {told[-1]:,.0f} {unit}; median of its halves "
-                  f"{first:,.0f}, {last:,.0f}")
+                  f"{first:,.0f}, {last:,.0f}", "flat: ≤ 5 % more", last <= 1.05 * first)
     yield Row(f"{what}: quality", 0.0, end["quality"])

@@ -157,6 +157,7 @@ export function headOf(ask) {
       rows(stats, statsOf(facts), () => h("div", {}, h("span"), h("b")), (item, [name, text, bad]) => {
         write(item.firstChild, name);
         write(item.lastChild, text);
+        item.title = MEANS[name] || "";
         item.classList.toggle("is-wrong", Boolean(bad));
       });
       const texts = facts.errors.texts;
@@ -176,6 +177,14 @@ function speedsOf(now) {
 function brief(quality) {
   return quality.length > 70 ? `${quality.slice(0, 69)}…` : quality;
 }
+
+const MEANS = {
+  waiting: "messages that are queued, in flight, or without a verdict",
+  "late p99": "from a reading's time to its hand-over, in 99 of 100 since the start; red above 100 ms",
+  "loop lag": "how late the event loop is, in 99 of 100 turns since the start; red above 50 ms",
+  cores: "processor time of the whole process in the last second",
+  withheld: "readings that a fault kept from leaving their device",
+};
 
 function statsOf(facts) {
   const { rates, health } = facts;
@@ -342,7 +351,7 @@ export function footOf(ask) {
   const log = h("ol", { class: "is-log", "aria-label": "action log", tabindex: "0" });
   const save = h("button", { type: "button", onclick: () => ask({ do: "save" }) }, "Save session");
   const copy = h("button", { type: "button", onclick: () => ask({ do: "copy" }) }, "Copy as scenario");
-  const code = h("textarea", { readonly: true, rows: "8", spellcheck: "false",
+  const code = h("textarea", { readonly: true, rows: "16", spellcheck: "false",
     "aria-label": "the session as a scenario" });
   shown(code, false);
   let copied = null, logged = "";
