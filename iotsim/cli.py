@@ -97,8 +97,8 @@ def _add_dashboard(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     page.add_argument("--devices", type=int, metavar="N", help="how many of them (100)")
     page.add_argument("--publish", metavar="URL", default=os.environ.get("IOTSIM_PUBLISH"),
                       help="where readings go, such as mqtt://localhost:1883; with a password "
-                           "better as IOTSIM_PUBLISH in the environment, which nobody else sees; then "
-                           "one page is served at a time")
+                           "better as IOTSIM_PUBLISH in the environment, which nobody else sees; "
+                           "then one page is served at a time")
     page.add_argument("--speed", help="simulated seconds per second, or max")
     page.add_argument("--port", type=int, default=0, help="a free one if not given")
     page.add_argument("--theme", choices=("light", "dark"), default="light")

@@ -9,6 +9,7 @@ import keyword
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -263,7 +264,7 @@ def _add(member: Members) -> str:
             parts.append(f"Profile.from_spec({_table(member.profile.spec())})")
         else:
             parts.append(quoted(name))
-            if Profile.load(name) != member.profile:
+            if _known(name) != member.profile:
                 parts.append(f"every={quoted(duration_text(member.profile.interval_us))}")
     labels = {key: value for key, value in member.labels.items() if own.get(key) != value}
     parts += [f"count={member.count}"] if member.count != 1 else []
@@ -289,7 +290,7 @@ def _bundled(profile: Profile) -> str | None:
     # The name of the profile that came with iotsim if this is it, but for the interval.
     if profile.type not in Profile.names():
         return None
-    known = Profile.load(profile.type)
+    known = _known(profile.type)
     if known == profile:
         return profile.type
     spec = {**known.spec(), "telemetry_interval": duration_text(profile.interval_us)}
@@ -297,6 +298,12 @@ def _bundled(profile: Profile) -> str | None:
         return profile.type if Profile.from_spec(spec) == profile else None
     except IotsimError:
         return None
+
+
+@cache
+def _known(name: str) -> Profile:
+    # A session that added devices a hundred times asks three hundred times.
+    return Profile.load(name)
 
 
 def literal(value: Any) -> str:
