@@ -42,17 +42,27 @@ async def lived(made, server, speed=SPEED):
     await run.ready()
     for share in (0.2, 0.6):
         await until(lambda share=share: run.snapshot().readings > share * ROWS)
-        if isinstance(server, Broker):
-            os.kill(server.pid, signal.SIGSTOP)  # it answers nothing more: messages are in flight
-        elif isinstance(server, NatsServer):
-            os.kill(server.process.pid, signal.SIGSTOP)
-        # In flight is a matter of milliseconds.
-        await until(lambda: any(pump.snapshot().in_flight for pump in run._works.pumps),
-                    step_s=0.0005)
+        if isinstance(server, (Broker, NatsServer)):
+            # It answers nothing more, and what it had answered has been read: in flight is
+            # what stays so.
+            pid = server.pid if isinstance(server, Broker) else server.process.pid
+            os.kill(pid, signal.SIGSTOP)
+            told = []
+            await until(lambda told=told: stuck(run, told), step_s=0.05)
+        else:  # in flight is a matter of milliseconds
+            await until(lambda: any(pump.snapshot().in_flight for pump in run._works.pumps),
+                        step_s=0.0005)
         server.kill()
         await asyncio.to_thread(server.start)
         await until(lambda: all(pump.connected == pump.lanes for pump in run._works.pumps))
     return await run.wait(), [pump._ledger for pump in ledger]
+
+
+def stuck(run, told):
+    """Whether messages are in flight and none was acknowledged for a few looks."""
+    now = [pump.snapshot() for pump in run._works.pumps]
+    told.append(sum(one.acknowledged for one in now))
+    return len(told) > 4 and told[-1] == told[-5] and any(one.in_flight for one in now)
 
 
 @pytest.fixture
