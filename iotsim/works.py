@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from iotsim.acks import Acks
 from iotsim.arrow import Writer
 from iotsim.capture import Bound, Capture
@@ -154,7 +156,8 @@ class Works:
         """Return how many devices live."""
         if self.driver is None:
             return len(self.wish.fleet)
-        return int(self.driver.simulation.population.alive(self.driver.frontier_us).sum())
+        return int(np.count_nonzero(
+            self.driver.simulation.population.alive(self.driver.frontier_us)))
 
     def active(self, elapsed_us: int) -> dict[str, int]:
         """Return on how many devices each fault is active."""
@@ -288,6 +291,8 @@ class Works:
     def undelivered(self) -> list[IotsimError]:
         """Return an error for every publisher with messages that nobody acknowledged."""
         found: list[IotsimError] = []
+        if not any(pump.has_lost for pump in self.pumps):
+            return found
         for url, ledger in self.ledgers().items():
             counts = {
                 "refused": ledger.refused,

@@ -212,11 +212,10 @@ class Lookback:
         if self._past is None:
             return {"map": {}, "active": [], "value": None, "state": ""}, b""
         cells, state, values = self._past.moment(at_us, *self.range)
-        counts = np.bincount(state, minlength=len(STATES)).tolist()
         value = math.nan if self.picked is None else float(values[self.picked])
         facts = {
             "map": {"cells": len(cells.state), "each": cells.each, "low": cells.low,
-                    "high": cells.high, "states": dict(zip(STATES, counts, strict=True))},
+                    "high": cells.high, "states": dict(zip(STATES, cells.counts, strict=True))},
             "active": [_active(window, at_us) for window in
                        self._past.windows(at_us)[:WINDOWS_SHOWN]],
             "value": None if math.isnan(value) else value,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +15,8 @@ import numpy.typing as npt
 from iotsim.faults.base import NEVER_US, Window
 from iotsim.frames import floats_of
 from iotsim.panels.watch import (
-    CELLS,
     FAULT,
     FINE,
-    NOTHING,
     SILENT,
     SILENT_AFTER,
     STOPPED,
@@ -27,6 +24,7 @@ from iotsim.panels.watch import (
     Bytes,
     Cells,
     Floats,
+    cells_of,
 )
 from iotsim.readings import Column, Ints, Readings
 from iotsim.result import Result
@@ -200,17 +198,4 @@ class Past:
         silent = found.held | (overdue > SILENT_AFTER - 1)
         state[silent & (self._people.began_us <= now_us)] = SILENT
         state[self._people.ended_us <= now_us] = STOPPED
-        return _cells(state, found.value, overdue, low, high), state, found.value
-
-
-def _cells(state: Bytes, values: Floats, overdue: Any, low: float, high: float) -> Cells:
-    each = max(1, -(-len(state) // CELLS))
-    late = np.clip(overdue * 10, 0, NOTHING - 1).astype(np.uint8)
-    span = high - low if high > low else 1.0
-    scaled = np.clip((values[::each] - low) / span, 0, 1) * (NOTHING - 1)
-    shade = np.where(np.isnan(scaled), NOTHING, np.nan_to_num(scaled)).astype(np.uint8)
-    if each > 1:
-        starts = np.arange(0, len(state), each)
-        state = np.maximum.reduceat(state, starts)
-        late = np.maximum.reduceat(late, starts)
-    return Cells(state, shade, late, low, high, each)
+        return cells_of(state, found.value, overdue, low, high), state, found.value

@@ -183,9 +183,8 @@ class Scope:
 
     def _draw_map(self, now_us: int) -> None:
         found = self._watch.cells(now_us, *self._range)
-        counts = self._watch.counts(now_us)
         self.map = {"cells": len(found.state), "each": found.each, "low": found.low,
-                    "high": found.high, "states": dict(zip(STATES, counts, strict=True))}
+                    "high": found.high, "states": dict(zip(STATES, found.counts, strict=True))}
         people = self._driver.simulation.population
         self.offenders = [{"id": people.ids[slot], "why": why}
                           for slot, why in self._watch.offenders(now_us)

@@ -27,6 +27,7 @@ OFFENDERS = 4  # of each kind
 FAR = 2.0  # widths of the band from 5 to 95 %, away from the median
 LARGEST = 1e37  # of what is drawn, so that float32 holds sums of it
 FIELDS_MAX = 500  # that are offered
+ALL = slice(None)
 NOTHING = 255  # a cell without a value
 STATES = ("not heard yet", "stopped", "fine", "fault", "silent")  # the worst last
 UNHEARD, STOPPED, FINE, FAULT, SILENT = range(len(STATES))
@@ -50,6 +51,8 @@ class Cells:
         The range of `value`.
     each : int
         How many devices a cell stands for.
+    counts : list of int
+        How many devices are in each of `STATES`.
     """
 
     state: Bytes
@@ -58,6 +61,7 @@ class Cells:
     low: float
     high: float
     each: int
+    counts: list[int]
 
 
 class Watch:
@@ -78,8 +82,8 @@ class Watch:
         self._values = np.empty(0, dtype=np.float32)
         self._heard_us = np.empty(0, dtype=np.int64)
         self._withheld = np.empty(0, dtype=np.bool_)
-        self._interval_us = np.empty(0, dtype=np.int64)
-        self._intervals_of: object = None
+        self._paces = np.empty(0, dtype=np.float32)
+        self._paces_of: object = None
         self._open: list[Window] = []
         self._windows_seen = 0
         self._grow()
@@ -131,10 +135,10 @@ class Watch:
     def bands(self, now_us: int) -> list[float]:
         """Return the quantiles of the last values, of devices that are heard; NaN if none is."""
         self._grow()
-        values = self._values[:: self.stride]
-        ended_us = self._simulation.population.ended_us[: len(self)]  # nobody is late any more
-        heard = (~self._is_silent(now_us) & (ended_us > now_us))[:: self.stride]
-        values = values[heard & ~np.isnan(values)]
+        some = slice(None, len(self), self.stride)
+        values = self._values[some]
+        alive = self._simulation.population.ended_us[some] > now_us  # nobody is late any more
+        values = values[alive & ~self._is_silent(now_us, some) & ~np.isnan(values)]
         if not len(values):
             return [math.nan] * len(QUANTILES)
         values.sort()
@@ -165,31 +169,8 @@ class Watch:
     # -- the map --------------------------------------------------------------------------------
 
     def cells(self, now_us: int, low: float, high: float) -> Cells:
-        """Return the map of the devices as they are now.
-
-        Parameters
-        ----------
-        now_us : int
-        low, high : float
-            What the colours of values reach from and to.
-        """
-        each = max(1, -(-len(self) // CELLS))
-        state = self.states(now_us)
-        overdue = np.clip(self._overdue(now_us) * 10, 0, NOTHING - 1).astype(np.uint8)
-        values = self._values[::each]
-        span = high - low if high > low else 1.0
-        scaled = np.clip((values - low) / span, 0, 1) * (NOTHING - 1)
-        shade = np.where(np.isnan(scaled), NOTHING, np.nan_to_num(scaled)).astype(np.uint8)
-        if each > 1:
-            starts = np.arange(0, len(self), each)
-            state = np.maximum.reduceat(state, starts)
-            overdue = np.maximum.reduceat(overdue, starts)
-        return Cells(state, shade, overdue, low, high, each)
-
-    def counts(self, now_us: int) -> list[int]:
-        """Return how many devices are in each of the states."""
-        counts: list[int] = np.bincount(self.states(now_us), minlength=len(STATES)).tolist()
-        return counts
+        """Return the map of the devices as they are now; see `cells_of`."""
+        return cells_of(self.states(now_us), self._values, self._overdue(now_us), low, high)
 
     def states(self, now_us: int) -> Bytes:
         """Return the state of every device, shape (slots,)."""
@@ -211,24 +192,47 @@ class Watch:
         self._open = [one for one in self._open if now_us < min(one.end_us, one.over_us)]
         return self._open
 
-    def _is_silent(self, now_us: int) -> npt.NDArray[np.bool_]:
-        return self._withheld | (self._overdue(now_us) > SILENT_AFTER - 1)
+    def _is_silent(self, now_us: int, some: slice = ALL) -> npt.NDArray[np.bool_]:
+        return self._withheld[some] | (self._overdue(now_us, some) > SILENT_AFTER - 1)
 
-    def _overdue(self, now_us: int) -> Floats:
+    def _overdue(self, now_us: int, some: slice = ALL) -> Floats:
         # In intervals; of scripted devices, which have none, nobody knows.
-        interval_us = self._intervals()
-        known = (interval_us > 0) & (self._heard_us >= 0)
-        late = (now_us - self._heard_us) / np.maximum(interval_us, 1) - 1
-        return np.where(known, late, 0.0).astype(np.float32)
+        heard_us = self._heard_us[some]
+        late = (now_us - heard_us).astype(np.float32) * self._per_us()[some] - np.float32(1)
+        late[heard_us < 0] = 0
+        return late
 
-    def _intervals(self) -> npt.NDArray[np.int64]:
+    def _per_us(self) -> Floats:
+        # Intervals in a µs; 0 where there are none.
         key = (len(self._simulation.deeds.done), len(self), len(self._simulation.blocks))
-        if key != self._intervals_of:
-            found = np.zeros(len(self), dtype=np.int64)
+        if key != self._paces_of:
+            found = np.zeros(len(self), dtype=np.float32)
             for block in self._simulation.blocks:
-                found[block.slots] = block.profile.interval_us
-            self._interval_us, self._intervals_of = found, key
-        return self._interval_us
+                found[block.slots] = 1 / block.profile.interval_us
+            self._paces, self._paces_of = found, key
+        return self._paces
+
+
+def cells_of(state: Bytes, values: Floats, overdue: Floats, low: float, high: float) -> Cells:
+    """Return the map of devices, of arrays of shape (slots,).
+
+    Parameters
+    ----------
+    state, values, overdue : array
+    low, high : float
+        What the colours of values reach from and to.
+    """
+    each = max(1, -(-len(state) // CELLS))
+    counts: list[int] = np.bincount(state, minlength=len(STATES)).tolist()
+    late = np.clip(overdue * 10, 0, NOTHING - 1).astype(np.uint8)
+    span = high - low if high > low else 1.0
+    scaled = np.clip((values[::each] - low) / span, 0, 1) * (NOTHING - 1)
+    shade = np.where(np.isnan(scaled), NOTHING, np.nan_to_num(scaled)).astype(np.uint8)
+    if each > 1:
+        starts = np.arange(0, len(state), each)
+        state = np.maximum.reduceat(state, starts)
+        late = np.maximum.reduceat(late, starts)
+    return Cells(state, shade, late, low, high, each, counts)
 
 
 def _largest(values: Floats, above: float) -> list[int]:

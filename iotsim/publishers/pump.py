@@ -130,6 +130,12 @@ class Pump:
         await self.close()
 
     @property
+    def has_lost(self) -> bool:
+        """Whether messages were refused or dropped, or nobody knows of some."""
+        counts = self._ledger.counts
+        return bool(counts["refused"] or counts["dropped"] or counts["unknown"])
+
+    @property
     def latency(self) -> Latency:
         """How long acknowledgements have taken."""
         return self._ledger.latency

@@ -29,7 +29,8 @@ fleet = (Fleet("bench", seed=42)
          .publish_to("{url}"))
 run = fleet.start(capture="20s")
 await run.ready()
-await asyncio.sleep(5)
+run.inject("offset", where="fraction=30%", duration="1h", by=3)
+await asyncio.sleep(6)
 
 def memory_mb():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -57,8 +58,6 @@ def tell(name, found):
 WITHOUT = 'tell("without.json", await measured({seconds}))'
 PANEL = "panel = run.panel({looks_hz})\npanel"
 WITH = """
-run.inject("offset", where="fraction=30%", duration="1h", by=3)
-tell("shown.json", {{}})
 for part in range({parts}):
     tell(f"with-{{part}}.json", await measured({each_s}, panel))
 result = await run.stop()
