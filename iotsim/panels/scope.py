@@ -24,7 +24,7 @@ COLUMNS = ("time", "q05", "q25", "q50", "q75", "q95", "picked", "offered", "acke
            "late_p99", "ack_p50", "ack_p99")
 assert len(QUANTILES) == 5
 BIG = 20_000  # devices from which the map is drawn less often
-BIG_CELLS_S, CELLS_S = 0.5, 0.1
+BIG_CELLS_S, CELLS_S = 1.0, 0.1
 POINT_S = 0.2  # of real time between points of the lines
 
 _SCOPES: WeakValueDictionary[str, Scope] = WeakValueDictionary()  # by id of run
