@@ -142,8 +142,8 @@ def rows(devices, minutes, shot=None):
     yield Row(f"{what}: browser, between frames", float(np.percentile(gaps, 99)),
               f"p99 {np.percentile(gaps, 99):.0f} ms, longest {gaps.max():.0f} ms", "p99 < 100 ms",
               bool(np.percentile(gaps, 99) < 100))
-    for name, key, unit in (("kernel memory without verdicts", "memory_mb", "MB"), ("page's heap", "heap_mb", "MB"),
-                            ("page's nodes", "nodes", "")):
+    for name, key, unit in (("kernel memory without verdicts", "memory_mb", "MB"),
+                            ("page's heap", "heap_mb", "MB"), ("page's nodes", "nodes", "")):
         told = [one[key] for one in parts]
         half = len(told) // 2
         first, last = float(np.median(told[:half])), float(np.median(told[half:]))
