@@ -382,11 +382,13 @@ def test_a_run_that_is_over_begins_again_as_it_was_asked_for():
         with pytest.raises(BadValue, match="is not over"):
             first.again()
         one = await first.wait()
-        second = await asyncio.to_thread(first.again)  # as a widget's callback does
+        second = first.again()
         assert second is not first
-        assert second.is_on(asyncio.get_running_loop())
         assert first.again() is second  # the cell, or the click, twice
         two = await second.wait()
+        third = await asyncio.to_thread(second.again)  # as a widget's callback does
+        assert third.is_on(asyncio.get_running_loop())
+        assert (await third.wait()).digest == two.digest
         assert (one.digest, one.start_us) == (two.digest, two.start_us)
         now = few().start("1s", speed="max")
         began = (await now.wait()).start_us

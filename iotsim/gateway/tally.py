@@ -27,6 +27,7 @@ Counts: TypeAlias = dict[tuple[str, ...], float]
 
 GATEWAYS_TOLD_MAX = 2000  # what comes after them is one, "other"
 OTHER = "other"
+TOGETHER_US = 100_000  # parts of one anomaly are injected one after the other
 # The contract's names of anomalies; other faults have their own.
 ANOMALIES = {
     "packet_loss": "network_degradation", "latency_spike": "network_degradation",
@@ -210,8 +211,9 @@ class GatewayTally:
             return
         gateways = {local_name(name)[0] for name in names}
         if kind == "network_degradation":
-            when = window.begin_us, window.end_us
-            if self._degraded[0] != when:
+            (begin_us, length_us), _ = self._degraded
+            when = window.begin_us, window.end_us - window.begin_us
+            if length_us != when[1] or window.begin_us - begin_us > TOGETHER_US:
                 self._degraded = when, set()
             gateways -= self._degraded[1]
             self._degraded[1].update(gateways)
