@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from iotsim.errors import IotsimError
@@ -58,9 +59,7 @@ class RunHome:
 
     def _ask(self, question: Callable[[], T]) -> T:
         # What only its own loop can answer.
-        if self._home.here or self._home.closed:
-            return question()
-        answer = self._home.ask(question)
+        answer = self._asked(question)
         if answer is None:
             return question()
         try:
@@ -75,9 +74,7 @@ class RunHome:
 
     def _look(self, question: Callable[[], T], patience_s: float = LOOK_S) -> T:
         # What can be seen from outside while nothing moves: its loop is blocked, or it is over.
-        if self._home.here or self._home.closed:
-            return question()
-        answer = self._home.ask(question)
+        answer = self._asked(question)
         if answer is None:
             return question()
         try:
@@ -86,6 +83,12 @@ class RunHome:
             if answer.done():
                 raise
         return question() if answer.cancel() else answer.result()
+
+    def _asked(self, question: Callable[[], T]) -> Future[T] | None:
+        # None: there is no other loop to ask, or it is gone.
+        if self._home.here or self._home.closed:
+            return None
+        return self._home.ask(question)
 
     async def _visit(self, work: Coroutine[Any, Any, T]) -> T | None:
         # Awaits on another loop what runs on its own; None if that is gone.

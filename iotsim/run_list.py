@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import html
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from iotsim.facts import table_html
 from iotsim.units import clock_text
 
 if TYPE_CHECKING:
@@ -48,12 +48,7 @@ class Runs(list["Run"]):
     def _repr_html_(self) -> str:
         if not self:
             return "<div><b>Runs</b>: none</div>"
-        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in _COLUMNS)
-        rows = "".join(
-            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>"
-                             for cell in row) + "</tr>"
-            for row in self._rows())
-        return f"<div><b>Runs</b><table><tr>{head}</tr>{rows}</table></div>"
+        return f"<div><b>Runs</b>{table_html(_COLUMNS, self._rows(), len(self), 'runs')}</div>"
 
 
 _INTERRUPTED: list[Run] = []  # the last one, until the next: its readings stay in memory

@@ -93,5 +93,7 @@ class PageKernels(AsyncMappingKernelManager):
 
     async def _end(self, kernel_id: str) -> None:
         if kernel_id in self and not self._kernel_connections.get(kernel_id):
-            with suppress(Exception):  # it may have ended by itself
+            try:
                 await self.shutdown_kernel(kernel_id, now=True)  # type: ignore[no-untyped-call]
+            except Exception as error:  # it may have ended by itself
+                self.log.warning("the kernel of a page could not be ended: %s", error)

@@ -6,12 +6,12 @@ import asyncio
 import html
 import math
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from iotsim.clock import monotonic
 from iotsim.errors import IotsimError, MissingExtra
+from iotsim.logs import LOG
 from iotsim.panels.assets import script, style
 
 try:
@@ -154,7 +154,10 @@ class Panel(anywidget.AnyWidget):
             text = _told(error)
             if self._said.get("text") != text[:SAID_CHARS_MAX]:
                 self.tell(text, wrong=True)
-            quietly(lambda: self.show_state(dict(self.facts)))
+            try:
+                self.show_state(dict(self.facts))
+            except Exception as lost:  # the page or the kernel is gone: nobody is left to be told
+                LOG.warning("a panel could not be shown: %s", _told(lost))
 
     def due_no_more(self) -> None:
         """Let go of an answer that is to come: it is sent now, or its loop is closed."""
@@ -224,9 +227,3 @@ def still_html(title: str, body: str) -> str:
     """Return a still picture of a panel; `body` is HTML already."""
     return (f"<div style='border:1px solid #8886;border-radius:6px;padding:8px 12px;"
             f"max-width:60em'><b>{html.escape(title)}</b>{body}</div>")
-
-
-def quietly(act: Callable[[], None]) -> None:
-    """Do what may fail because the page or the kernel is gone."""
-    with suppress(Exception):
-        act()

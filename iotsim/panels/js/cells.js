@@ -73,3 +73,21 @@ export function cellAt(event, canvas, grid, count) {
   const cell = Math.floor((event.clientY - box.top) / grid.side) * grid.across + column;
   return column < grid.across && cell >= 0 && cell < count ? cell : -1;
 }
+
+// A click picks a device, and arrows walk over the map.
+export function mapPicks(map, state, ask) {
+  const picks = (cell) => { if (cell >= 0) ask({ do: "pick", cell }); };
+  map.addEventListener("click", (event) => {
+    if (state.grid && state.map) picks(cellAt(event, map, state.grid, state.map.state.length));
+  });
+  map.addEventListener("keydown", (event) => {
+    if (!state.grid || !state.map) return;
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -state.grid.across,
+      ArrowDown: state.grid.across }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const last = state.map.state.length - 1;
+    picks(Math.min(last, Math.max(0, Math.max(0, state.map.picked) + step)));
+  });
+}

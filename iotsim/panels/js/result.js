@@ -1,7 +1,7 @@
 // The panel of a result: a slider through its time, and the devices as they were then.
 
 import { MARGIN } from "./axes.js";
-import { cellAt, drawCells } from "./cells.js";
+import { drawCells, mapPicks } from "./cells.js";
 import { faultColour, palette } from "./colours.js";
 import { h, options, rows, shown, write } from "./dom.js";
 import { clock, left, plural, short, whole } from "./figures.js";
@@ -314,23 +314,6 @@ function timed(canvas, state, moments) {
     go(event);
   });
   canvas.addEventListener("pointermove", (event) => { if (event.buttons & 1) go(event); });
-}
-
-function mapPicks(map, state, ask) {
-  const picks = (cell) => { if (cell >= 0) ask({ do: "pick", cell }); };
-  map.addEventListener("click", (event) => {
-    if (state.grid && state.map) picks(cellAt(event, map, state.grid, state.map.state.length));
-  });
-  map.addEventListener("keydown", (event) => {
-    if (!state.grid || !state.map) return;
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -state.grid.across,
-      ArrowDown: state.grid.across }[event.key];
-    if (step === undefined) return;
-    event.preventDefault();
-    event.stopPropagation();
-    const last = state.map.state.length - 1;
-    picks(Math.min(last, Math.max(0, Math.max(0, state.map.picked) + step)));
-  });
 }
 
 function pastCaption(facts, mode) {

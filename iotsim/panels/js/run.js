@@ -1,6 +1,6 @@
 // The panel of a live run.
 
-import { cellAt, drawCells } from "./cells.js";
+import { drawCells, mapPicks } from "./cells.js";
 import { palette } from "./colours.js";
 import { h, options, rows, shown, write } from "./dom.js";
 import { clock, milliseconds, plural, rate, short, whole } from "./figures.js";
@@ -249,21 +249,7 @@ export function chartsOf(ask, state, chosen, redraw) {
   };
   press();
 
-  map.addEventListener("click", (event) => {
-    if (!state.grid || !state.map) return;
-    const cell = cellAt(event, map, state.grid, state.map.state.length);
-    if (cell >= 0) ask({ do: "pick", cell });
-  });
-  map.addEventListener("keydown", (event) => {
-    if (!state.grid || !state.map) return;
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -state.grid.across,
-      ArrowDown: state.grid.across }[event.key];
-    if (step === undefined) return;
-    event.preventDefault();
-    event.stopPropagation();
-    const last = state.map.state.length - 1;
-    ask({ do: "pick", cell: Math.min(last, Math.max(0, Math.max(0, state.map.picked) + step)) });
-  });
+  mapPicks(map, state, ask);
 
   const element = h("div", { class: "is-right" },
     h("div", { class: "is-caption" }, field, legend), upper,
